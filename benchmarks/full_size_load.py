@@ -1,0 +1,178 @@
+"""Loads a full-size checkpoint in the published layout and runs one sampling step, and measures the memory it takes.
+
+    python benchmarks/full_size_load.py --manifest tests/manifests/t2v_512_v2.0.json.gz
+
+The checkpoint (7.4 GB for VideoCrafter2) is written once into a temporary folder, with the keys, shapes and types of
+the published file and weights drawn cheaply, and removed at the end. Each measurement is a process of its own: the
+modules alone, the model loaded, and `python -m vc_core text-to-video` with one step on 64x64 pixels and 16 frames.
+Needs Linux or macOS, 9 GB of memory for fp32 and 8 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "full_size_load.json"
+BLOCK = 2**22
+"""Random values drawn once; every weight is filled with them."""
+
+MEASURE = """
+import json, resource, sys, time
+sys.path.insert(0, {root!r})
+begin = time.perf_counter()
+{work}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+json.dump({{"peak_bytes": peak, "seconds": time.perf_counter() - begin, **extra}}, open({out!r}, "w"))
+"""
+
+IMPORT = """
+import torch
+from vc_core.cli import main
+from vc_core.conditioning.openclip import open_clip
+open_clip("open_clip.transformer")
+extra = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+"""
+
+LOAD = """
+import torch
+from itertools import chain
+from vc_core.pipeline import VideoCrafter
+crafter = VideoCrafter.load({path!r}, dtype=torch.{dtype})
+parts = [crafter.parts.unet, crafter.parts.autoencoder, crafter.parts.text_encoder]
+kept = sum(t.nbytes for part in parts for t in chain(part.parameters(), part.buffers()))
+extra = {{"kept_bytes": kept, "parameters": sum(p.numel() for part in parts for p in part.parameters())}}
+"""
+
+RUN = """
+from vc_core.cli import main
+status = main({arguments!r})
+if status:
+    sys.exit(status)
+extra = {{}}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, default=ROOT / "tests" / "manifests" / "t2v_512_v2.0.json.gz")
+    parser.add_argument("--folder", type=Path, default=None, help="where to write the checkpoint (default: temporary)")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
+    parser.add_argument("--make", type=Path, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.make is not None:
+        make_checkpoint(options.manifest, options.make)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = Path(folder) / "model.ckpt"
+        subprocess.run([sys.executable, __file__, "--manifest", options.manifest, "--make", path], check=True)
+        report = measure(path)
+    report = {"manifest": options.manifest.name.partition(".json")[0], "note": options.note, **report}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+def make_checkpoint(manifest: Path, path: Path) -> None:
+    """Write a .ckpt with the manifest's keys and shapes. The weights are drawn into the file itself: no memory is
+    needed for them."""
+    from mmap import MAP_SHARED
+
+    import torch
+    from torch.serialization import set_default_mmap_options, skip_data
+
+    shapes = json.loads(gzip.decompress(manifest.read_bytes()))
+    tensors = {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, (shape, kind) in shapes.items()}
+    with skip_data():
+        torch.save({"state_dict": tensors}, path)
+    with set_default_mmap_options(MAP_SHARED):
+        written = torch.load(path, mmap=True, weights_only=True)["state_dict"]
+    block = torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for name, tensor in written.items():
+        fill(name, tensor, block)
+
+
+def fill(name: str, tensor: Any, block: Any) -> None:
+    """Norms near 1, weights of a size that keeps the activations finite, the schedule exact."""
+    sys.path.insert(0, str(ROOT))
+    from vc_core.denoising.schedule import NoiseSchedule
+    from vc_core.specs import DiffusionSpec
+
+    flat = tensor.view(-1)
+    if "." not in name:
+        schedule = NoiseSchedule.from_spec(DiffusionSpec())
+        values = {"alphas_cumprod": schedule.alphas_cumprod, "scale_arr": schedule.scale}.get(name)
+        flat.fill_(0 if values is None else float(values[-1]))
+        if values is not None:
+            flat[: len(values)] = values.to(tensor.dtype)
+        return
+    centre = 1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0
+    spread = 0.02 if tensor.ndim < 2 else math.sqrt(1 / tensor[0].numel())
+    for start in range(0, len(flat), BLOCK):
+        part = flat[start : start + BLOCK]
+        part.copy_(block[: len(part)] * spread + centre)
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """The table: what each process took, and the ratios to the tensors that the model keeps."""
+    modules = run(IMPORT)
+    arguments = ["text-to-video", "a boat on the sea", "--model", str(path), "--output", str(path.with_name("a.mp4"))]
+    arguments += ["--width", "64", "--height", "64", "--frames", "16", "--steps", "1", "--seed", "1", "--device", "cpu"]
+    report: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "machine": {"system": platform.system(), "processor": processor(), "python": platform.python_version()},
+        "torch": modules.pop("torch"),
+        "threads": modules.pop("threads"),
+        "file_bytes": path.stat().st_size,
+        "modules_only": modules,
+    }
+    for short, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
+        loaded = run(LOAD.format(path=str(path), dtype=dtype))
+        step = run(RUN.format(arguments=[*arguments, "--dtype", short, "--overwrite", "--quiet"]))
+        kept = loaded["kept_bytes"]
+        report[short] = {
+            "load": loaded,
+            "one_step": step,
+            "load_peak_over_kept": loaded["peak_bytes"] / kept,
+            "load_peak_without_modules_over_kept": (loaded["peak_bytes"] - modules["peak_bytes"]) / kept,
+            "step_peak_over_kept": step["peak_bytes"] / kept,
+        }
+    return report
+
+
+def run(work: str) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        code = MEASURE.format(root=str(ROOT), work=work, out=str(out))
+        command: Sequence[str] = [sys.executable, "-c", code]
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, cwd=ROOT)
+        result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return {**result, "seconds_with_start": time.perf_counter() - begin}
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    main()

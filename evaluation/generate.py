@@ -1,0 +1,133 @@
+"""Clips from a loaded model, many prompts at once; each clip is the one that its seed gives by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.captions import caption
+from training.world import Scene, random_scene, render
+from vc_core.conditioning import Conditioning
+from vc_core.denoising import Guidance, Noise, Sampling, sample
+from vc_core.pipeline import GREY, VideoCrafter
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One clip to make, and the scene that its prompt describes."""
+
+    scene: Scene
+    prompt: str
+    seed: int
+    negative: str = ""
+    unseen: bool = False
+    """Whether the scene's combination of shape, colour and motion was held out of training."""
+
+    def picture(self) -> Tensor:
+        """The scene's first frame, h w 3 in 0..1: the picture given to image-to-video."""
+        return render([self.scene], frames=[0])[0, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How clips are made; `cfg` None is the model's default."""
+
+    sampler: str = "dpmpp_2m"
+    steps: int = 20
+    eta: float = 0.0
+    cfg: float | None = None
+    batch: int = 8
+
+
+def draw_cases(count: int, *, unseen: bool, fps: int = 8, seed: int = 0) -> list[Case]:
+    """`count` scenes of combinations that were held out of training, or of the others, with a caption for each."""
+    rng = np.random.default_rng([seed, int(unseen)])
+    cases = []
+    for number in range(count):
+        scene = random_scene(rng, unseen=unseen, fps=fps)
+        cases.append(Case(scene=scene, prompt=caption(scene, rng, whole=True), seed=1000 + number, unseen=unseen))
+    return cases
+
+
+class _EachNoise:
+    """The noise of several clips, drawn for each from a seed of its own."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.sources = [Noise(seed) for seed in seeds]
+
+    def draw(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        return torch.cat([source.draw((1, *shape[1:]), device, dtype) for source in self.sources])
+
+
+def clips(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -> Iterator[Array]:
+    """The clips f h w 3 in 0..1 of the cases, in their order."""
+    for start in range(0, len(cases), settings.batch):
+        part = cases[start : start + settings.batch]
+        latents = _latents(crafter, part, settings)
+        for one in latents:
+            yield crafter.decode(one[None]).cpu().numpy()
+
+
+@torch.inference_mode()
+def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -> Tensor:
+    spec = crafter.parts.spec
+    defaults = spec.defaults
+    scale = defaults.cfg if settings.cfg is None else settings.cfg
+    sampling = Sampling(
+        steps=settings.steps, sampler=settings.sampler, eta=settings.eta, guidance=Guidance(scale=scale)
+    )
+    seen = crafter.parts.image_encoder is not None
+    positive = _join([crafter.condition(c.prompt, c.picture() if seen else None, c.scene.fps) for c in cases])
+    negative = _join([crafter.condition(c.negative, GREY if seen else None, c.scene.fps) for c in cases])
+    unet = crafter.parts.unet
+    assert unet is not None
+
+    def predict(x: Tensor, timestep: Tensor, told: Conditioning, /, *, temporal: bool = True) -> Tensor:
+        dtype = crafter.parts.dtype
+        image = None if told.image is None else told.image.to(dtype)
+        out: Tensor = unet(x.to(dtype), timestep, told.text.to(dtype), image, told.fps, temporal=temporal)
+        return out
+
+    side = spec.size_multiple
+    shape = (
+        len(cases),
+        spec.autoencoder.latent_channels,
+        defaults.frames,
+        defaults.height // side,
+        defaults.width // side,
+    )
+    steps = sample(
+        predict,
+        crafter.parts.schedule,
+        positive,
+        None if scale == 1 else negative,
+        noise=_EachNoise([case.seed for case in cases]),
+        shape=shape,
+        settings=sampling,
+    )
+    latents = torch.empty(0)
+    for step in steps:
+        latents = step.x
+    return latents
+
+
+def _join(parts: Sequence[Conditioning]) -> Conditioning:
+    images = [part.image for part in parts if part.image is not None]
+    rates = [part.fps for part in parts if part.fps is not None]
+    return Conditioning(
+        text=torch.cat([part.text for part in parts]),
+        image=torch.cat(images) if images else None,
+        fps=torch.cat(rates) if rates else None,
+    )
+
+
+def with_fps(case: Case, fps: int) -> Case:
+    """The same case under another fps condition."""
+    return replace(case, scene=replace(case.scene, fps=fps))

@@ -1,0 +1,20 @@
+"""The nodes. Each is thin: it checks its inputs, calls one thing of `vc_core` or `host`, and gives the result back."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import checkpoint, combine, conditioning, denoising, frames
+
+
+class VideoCrafterExtension(ComfyExtension):
+    """What ComfyUI asks for when it loads the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        modules = (checkpoint, conditioning, denoising, frames, combine)
+        return [node for module in modules for node in module.NODES]
+
+
+async def comfy_entrypoint() -> VideoCrafterExtension:
+    """ComfyUI's entry point."""
+    return VideoCrafterExtension()

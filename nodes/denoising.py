@@ -1,0 +1,296 @@
+"""NOISE -> LATENT: the KSampler that knows about time, and its parts for the custom-sampling nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..vc_core.denoising import Noise
+from ..vc_core.denoising.guidance import Guidance
+from ..vc_core.denoising.schedule import NoiseSchedule
+from ..vc_core.errors import UserError
+from ..vc_core.network.layers import to_frames
+from .conditioning import with_fps
+from .frames import check_latents
+from .host import sampling
+from .host.compat import advanced, aliases
+
+CATEGORY = "VideoCrafter/sampling"
+
+EXACT = "ddim_exact"
+"""The reference's sampler, told apart from ComfyUI's `ddim`, which is Euler."""
+
+OWN_SAMPLERS = {
+    EXACT: "ddim",
+    "euler": "euler",
+    "euler_ancestral": "euler_ancestral",
+    "dpmpp_2m": "dpmpp_2m",
+    "dpmpp_2m_sde": "dpmpp_2m_sde",
+}
+SPACINGS = ("uniform", "trailing")
+
+STEPS = (
+    "Number of steps, 1 to 1000. ddim_exact needs about 50, dpmpp_2m about 20, euler about 25 to 30; time grows in "
+    "proportion. With the scheduler uniform some counts run a few steps more (60 gives 63) and some do not exist; a "
+    "message then names the nearest."
+)
+SPACING = (
+    "uniform spaces the steps as the authors of VideoCrafter do and never visits the very last timestep; trailing "
+    "begins at the very last one, which helps at few steps"
+)
+DENOISE = (
+    "0.01 to 1, how much of the given latent is made anew: 1 starts from noise alone, lower runs only the last part "
+    "of the steps and keeps more of the given video. With uniform and trailing it is the share of the steps that "
+    "runs."
+)
+ETA = (
+    "0 to 1, fresh noise added in each step by ddim_exact and by ComfyUI's ancestral and SDE samplers: 1 as the "
+    "authors of VideoCrafter, 0 makes ddim_exact deterministic. Other samplers ignore it."
+)
+
+
+class VideoCrafterKSampler(io.ComfyNode):
+    """Samples one clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterKSampler",
+            display_name="VideoCrafter KSampler",
+            category=CATEGORY,
+            description="Makes a clip from noise, or a new one from a given clip: ComfyUI's KSampler with what "
+            "VideoCrafter has beyond it: the authors' exact sampler and step spacing, the fps condition, rescaled "
+            "and temporal guidance. Noise is drawn on the CPU, so a seed gives the same clip on every machine.",
+            inputs=[
+                io.Model.Input("model", tooltip="The video model."),
+                io.Int.Input(
+                    "seed",
+                    default=123,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="0 to 18446744073709551615. The same seed and settings make the same clip on every "
+                    "machine.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=1000, tooltip=STEPS),
+                io.Float.Input(
+                    "cfg",
+                    default=12.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strongly the prompt is followed, 0 to 100. The authors use 12; 7 to 9 is softer. 1 "
+                    "switches guidance and the negative prompt off and takes half the time. High values burn "
+                    "colours: see guidance_rescale.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=[EXACT, *sampling.host_samplers()],
+                    default=EXACT,
+                    tooltip="ddim_exact is the authors' sampler, number for number; all others are ComfyUI's. "
+                    "dpmpp_2m and euler reach the same quality in about half the steps.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=[*SPACINGS, *sampling.host_schedulers()],
+                    default="uniform",
+                    tooltip=f"Which noise levels the steps visit: {SPACING}. All others are ComfyUI's.",
+                ),
+                io.Conditioning.Input("positive", tooltip="What the clip should show."),
+                io.Conditioning.Input("negative", tooltip="What it should not show; an empty prompt is usual."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="Size and length of the clip (VideoCrafter Empty Latent), or "
+                    "a clip to start from with denoise below 1. A noise mask keeps what it leaves dark.",
+                ),
+                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=DENOISE),
+                io.Float.Input(
+                    "eta", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=ETA, **advanced(io.Float.Input)
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=60.0,
+                    step=1.0,
+                    tooltip="Frames per second that the model imagines, 4 to 30: higher moves less from frame to "
+                    "frame. It is not the frame rate of the file. 0 keeps what VideoCrafter FPS set, or the model's "
+                    "own default.",
+                ),
+                io.Float.Input(
+                    "guidance_rescale",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="0 to 1, brings contrast and colours back to what the prompt alone would give, against "
+                    "burnt colours at high cfg. 0 is off, as the authors; 0.7 is usual.",
+                    **advanced(io.Float.Input),
+                ),
+                io.Float.Input(
+                    "temporal_guidance",
+                    default=0.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="-10 to 10, pushes towards frames that belong together: 0 is off, 0.5 to 2 make motion "
+                    "more coherent, too much freezes it. Takes one more pass in each step (half as long again).",
+                    **advanced(io.Float.Input),
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="The clip, for VideoCrafter Decode or VAE Decode.")],
+            **aliases("videocrafter", "ksampler", "sampler", "sample video", "ddim", "generate"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        denoise: float = 1.0,
+        eta: float = 1.0,
+        fps: float = 0.0,
+        guidance_rescale: float = 0.0,
+        temporal_guidance: float = 0.0,
+    ) -> io.NodeOutput:
+        latents, mask = latent_image["samples"], latent_image.get("noise_mask")
+        _check(latents, denoise, eta)
+        guidance = Guidance(scale=cfg, rescale=guidance_rescale, temporal=temporal_guidance)
+        sigmas = _sigmas(model, sampler_name, scheduler, steps, denoise)
+        pure = denoise >= 1
+        sampler = (
+            sampling.CoreSampler(OWN_SAMPLERS[EXACT], eta, pure=pure)
+            if sampler_name == EXACT
+            else sampling.host_sampler(sampler_name, eta)
+        )
+        noise = to_frames(Noise(seed).draw((1, *latents.transpose(0, 1).shape)))
+        if pure and sampler_name != EXACT:
+            noise = noise * sampling.full_noise(model, sigmas)
+        samples = sampling.run(
+            sampling.guided(model, guidance),
+            sampler,
+            sigmas,
+            positive=with_fps(positive, fps) if fps else positive,
+            negative=with_fps(negative, fps) if fps else negative,
+            cfg=cfg,
+            noise=noise,
+            latent=torch.zeros_like(latents) if pure and mask is None else latents,
+            mask=mask,
+            seed=seed,
+        )
+        return io.NodeOutput({**latent_image, "samples": samples})
+
+
+class VideoCrafterSampler(io.ComfyNode):
+    """A sampler of ours for SamplerCustom and its kind."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterSampler",
+            display_name="VideoCrafter Sampler",
+            category=CATEGORY,
+            description="VideoCrafter's own samplers for ComfyUI's custom-sampling nodes. Their fresh noise comes "
+            "from the seed on the CPU, so a seed gives the same clip on every machine.",
+            inputs=[
+                io.Combo.Input(
+                    "sampler",
+                    options=list(OWN_SAMPLERS),
+                    default=EXACT,
+                    tooltip="ddim_exact is the authors' sampler, number for number (with VideoCrafter Scheduler, "
+                    "uniform). dpmpp_2m and euler reach the same quality in about half the steps; euler_ancestral "
+                    "and dpmpp_2m_sde add fresh noise in each step.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0 to 1, fresh noise added in each step: 1 as the authors, 0 none. euler and dpmpp_2m "
+                    "ignore it.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
+            **aliases("videocrafter", "custom sampler", "ddim"),
+        )
+
+    @classmethod
+    def execute(cls, sampler: str = EXACT, eta: float = 1.0) -> io.NodeOutput:
+        _check_eta(eta)
+        if sampler not in OWN_SAMPLERS:
+            raise UserError(f"There is no sampler {sampler!r}; choose one of {', '.join(OWN_SAMPLERS)}.")
+        return io.NodeOutput(sampling.CoreSampler(OWN_SAMPLERS[sampler], eta))
+
+
+class VideoCrafterScheduler(io.ComfyNode):
+    """The steps' noise levels for SamplerCustom and its kind."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterScheduler",
+            display_name="VideoCrafter Scheduler",
+            category=CATEGORY,
+            description="The noise levels of VideoCrafter's own step spacings, for ComfyUI's custom-sampling nodes.",
+            inputs=[
+                io.Model.Input("model", tooltip="The video model; its noise schedule is read from it."),
+                io.Combo.Input("spacing", options=list(SPACINGS), default="uniform", tooltip=f"{SPACING}."),
+                io.Int.Input("steps", default=50, min=1, max=1000, tooltip=STEPS),
+                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=DENOISE),
+            ],
+            outputs=[io.Sigmas.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
+            **aliases("videocrafter", "sigmas", "timesteps", "spacing"),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, spacing: str = "uniform", steps: int = 50, denoise: float = 1.0) -> io.NodeOutput:
+        _check_denoise(denoise)
+        return io.NodeOutput(_spaced(sampling.schedule_of(model), spacing, steps, denoise))
+
+
+def _sigmas(model: Any, sampler: str, scheduler: str, steps: int, denoise: float) -> Tensor:
+    if scheduler in SPACINGS:
+        return _spaced(sampling.schedule_of(model), scheduler, steps, denoise)
+    if scheduler not in sampling.host_schedulers():
+        raise UserError(
+            f"There is no scheduler {scheduler!r}; choose one of {', '.join((*SPACINGS, *sampling.host_schedulers()))}."
+        )
+    return sampling.host_sigmas(model, sampler, scheduler, steps, denoise)
+
+
+def _spaced(schedule: NoiseSchedule, spacing: str, steps: int, denoise: float) -> Tensor:
+    """Falling sigmas of the rescaled process, ending with 0."""
+    timesteps = schedule.timesteps(steps, spacing)  # type: ignore[arg-type]
+    run = max(1, round(len(timesteps) * denoise))
+    return torch.cat([schedule.sigmas[timesteps[-run:]], torch.zeros(1)]).float()
+
+
+def _check(latents: Tensor, denoise: float, eta: float) -> None:
+    check_latents(latents)
+    _check_denoise(denoise)
+    _check_eta(eta)
+
+
+def _check_denoise(denoise: float) -> None:
+    if not 0 < denoise <= 1:
+        raise UserError(f"denoise is {denoise}; it should be above 0 (changes little) and at most 1 (all new).")
+
+
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta}; it should be from 0 (no fresh noise) to 1 (as the authors).")
+
+
+NODES: list[type[io.ComfyNode]] = [VideoCrafterKSampler, VideoCrafterSampler, VideoCrafterScheduler]

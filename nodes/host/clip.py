@@ -1,0 +1,198 @@
+"""CLIP: the text encoder as ComfyUI's own text model, so prompt weights, embeddings, LoRA and CLIP skip work.
+
+The tower's size comes from our spec: a published ViT-H-14 or a boxed model's small one, in the same classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import torch
+from torch import Tensor
+
+from ...vc_core.checkpoint.building import Checkpoint, check_finite, open_checkpoint
+from ...vc_core.checkpoint.reading import File, read
+from ...vc_core.errors import UserError
+from ...vc_core.specs import TextEncoderSpec
+from . import files, towers
+from .compat import known
+from .model import WEIGHT_DTYPES, remember
+
+log = logging.getLogger(__name__)
+
+START, END, PAD = 49406, 49407, 0
+HOST_MARK = "text_model.encoder.layers.0.layer_norm1.weight"
+HEAD_WIDTH = 64
+
+Tokens = list[list[tuple[Any, ...]]]
+
+
+def text_model(spec: TextEncoderSpec) -> comfy.supported_models_base.ClipTarget:
+    """The classes from which ComfyUI builds tokenizer and tower for this spec."""
+
+    class Tower(comfy.sd1_clip.SDClipModel):
+        """The penultimate layer's tokens after the final norm."""
+
+        def __init__(
+            self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None, **_: Any
+        ) -> None:
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                layer="hidden",
+                layer_idx=-2,
+                textmodel_json_config=_config(spec),
+                special_tokens={"start": START, "end": END, "pad": PAD},
+                model_options=model_options or {},
+                **known(comfy.sd1_clip.SDClipModel.__init__, return_projected_pooled=True),
+            )
+
+    class TextModel(comfy.sd1_clip.SD1ClipModel):
+        def __init__(
+            self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None, **more: Any
+        ) -> None:
+            super().__init__(
+                device=device, dtype=dtype, model_options=model_options or {}, clip_name="h", clip_model=Tower, **more
+            )
+
+    class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
+        def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+            def words(embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> WordTokenizer:
+                return WordTokenizer(spec, embedding_directory, tokenizer_data or {})
+
+            super().__init__(embedding_directory, tokenizer_data or {}, clip_name="h", tokenizer=words)
+
+    return comfy.supported_models_base.ClipTarget(Tokenizer, TextModel)
+
+
+class WordTokenizer(comfy.sd1_clip.SDTokenizer):
+    """One row of `context_length` tokens, padded with zeros, as the published models were trained: a longer prompt is
+    cut, with a warning, instead of being continued in further rows."""
+
+    def __init__(self, spec: TextEncoderSpec, embedding_directory: Any, tokenizer_data: dict[str, Any]) -> None:
+        super().__init__(
+            max_length=10**9,
+            pad_with_end=False,
+            pad_to_max_length=False,
+            embedding_directory=embedding_directory,
+            embedding_size=spec.width,
+            embedding_key=towers.CLIP_NAME,
+            tokenizer_data=tokenizer_data,
+        )
+        self.length = spec.context_length
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
+        """As ComfyUI's: rows of (token or embedding, weight[, number of the word])."""
+        row: list[tuple[Any, ...]] = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
+        too_many = len(row) - self.length
+        if too_many > 0:
+            log.warning(
+                "The prompt has %d tokens and the model reads %d: the last %d are cut, from %r on. Shorten the prompt.",
+                len(row) - 2,
+                self.length - 2,
+                too_many,
+                self._readable(row[self.length - 1 : self.length + 7]),
+            )
+            row = [*row[: self.length - 1], row[-1]]
+        filler = (PAD, 1.0, 0) if return_word_ids else (PAD, 1.0)
+        return [row + [filler] * (self.length - len(row))]
+
+    def _readable(self, row: list[tuple[Any, ...]]) -> str:
+        return "".join(str(self.inv_vocab.get(item[0], "")) for item in row if isinstance(item[0], int)).replace(
+            "</w>", " "
+        )
+
+
+def load_clip(checkpoint: Checkpoint, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
+    """CLIP of an opened file that has a text encoder."""
+    tensors = towers.text_to_host(checkpoint.weights("text_encoder"))
+    return _assemble(checkpoint.spec.text_encoder, tensors, weight_dtype, disable_dynamic)
+
+
+def load_clip_file(path: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
+    """CLIP of a file: one of ours, OpenCLIP's, or one with the names that ComfyUI's users know."""
+    file = read(path)
+    mark = next((name for name in file.tensors if name.endswith(HOST_MARK)), None)
+    if mark is None:
+        clip = load_clip(open_checkpoint(path), weight_dtype, disable_dynamic)
+    else:
+        spec, tensors = _from_host_names(file, mark.removesuffix(HOST_MARK))
+        clip = _assemble(spec, tensors, weight_dtype, disable_dynamic)
+    remember(clip.patcher, load_clip_patcher, (path, weight_dtype))
+    return clip
+
+
+def load_clip_patcher(path: Path, weight_dtype: str, disable_dynamic: bool = False) -> Any:
+    """The patcher alone, made fresh: ComfyUI asks for it when it copies a model to another device."""
+    return load_clip_file(path, weight_dtype, disable_dynamic).patcher
+
+
+def _assemble(spec: TextEncoderSpec, tensors: dict[str, Tensor], weight_dtype: str, disable_dynamic: bool) -> Any:
+    if spec.layers < 3:
+        raise UserError(f"The text encoder has {spec.layers} layers; ComfyUI's text model needs at least 3.")
+    dtype = WEIGHT_DTYPES[weight_dtype]
+    clip = comfy.sd.CLIP(
+        text_model(spec),
+        embedding_directory=files.embedding_folders(),
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        model_options={"dtype": dtype} if dtype in (torch.float32, torch.float16, torch.bfloat16) else {},
+        **known(comfy.sd.CLIP.__init__, disable_dynamic=disable_dynamic),
+    )
+    missing, unexpected = clip.load_sd(tensors, full_model=True)
+    unused = (f"{towers.CLIP_NAME}.logit_scale", f"{towers.TEXT}text_projection.weight")
+    left = [name for name in missing if name not in unused] + list(unexpected)
+    if left:
+        raise UserError(
+            f"The text encoder in this file is not complete, or not of the kind that VideoCrafter uses ({len(left)} "
+            f"tensors do not fit, for example {left[0]}). Use the one of the model's own checkpoint, or an OpenCLIP "
+            "ViT-H-14 file."
+        )
+    return clip
+
+
+def _from_host_names(file: File, prefix: str) -> tuple[TextEncoderSpec, dict[str, Tensor]]:
+    tensors = {
+        towers.TEXT + name.removeprefix(prefix): tensor
+        for name, tensor in file.tensors.items()
+        if name.startswith((prefix + "text_model.", prefix + "text_projection")) and not name.endswith("position_ids")
+    }
+    for name, tensor in tensors.items():
+        check_finite(tensor, name)
+    embedding = tensors[towers.TEXT_NAMES["token_embedding.weight"]]
+    positions = tensors[towers.TEXT_NAMES["positional_embedding"]]
+    layers = sum(name.endswith(".layer_norm1.weight") for name in tensors)
+    published = TextEncoderSpec()
+    if embedding.shape[1] != published.width or layers != published.layers:
+        raise UserError(
+            f"{file.path} is a text encoder of {layers} layers, {embedding.shape[1]} wide; VideoCrafter's is "
+            f"OpenCLIP ViT-H-14: {published.layers} layers, {published.width} wide. Use that, or the one in the "
+            "model's checkpoint."
+        )
+    width = int(embedding.shape[1])
+    spec = TextEncoderSpec(
+        width=width,
+        heads=width // HEAD_WIDTH,
+        layers=layers,
+        context_length=int(positions.shape[0]),
+        vocab_size=int(embedding.shape[0]),
+    )
+    return spec, tensors
+
+
+def _config(spec: TextEncoderSpec) -> dict[str, Any]:
+    """The tower in the words of ComfyUI's configuration files."""
+    return {
+        "hidden_size": spec.width,
+        "intermediate_size": 4 * spec.width,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+        "max_position_embeddings": spec.context_length,
+        "vocab_size": spec.vocab_size,
+        "eos_token_id": END,
+        "hidden_act": "gelu",
+    }

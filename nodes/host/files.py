@@ -1,0 +1,62 @@
+"""Model files by the names that users choose: ComfyUI's folders, and the small models that come with this pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ...vc_core.errors import UserError
+
+BOXED = Path(__file__).resolve().parents[2] / "models"
+"""The small models of this pack; they are listed among the checkpoints and read where they lie."""
+
+BOXED_FOLDER = "checkpoints"
+
+
+def boxed_names() -> list[str]:
+    """The file names of the models that come with this pack."""
+    return sorted(path.name for path in BOXED.glob("*.safetensors")) if BOXED.is_dir() else []
+
+
+def choices(folder: str) -> list[str]:
+    """What a loader's list shows for a folder of ComfyUI: the user's files, then, for checkpoints, the boxed models."""
+    own: list[str] = folder_paths.get_filename_list(folder)
+    if folder != BOXED_FOLDER:
+        return own
+    return own + [name for name in boxed_names() if name not in own]
+
+
+def resolve(folder: str, name: str) -> Path:
+    """The path of a chosen file. A user's file goes before a boxed one of the same name.
+
+    Raises UserError when there is none, naming what there is.
+    """
+    path = folder_paths.get_full_path(folder, name)
+    if path is not None:
+        return Path(path)
+    if folder == BOXED_FOLDER and name in boxed_names():
+        return BOXED / name
+    there = choices(folder)
+    places = ", ".join(folder_paths.get_folder_paths(folder))
+    shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "") if there else "no file "
+    "at all"
+    raise UserError(
+        f"There is no model file {name!r} in {places}; there is {shown}. Put the file there (see the README for "
+        "where to get it), press R in the page to refresh the lists, and choose it."
+    )
+
+
+def fingerprint(folder: str, name: str) -> str:
+    """Changes when the file behind a name does, so that a replaced file is read again."""
+    try:
+        state = resolve(folder, name).stat()
+    except (UserError, OSError):
+        return name
+    return f"{name}:{state.st_size}:{state.st_mtime_ns}"
+
+
+def embedding_folders() -> list[str]:
+    """Where textual inversion embeddings lie."""
+    folders: list[str] = folder_paths.get_folder_paths("embeddings")
+    return folders

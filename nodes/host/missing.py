@@ -1,0 +1,50 @@
+"""What stands on an output when the file lacks that part: it says so when it is used, and not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ...vc_core.errors import UserError
+
+
+class Missing:
+    """Knows the file that lacks the part."""
+
+    what = ""
+    cure = ""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def refuse(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise UserError: there is no such part."""
+        raise UserError(f"{self.path.name} holds no {self.what}. {self.cure}")
+
+
+class MissingClip(Missing):
+    """In the place of a CLIP."""
+
+    what = "text encoder"
+    cure = "Load it with VideoCrafter CLIP Loader: OpenCLIP ViT-H-14 for the published models."
+    tokenize = encode_from_tokens = encode_from_tokens_scheduled = encode = clone = load_model = Missing.refuse
+
+
+class MissingVae(Missing):
+    """In the place of a VAE."""
+
+    what = "VAE"
+    cure = "Load it with VideoCrafter VAE Loader; VAE files for Stable Diffusion 1 and 2 fit, too."
+    decode = decode_tiled = encode = encode_tiled = get_sd = Missing.refuse
+    throw_exception_if_invalid = spacial_compression_decode = spacial_compression_encode = Missing.refuse
+
+
+class MissingClipVision(Missing):
+    """In the place of a CLIP_VISION."""
+
+    what = "image encoder: it is a text-to-video model"
+    cure = (
+        "For a picture as input load an image-to-video checkpoint (VideoCrafter1 I2V-512), or an image encoder with "
+        "VideoCrafter CLIP Vision Loader if the model is one."
+    )
+    encode_image = get_sd = Missing.refuse

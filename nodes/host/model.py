@@ -1,0 +1,227 @@
+"""MODEL: our UNet as a model of ComfyUI's own kind.
+
+The loaders of ComfyUI keep everything about a model in a configuration (`BASE`) and a module (`BaseModel`), and hand it
+around in a patcher. Ours derive from those, so samplers, LoRA, merging, saving, streaming and casts are ComfyUI's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models_base
+import torch
+from torch import Tensor
+
+from ...vc_core.checkpoint.building import Checkpoint, compare, open_checkpoint, refuse
+from ...vc_core.checkpoint.detection import METADATA_KEY
+from ...vc_core.denoising import NoiseSchedule
+from ...vc_core.errors import UserError
+from ...vc_core.specs import ModelSpec, to_json
+from . import towers
+from .image_tokens import ImageTokens
+from .model_sampling import model_sampling
+from .unet import NativeUNet
+
+log = logging.getLogger(__name__)
+
+FPS = "videocrafter_fps"
+IMAGE_TOKENS = "videocrafter_image_tokens"
+"""Keys of a CONDITIONING: frames per second (a number), and the tokens of a picture (1 m d, or frames m d)."""
+
+WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
+    "default": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+class VideoCrafterConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI asks of a model's configuration. `unet_config` carries the facts that core nodes read."""
+
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = comfy.latent_formats.SD15
+    memory_usage_factor = 1.2
+    clip_vision_prefix = "embedder.model.visual."
+
+    def __init__(self, spec: ModelSpec, schedule: NoiseSchedule) -> None:
+        self.spec, self.schedule = spec, schedule
+        unet = spec.unet
+        super().__init__(
+            {
+                "spec": unet,
+                "in_channels": unet.in_channels,
+                "model_channels": unet.model_channels,
+                "context_dim": unet.context_dim,
+            }
+        )
+        diffusion = spec.diffusion
+        self.sampling_settings = {
+            "linear_start": diffusion.beta_start,
+            "linear_end": diffusion.beta_end,
+            "timesteps": diffusion.timesteps,
+        }
+
+    def model_type(self, state_dict: Any, prefix: str = "") -> Any:
+        kinds = comfy.model_base.ModelType
+        return kinds.V_PREDICTION if self.schedule.prediction == "v" else kinds.EPS
+
+    def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return towers.text_to_published(state_dict)
+
+    def process_clip_vision_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return towers.image_to_published(state_dict)
+
+
+class VideoCrafterModel(comfy.model_base.BaseModel):
+    """The network between ComfyUI's samplers and conditionings. `image_tokens` is the part of an image-to-video model
+    that turns pictures into tokens; it is loaded by itself, when a picture is encoded."""
+
+    def __init__(self, config: VideoCrafterConfig, device: Any = None) -> None:
+        super().__init__(config, model_type=config.model_type(None), device=device, unet_model=NativeUNet)
+        self.spec = config.spec
+        self.model_sampling = model_sampling(config.schedule, config)
+        self.image_tokens: ImageTokens | None = None
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """The conditions of one CONDITIONING, checked against the network before it runs."""
+        self._check_latent(kwargs["noise"])
+        text = self._checked_text(kwargs.get("cross_attn"))
+        out: dict[str, Any] = super().extra_conds(**kwargs)
+        fps = kwargs.get(FPS)
+        out["fps"] = comfy.conds.CONDConstant(float(self.spec.defaults.fps if fps is None else fps))
+        out["text_per_frame"] = comfy.conds.CONDConstant(text.shape[0] > 1)
+        image = kwargs.get(IMAGE_TOKENS)
+        if image is not None:
+            self._check_image(image)
+            out["image"] = comfy.conds.CONDRegular(image.to(kwargs["device"]))
+            out["image_per_frame"] = comfy.conds.CONDConstant(image.shape[0] > 1)
+        return out
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        """The end of every run of a sampler, so the place to notice that it went wrong."""
+        if not bool(torch.isfinite(latent).all()):
+            raise UserError(
+                "Sampling ended with NaN or infinite values. Load the model with weight_dtype fp32 or bf16 if it "
+                "runs in fp16, lower cfg, and try another sampler; VideoCrafter's own KSampler says at which step it "
+                "begins."
+            )
+        return super().process_latent_out(latent)
+
+    def state_dict_for_saving(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The published names, with the parts that no core node knows, and the spec as a tensor of its JSON text."""
+        out: dict[str, Tensor] = super().state_dict_for_saving(*args, **kwargs)
+        if self.image_tokens is not None:
+            out.update({f"image_proj_model.{name}": value for name, value in self.image_tokens.state_dict().items()})
+        out[METADATA_KEY] = torch.frombuffer(bytearray(to_json(self.spec).encode()), dtype=torch.uint8)
+        return out
+
+    def _check_latent(self, noise: Tensor) -> None:
+        channels = self.latent_format.latent_channels
+        if noise.ndim != 4 or noise.shape[1] != channels:
+            raise UserError(
+                f"The latent has the shape {tuple(noise.shape)}; VideoCrafter takes (frames, {channels}, height / 8, "
+                "width / 8), the frames on the first axis. Make it with VideoCrafter Empty Latent, or encode frames "
+                "with the model's own VAE."
+            )
+
+    def _checked_text(self, text: Tensor | None) -> Tensor:
+        width = self.spec.unet.context_dim
+        if text is None or text.shape[-1] != width:
+            given = "no text at all" if text is None else f"text {text.shape[-1]} wide"
+            raise UserError(
+                f"The conditioning holds {given}, but this model reads text {width} wide. Encode the prompt with the "
+                "CLIP that belongs to the model: the one from VideoCrafter's checkpoint loader (for the published "
+                "models OpenCLIP ViT-H-14, 1024 wide)."
+            )
+        return text
+
+    def _check_image(self, image: Tensor) -> None:
+        if not self.spec.unet.image_attention:
+            raise UserError(
+                "The conditioning holds a picture, but this is a text-to-video model: it cannot see pictures. Load an "
+                "image-to-video model, or leave VideoCrafter Image Conditioning out."
+            )
+        if image.shape[-1] != self.spec.unet.context_dim:
+            raise UserError(
+                f"The picture was encoded for another model ({image.shape[-1]} wide, this model reads "
+                f"{self.spec.unet.context_dim}). Connect VideoCrafter Image Conditioning to the model that samples."
+            )
+
+
+def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable_dynamic: bool = False) -> Any:
+    """MODEL of an opened file: built on `meta`, checked strictly, the file's tensors assigned."""
+    checkpoint.require("unet")
+    _check_supported(checkpoint.spec)
+    tensors = checkpoint.detection.contents.parts["unet"]
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    config = VideoCrafterConfig(checkpoint.spec, checkpoint.schedule())
+    dtype = _choose_dtype(config, weight_dtype, parameters, next(iter(tensors.values())).dtype)
+    config.optimizations["fp8"] = weight_dtype.endswith("_fast")
+    model = VideoCrafterModel(config, device="meta")
+    refuse(compare(model.diffusion_model, tensors), "unet")
+    model.diffusion_model.load_state_dict(checkpoint.weights("unet", dtype=dtype), strict=True, assign=True)
+    model.diffusion_model.requires_grad_(False)
+    offload = comfy.model_management.unet_offload_device()
+    model.device = offload
+    if not comfy.model_management.is_device_cpu(offload):
+        model.to(offload)
+    if "image_tokens" in checkpoint.parts:
+        model.image_tokens = ImageTokens(checkpoint)
+    return patcher_class(disable_dynamic)(
+        model, load_device=comfy.model_management.get_torch_device(), offload_device=offload
+    )
+
+
+def load_model_file(path: Path, preset: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
+    """MODEL of a file. ComfyUI calls this again when it needs the model fresh, for another device for example."""
+    patcher = load_model(open_checkpoint(path, preset=preset), weight_dtype, disable_dynamic=disable_dynamic)
+    return remember(patcher, load_model_file, (path, preset, weight_dtype))
+
+
+def remember(patcher: Any, load: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Tells the patcher how it was made, where the host wants to know."""
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (load, arguments)
+    return patcher
+
+
+def patcher_class(disable_dynamic: bool = False) -> type:
+    """The patcher that core's own loaders use."""
+    plain: type = comfy.model_patcher.ModelPatcher
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+
+
+def _check_supported(spec: ModelSpec) -> None:
+    unet = spec.unet
+    if unet.concat_channels or unet.guidance_width or unet.motion_width:
+        reads = "a picture's latent beside the noise" if unet.concat_channels else "its guidance scale as a condition"
+        raise UserError(
+            f"{spec.name} reads {reads}, which the nodes of this version do not give it: they run VideoCrafter1 and "
+            "VideoCrafter2. Choose one of their files."
+        )
+
+
+def _choose_dtype(config: VideoCrafterConfig, weight_dtype: str, parameters: int, stored: torch.dtype) -> torch.dtype:
+    """The type the weights are held in; sets on `config` the type in which they compute."""
+    if weight_dtype not in WEIGHT_DTYPES:
+        raise UserError(f"There is no weight dtype {weight_dtype!r}; choose one of {', '.join(WEIGHT_DTYPES)}.")
+    management = comfy.model_management
+    supported = config.supported_inference_dtypes
+    dtype = WEIGHT_DTYPES[weight_dtype]
+    if dtype is None:
+        dtype = management.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=stored)
+    device = management.get_torch_device()
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    return dtype

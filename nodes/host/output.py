@@ -1,0 +1,108 @@
+"""Files for the user: where they go, what is written into them, progress, Cancel, and how the page shows them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, Types
+from torch import Tensor
+
+from ...vc_core.errors import UserError
+from ...vc_core.frames.video import safe_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a new file goes: inside ComfyUI's output folder, or its temporary one."""
+
+    path: Path
+    subfolder: str
+    kind: str
+    """"output" or "temp", as the page calls the two folders."""
+    message: str = ""
+
+    def shown(self, path: Path) -> dict[str, str]:
+        """What the page needs to fetch the file that was written here, perhaps under a name beside the wished one."""
+        return {"filename": path.name, "subfolder": self.subfolder, "type": self.kind}
+
+
+def target(prefix: str, suffix: str, *, width: int, height: int, temporary: bool = False) -> Target:
+    """The next free numbered name that begins with `prefix`, which may hold folders and ComfyUI's %width% and %date%.
+
+    Raises UserError when ComfyUI refuses the place.
+    """
+    folder = folder_paths.get_temp_directory() if temporary else folder_paths.get_output_directory()
+    safe, message = safe_name(prefix)
+    try:
+        full, name, counter, subfolder, _ = folder_paths.get_save_image_path(safe, folder, width, height)
+        counter = _free(Path(full), name, suffix, counter)
+    except OSError as error:
+        raise UserError(f"Nothing can be written under {safe!r} in {folder} ({error}). Choose another name.") from error
+    except Exception as error:
+        raise UserError(f"ComfyUI refuses the name {safe!r} ({error}). Choose another name.") from error
+    path = Path(full) / f"{name}_{counter:05}_{suffix}"
+    return Target(path, subfolder, "temp" if temporary else "output", message)
+
+
+def _free(folder: Path, name: str, suffix: str, counter: int) -> int:
+    """ComfyUI counts from the names that it finds; a name that some other program took is passed over."""
+    while (folder / f"{name}_{counter:05}_{suffix}").exists():
+        counter += 1
+    return counter
+
+
+def metadata(hidden: Any) -> dict[str, Any]:
+    """Prompt and workflow for the file, from a node's hidden inputs; empty under `--disable-metadata`."""
+    if args.disable_metadata or hidden is None:
+        return {}
+    texts = {} if hidden.prompt is None else {"prompt": hidden.prompt}
+    return {**texts, **(hidden.extra_pnginfo or {})}
+
+
+def progress(total: int) -> Callable[[int, int | None], None]:
+    """Moves the node's progress bar; raises ComfyUI's exception once the user has pressed Cancel."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def on_frame(done: int, _: int | None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return on_frame
+
+
+def check_cancelled() -> None:
+    """Raises ComfyUI's exception once the user has pressed Cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def tell(hidden: Any, lines: Sequence[str]) -> None:
+    """Writes lines under the node in the page, and into the log."""
+    for line in lines:
+        log.info("%s", line)
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    node = getattr(hidden, "unique_id", None)
+    if server is not None and node is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text("\n".join(lines), node)
+
+
+def video_from_file(path: Path) -> Any:
+    """A VIDEO that is a file."""
+    return InputImpl.VideoFromFile(str(path))
+
+
+def video_from_frames(frames: Tensor, rate: Fraction, audio: Any | None) -> Any:
+    """A VIDEO of frames f h w c in 0..1."""
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images=frames[..., :3], frame_rate=rate, audio=audio))

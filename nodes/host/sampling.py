@@ -1,0 +1,283 @@
+"""SAMPLER, SIGMAS and what happens around a run: guidance, progress, previews, Cancel."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...vc_core.denoising import SAMPLERS, Level, Noise, NoiseSchedule
+from ...vc_core.denoising.denoiser import Denoiser, Estimate
+from ...vc_core.denoising.guidance import Guidance, rescale
+from ...vc_core.denoising.schedule import CLEAN
+from ...vc_core.denoising.start import blend, keep
+from ...vc_core.errors import UserError
+from ...vc_core.network.layers import to_clips, to_frames
+from .model_sampling import RescaledSampling
+from .patches import TICK
+from .unet import WITHOUT_TIME
+
+PREVIEW_SECONDS = 0.125
+"""Frames of a preview follow each other at about eight in a second."""
+
+
+class CoreSampler(comfy.samplers.Sampler):
+    """A sampler of vc_core as a SAMPLER of ComfyUI.
+
+    `pure` tells it that the run starts from noise alone; None lets it see that from an empty latent. The fresh noise of
+    each step continues the stream of the run's seed, so the same seed is the same video on every device.
+    """
+
+    def __init__(self, name: str, eta: float, *, pure: bool | None = None) -> None:
+        self.name, self.eta, self.pure = name, eta, pure
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[..., Any] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """ComfyUI's entry: noise and latents are (b f) c h w of one clip; sigmas fall."""
+        del disable_pbar  # progress is the callback's
+        sampling = rescaled(model_wrap.inner_model.model_sampling)
+        levels = self._levels(sampling, sigmas)
+        stream = Noise(extra_args.get("seed") or 0)
+        drawn = _one_clip(noise)
+        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or stands for
+        known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
+        pure = self.pure if self.pure is not None else not bool(known.any())
+        x = drawn if pure else levels[0].signal * known + levels[0].noise * drawn
+        denoise = _host_denoiser(model_wrap, extra_args)
+        mask = None if denoise_mask is None else _one_clip(denoise_mask).to(drawn)
+        if mask is not None:
+            denoise = keep(denoise, known, mask, drawn)
+        for step in SAMPLERS[self.name](denoise, x, levels, stream, self.eta):
+            if callback is not None:
+                callback(step.index, to_frames(step.denoised), to_frames(step.x), step.total)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            x = step.x
+        if mask is not None and float(sigmas[-1]) == 0:
+            x = blend(x, known, mask)
+        return to_frames(x if float(sigmas[-1]) == 0 else x / levels[-1].signal)
+
+    def _levels(self, sampling: RescaledSampling, sigmas: Tensor) -> list[Level]:
+        end = sampling.schedule.level(0) if self.name == "ddim" else CLEAN
+        return [sampling.level(float(sigma)) if float(sigma) > 0 else end for sigma in sigmas]
+
+
+def rescaled(sampling: Any) -> RescaledSampling:
+    """The model's own noise schedule. Raises UserError for models that are not VideoCrafter's."""
+    if not isinstance(sampling, RescaledSampling):
+        raise UserError(
+            "This sampler and scheduler read VideoCrafter's noise schedule, which the given model does not have: it is "
+            "another kind of model, or a ModelSampling node has replaced the schedule. Use ComfyUI's own with it."
+        )
+    return sampling
+
+
+def schedule_of(model: Any) -> NoiseSchedule:
+    """The noise schedule of a MODEL. Raises UserError as `rescaled` does."""
+    return rescaled(model.get_model_object("model_sampling")).schedule
+
+
+def host_sampler(name: str, eta: float) -> Any:
+    """A SAMPLER of ComfyUI's own by its name; `eta` goes to those that have one."""
+    if name not in host_samplers():
+        raise UserError(f"There is no sampler {name!r}; choose one of {', '.join(host_samplers())}.")
+    sampler = comfy.samplers.sampler_object(name)
+    if "eta" in inspect.signature(sampler.sampler_function).parameters:
+        sampler.extra_options = {**sampler.extra_options, "eta": eta}
+    return sampler
+
+
+def full_noise(model: Any, sigmas: Tensor) -> float:
+    """What to multiply noise by so that a sampler of ComfyUI's own starts from noise alone, as the network knows it.
+
+    Those samplers do so at the very last timestep only; below it they leave room for a picture that is not there.
+    """
+    found = model.get_model_object("model_sampling")
+    if not isinstance(found, RescaledSampling) or len(sigmas) == 0:
+        return 1.0
+    if float(sigmas[0]) >= float(found.sigma_max) * (1 - 1e-5):
+        return 1.0
+    return 1 / found.level(float(sigmas[0])).noise
+
+
+def host_samplers() -> list[str]:
+    """The names of ComfyUI's samplers."""
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def host_schedulers() -> list[str]:
+    """The names of ComfyUI's schedulers."""
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def host_sigmas(model: Any, sampler: str, scheduler: str, steps: int, denoise: float) -> Tensor:
+    """SIGMAS of one of ComfyUI's schedulers, as its KSampler would take them for this sampler."""
+    names = host_samplers()
+    plan = comfy.samplers.KSampler(
+        model,
+        steps=steps,
+        device=torch.device("cpu"),
+        sampler=sampler if sampler in names else names[0],
+        scheduler=scheduler,
+        denoise=denoise,
+        model_options=model.model_options,
+    )
+    sigmas: Tensor = plan.sigmas
+    return sigmas.cpu()
+
+
+def guided(model: Any, guidance: Guidance) -> Any:
+    """The MODEL with rescaled and temporal guidance; classifier-free guidance is ComfyUI's own."""
+    if not guidance.rescale and not guidance.temporal:
+        return model
+    model = model.clone()
+    model.set_model_sampler_post_cfg_function(lambda arguments: _after_guidance(arguments, guidance))
+    return model
+
+
+def _after_guidance(arguments: dict[str, Any], guidance: Guidance) -> Tensor:
+    """Denoised latents with temporal guidance added, then brought back in spread (`vc_core.denoising.guidance`)."""
+    out: Tensor = arguments["denoised"]
+    conditional: Tensor = arguments["cond_denoised"]
+    if guidance.temporal:
+        options = arguments["model_options"].copy()
+        options["transformer_options"] = {**options.get("transformer_options", {}), WITHOUT_TIME: True}
+        (frozen,) = comfy.samplers.calc_cond_batch(
+            arguments["model"], [arguments["cond"]], arguments["input"], arguments["sigma"], options
+        )
+        out = out + guidance.temporal * (conditional - frozen)
+    if guidance.rescale and out is not conditional:
+        base = _signal_part(arguments)
+        out = base - to_frames(rescale(_one_clip(base - out), _one_clip(base - conditional), guidance.rescale))
+    return out
+
+
+def _signal_part(arguments: dict[str, Any]) -> Tensor:
+    """The tensor whose distance to the denoised latents is, up to a factor, what the network predicted."""
+    x, sigma = arguments["input"], arguments["sigma"]
+    sampling = arguments["model"].model_sampling
+    if isinstance(sampling, RescaledSampling) and sampling.schedule.prediction == "v":
+        return x * sampling.alpha(sigma, x.ndim).to(x)
+    return x
+
+
+def run(
+    model: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    *,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    noise: Tensor,
+    latent: Tensor,
+    mask: Tensor | None,
+    seed: int,
+) -> Tensor:
+    """Samples with progress, animated previews and Cancel between blocks. Returns the latents on the host's device."""
+    watch = Watch(model, len(sigmas) - 1)
+    model = model.clone()
+    model.model_options.setdefault("transformer_options", {})[TICK] = watch.tick
+    out: Tensor = comfy.sample.sample_custom(
+        model,
+        noise,
+        cfg,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        latent,
+        noise_mask=mask,
+        callback=watch.step,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return out
+
+
+class Watch:
+    """Reports a run to the page: a step forward after each step, and between them the frames of the newest preview."""
+
+    def __init__(self, model: Any, steps: int) -> None:
+        self.bar = comfy.utils.ProgressBar(steps)
+        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self.done, self.steps = 0, steps
+        self.clip: Tensor | None = None
+        self.frame = 0
+        self.due = 0.0
+
+    def step(self, index: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        """ComfyUI's callback. Raises UserError when the latents are no longer finite."""
+        if not bool(torch.isfinite(denoised).all()) or not bool(torch.isfinite(x).all()):
+            raise UserError(
+                f"The latents became NaN or infinite at step {index + 1} of {total}. Load the model with "
+                "weight_dtype fp32 or bf16 if it runs in fp16, lower cfg, or try the ddim_exact sampler; if it "
+                "happens at the first step, check the model's file for damage."
+            )
+        self.done, self.steps = index + 1, total
+        self.clip = denoised.detach()
+        self.bar.update_absolute(self.done, total, self._next_frame())
+
+    def tick(self) -> None:
+        """Called between blocks: shows the next frame of the preview when its time has come."""
+        if time.monotonic() < self.due:
+            return
+        picture = self._next_frame()
+        if picture is not None:
+            self.bar.update_absolute(self.done, self.steps, picture)
+
+    def _next_frame(self) -> Any:
+        """The next frame of the newest clip, round and round, as ComfyUI sends pictures; None without previews."""
+        if self.clip is None or not self.previewer:
+            return None
+        self.due = time.monotonic() + PREVIEW_SECONDS
+        shown = self.frame % self.clip.shape[0]
+        self.frame += 1
+        return self.previewer.decode_latent_to_preview_image("JPEG", self.clip[shown : shown + 1])
+
+
+class Progress:
+    """A progress bar of the page for loops of ours; each report asks whether the user has cancelled."""
+
+    def __init__(self, total: int) -> None:
+        self.bar = comfy.utils.ProgressBar(total)
+
+    def report(self, done: int) -> None:
+        """`done` of the total are finished. Raises ComfyUI's own exception when the run was cancelled."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(done)
+
+
+def _one_clip(x: Tensor) -> Tensor:
+    """f c h w -> 1 c f h w"""
+    return to_clips(x, x.shape[0])
+
+
+def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
+    """The host's guided model in the terms of vc_core's samplers."""
+
+    def denoise(x: Tensor, level: Level) -> Estimate:
+        frames = to_frames(x)
+        sigma = torch.full((frames.shape[0],), level.sigma, dtype=torch.float32, device=x.device)
+        out = model_wrap(frames / level.signal, sigma, **extra_args)
+        x0 = _one_clip(out)
+        return Estimate(x0, (x - level.signal * x0) / level.noise)
+
+    return denoise

@@ -1,0 +1,88 @@
+"""Our UNet in the clothes of a ComfyUI diffusion model: frames on the batch axis, conditions as keywords."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ...vc_core.network.layers import to_clips, to_frames
+from ...vc_core.network.unet import VideoUNet
+from ...vc_core.specs import UNetSpec
+from .patches import PatchHooks, host_attention
+
+WITHOUT_TIME = "videocrafter_without_time"
+"""Set in `transformer_options` for the pass of temporal guidance in which frames do not see each other."""
+
+
+class NativeUNet(VideoUNet):
+    """The names in its state dict are the published ones; everything else here is ComfyUI's way of calling."""
+
+    def __init__(
+        self,
+        spec: UNetSpec,
+        *,
+        operations: Any,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **_: Any,
+    ) -> None:
+        """`_` takes the facts about the network that core nodes read from ComfyUI's `unet_config`."""
+        super().__init__(spec, operations=operations, attention=host_attention, device=device, dtype=dtype)
+        self.dtype = dtype
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **conditions: Any,
+    ) -> Tensor:
+        """(b f) c h w -> (b f) c h w. `timesteps` and `context` come repeated for each frame."""
+        options = {} if transformer_options is None else transformer_options
+        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._run, self, comfy.patcher_extension.get_all_wrappers(kind, options)
+        )
+        # The options stay the last positional argument: that is where caching wrappers look for them.
+        out: Tensor = executor.execute(x, timesteps, context, control, options, **conditions)
+        return out
+
+    def _run(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any,
+        options: dict[str, Any],
+        *,
+        image: Tensor | None = None,
+        fps: float | None = None,
+        text_per_frame: bool = False,
+        image_per_frame: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        clips = len(options.get("cond_or_uncond") or (0,))
+        frames = x.shape[0] // clips
+        options["original_shape"] = list(x.shape)
+        call = {"x": x, "timesteps": timesteps, "context": context}
+        hooks = PatchHooks(options, control, width=self.spec.model_channels, call=call)
+        out = super().forward(
+            to_clips(x, frames),
+            timesteps[::frames],
+            _of_clips(context, frames, text_per_frame),
+            None if image is None else _of_clips(image, frames, image_per_frame),
+            None if fps is None else torch.full((clips,), float(fps), device=x.device),
+            hooks=hooks,
+            temporal=not options.get(WITHOUT_TIME, False),
+        )
+        return to_frames(out)
+
+
+def _of_clips(tokens: Tensor, frames: int, per_frame: bool) -> Tensor:
+    """(b f) n d -> b n d, or b f n d where the frames of a clip have tokens of their own"""
+    return tokens.unflatten(0, (-1, frames)) if per_frame else tokens[::frames]

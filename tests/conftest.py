@@ -1,0 +1,47 @@
+"""Fixtures for all tests; what a real ComfyUI offers them is told in `comfyui/__init__.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from comfyui.base import Base, make_base
+from comfyui.inprocess import Comfy, start
+from comfyui.server import Server
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The base directory that ComfyUI works in, in process and as a server."""
+    return make_base(tmp_path_factory.mktemp("comfyui", numbered=True))
+
+
+@pytest.fixture(scope="session")
+def comfy(base: Base) -> Comfy:
+    """A real ComfyUI with our pack, in this process."""
+    return start(base)
+
+
+@pytest.fixture(scope="session")
+def server(base: Base) -> Iterator[Server]:
+    """A real ComfyUI server with our pack, for the whole session."""
+    with Server(base) as running:
+        yield running
+
+
+@pytest.fixture
+def start_server(base: Base) -> Iterator[Callable[..., Server]]:
+    """Starts another server for one test: `start_server("--disable-metadata")`; it ends with the test."""
+    with ExitStack() as stack:
+        yield lambda *options: stack.enter_context(Server(base, options))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m server` and `-m "not server"` choose by what a test asks for."""
+    for item in items:
+        asked: list[Any] = getattr(item, "fixturenames", [])
+        if "server" in asked or "start_server" in asked:
+            item.add_marker("server")

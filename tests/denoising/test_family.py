@@ -1,0 +1,261 @@
+"""DynamiCrafter's, T2V-Turbo's and FreeNoise's ways of sampling, against their references' numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from denoising.toys import RecordedNoise, WaveModel, prompt
+from torch import Tensor
+
+from golden_cases import cases, load, relative_error
+from vc_core.conditioning import Conditioning
+from vc_core.denoising import Guidance, Noise, NoiseSchedule, Sampling, sample
+from vc_core.denoising.freenoise import reordered, rescheduled
+from vc_core.denoising.samplers import boundary, posterior_noise
+from vc_core.errors import UserError
+from vc_core.specs import DiffusionSpec, Windows
+
+ROUNDING = 1e-6  # the reference rounds to float32 in between, at 6e-8 each
+TRAJECTORY = 1e-5  # float32 against float64 is 1.2e-6
+TRAJECTORY_FROM_NOISE = 3e-4  # with fresh noise from t = 999, rounding stands where the exact value is 0: up to 1.2e-4
+SPACINGS = {"uniform": "uniform", "uniform_trailing": "trailing"}
+
+
+def of_config(config: dict[str, Any]) -> NoiseSchedule:
+    zero = config["rescale_betas_zero_snr"]
+    return NoiseSchedule.from_spec(
+        DiffusionSpec(
+            prediction=config["parameterization"],
+            rescale=round(config["base_scale"], 6) if config["use_dynamic_rescale"] else None,
+            zero_terminal_snr=zero,
+            keep_last_rescale=True,
+        )
+    )
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("dc_schedules"), ids=lambda path: path.stem)
+def test_golden_training_tables(path: Path) -> None:
+    info, _, t = load(path)
+    for name, config in info["per_config"].items():
+        schedule = of_config(config)
+        shared = name if f"train/{name}/alphas_cumprod" in t else "512_v1.0"
+        torch.testing.assert_close(
+            schedule.alphas_cumprod.float(), t[f"train/{shared}/alphas_cumprod"], atol=ROUNDING, rtol=0
+        )
+        assert (schedule.alphas_cumprod[-1] == 0) == config["rescale_betas_zero_snr"]
+        if config["use_dynamic_rescale"]:
+            assert torch.equal(schedule.scale.float(), t[f"train/{name}/scale_arr"][: len(schedule)]), name
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("dc_schedules"), ids=lambda path: path.stem)
+def test_golden_ddim_tables(path: Path) -> None:
+    info, _, t = load(path)
+    found = sorted({match.groups() for key in t if (match := re.match(r"ddim/(\w+)/S(\d+)/", key))})
+    assert found
+    for spacing, count in found:
+        golden = t[f"ddim/{spacing}/S{count}/timesteps"].flip(0).tolist()
+        for name, config in info["per_config"].items():
+            schedule = of_config(config)
+            timesteps = schedule.timesteps(int(count), SPACINGS[spacing])
+            if len(golden) == int(count) + 1 and spacing == "uniform_trailing":
+                continue  # the reference makes one step too many: its sum of strides is rounded
+            assert timesteps == golden, (spacing, count)
+            levels = schedule.levels(timesteps)
+            here, there = levels[:-1], levels[1:]
+            pairs = list(zip(here, there, strict=True))
+            shared = name if f"ddim/{spacing}/S{count}/{name}/alphas" in t else "512_v1.0"
+            ours = {
+                f"{shared}/alphas": [level.alpha for level in here],
+                f"{shared}/alphas_prev": [level.alpha for level in there],
+                f"{shared}/sqrt_one_minus_alphas": [level.noise for level in here],
+                f"{shared}/sigmas_eta1": [posterior_noise(*pair) for pair in pairs],
+            }
+            if config["use_dynamic_rescale"]:
+                ours[f"{name}/scale"] = [level.scale for level in here]
+                ours[f"{name}/scale_prev"] = [level.scale for level in there]
+            for key, row in ours.items():
+                table = t[f"ddim/{spacing}/S{count}/{key}"]
+                if key.endswith("scale_prev"):
+                    table = table.clone()
+                    table[0] = t[f"ddim/{spacing}/S{count}/{name}/scale"][0]
+                torch.testing.assert_close(
+                    torch.tensor(row[::-1]), table.float(), rtol=ROUNDING, atol=ROUNDING, msg=lambda m, k=key: k + m
+                )
+
+
+@dataclass
+class StrideWave(WaveModel):
+    """The closed-form network of DynamiCrafter's golden trajectories; `fps` is its condition."""
+
+    texts: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+        assert conditioning.fps is not None
+        text = conditioning.text
+        self.texts.append(text)
+        phase = 0.003 * timestep + text.mean(dim=(1, 2)) + 0.01 * conditioning.fps.float()
+        return 0.6 * x + 0.4 * torch.sin(1.7 * x + phase.view(-1, 1, 1, 1, 1))
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("dc_ddim_analytic"), ids=lambda path: path.stem)
+def test_golden_trajectories(path: Path) -> None:
+    info, _, t = load(path)
+    assert info["calls"]
+    for call in info["calls"]:
+        schedule = of_config(info["per_config"][call["setting"]])
+        image_scale = call["cfg"] if call["cfg_img"] == "default" else call["cfg_img"]
+        guidance = Guidance(scale=call["cfg"], rescale=call["guidance_rescale"], image_scale=image_scale)
+        settings = Sampling(
+            steps=call["S"], eta=call["eta"], spacing=SPACINGS[call["timestep_spacing"]], guidance=guidance
+        )
+        told = {name: Conditioning(text=t[name], fps=t["fs"]) for name in ("cond", "uncond", "img_nonetext")}
+        steps = sample(
+            StrideWave(),
+            schedule,
+            told["cond"],
+            told["uncond"],
+            textless=told["img_nonetext"],
+            noise=RecordedNoise([t["x_T"], *t[f"noise/S{call['steps']}"]]),
+            shape=t["x_T"].shape,
+            settings=settings,
+        )
+        levels = settings.levels(schedule)
+        assert [level.timestep for level in levels[:-1]] == call["t"]
+        rough = call["eta"] > 0 and call["t"][0] == 999
+        tolerance = TRAJECTORY_FROM_NOISE if rough else TRAJECTORY
+        for step in steps:
+            where = f"{call['name']}, step {step.index}"
+            natural = step.denoised * levels[step.index + 1].scale
+            assert relative_error(step.x, t[f"{call['name']}/x"][step.index]) < tolerance, where
+            assert relative_error(natural, t[f"{call['name']}/pred_x0"][step.index]) < tolerance, where
+
+
+@pytest.mark.parametrize("steps", [7, 11, 14, 15, 20, 25, 33, 34, 35, 37, 38, 39, 61, 62, 63, 64, 103, 121, 122])
+def test_counts_of_steps_that_turn_the_reference_to_nan(steps: int) -> None:
+    schedule = NoiseSchedule.from_spec(DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True))
+    told = prompt(1, 0.3), prompt(1, -0.8)
+    settings = Sampling(steps=steps, spacing="trailing", guidance=Guidance(scale=7.5, rescale=0.7))
+    run = sample(WaveModel(), schedule, *told, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
+    *_, last = run
+    assert last.index == steps - 1
+    assert last.x.isfinite().all()
+
+
+def test_equal_scales_for_text_and_picture_are_one_scale() -> None:
+    schedule = NoiseSchedule.from_spec(DiffusionSpec())
+    told = prompt(1, 0.3), prompt(1, -0.8)
+    results = []
+    for image_scale in (None, 7.5):
+        settings = Sampling(steps=5, guidance=Guidance(scale=7.5, image_scale=image_scale))
+        textless = prompt(1, 0.1)
+        run = sample(
+            WaveModel(), schedule, *told, textless=textless, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings
+        )
+        results.append([step.x for step in run][-1])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)  # float32 differences times 7.5
+
+
+def test_a_picture_scale_needs_a_conditioning_without_text() -> None:
+    with pytest.raises(UserError, match="no conditioning with the picture alone"):
+        sample(
+            WaveModel(),
+            NoiseSchedule.from_spec(DiffusionSpec()),
+            prompt(),
+            prompt(),
+            noise=Noise(1),
+            shape=(1, 4, 2, 3, 2),
+            settings=Sampling(guidance=Guidance(image_scale=2.0)),
+        )
+
+
+def test_a_picture_latent_of_another_length_is_refused() -> None:
+    wrong = replace(prompt(), concat=torch.zeros(1, 4, 3, 3, 2))
+    with pytest.raises(UserError, match="does not fit latents of"):
+        sample(WaveModel(), NoiseSchedule.from_spec(DiffusionSpec()), wrong, prompt(), noise=Noise(1),
+               shape=(1, 4, 2, 3, 2))  # fmt: skip
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("turbo_schedules"), ids=lambda path: path.stem)
+def test_golden_consistency_tables(path: Path) -> None:
+    info, _, t = load(path)
+    schedule = NoiseSchedule.from_spec(DiffusionSpec(rescale=None))
+    torch.testing.assert_close(schedule.alphas_cumprod.float(), t["alphas_cumprod"], rtol=2e-6, atol=1e-7)
+    assert info["timesteps"]
+    for name, golden in info["timesteps"].items():
+        origin, steps = map(int, re.findall(r"\d+", name))
+        assert schedule.lcm_timesteps(steps, origin) == golden, name
+    one, zero = torch.ones(1), torch.zeros(1)
+    for timestep in range(0, 1000, 37):
+        level = schedule.level(timestep)
+        torch.testing.assert_close(boundary(one, zero, level), t["c_out_all"][timestep].view(1), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(boundary(zero, one, level), t["c_skip_all"][timestep].view(1), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("turbo_lcm_analytic"), ids=lambda path: path.stem)
+def test_golden_consistency_trajectories(path: Path) -> None:
+    info, _, t = load(path)
+    schedule = NoiseSchedule.from_spec(DiffusionSpec(rescale=None))
+    assert info["calls"]
+    for call in info["calls"]:
+        name = call["name"]
+        if call["lcm_origin_steps"] != 200:
+            assert schedule.lcm_timesteps(call["steps"], call["lcm_origin_steps"]) == call["t"]
+            continue  # `Sampling` spaces as the published apps do
+        settings = Sampling(steps=call["steps"], sampler="lcm", guidance=Guidance(scale=1))
+        steps = list(
+            sample(
+                WaveModel(),
+                schedule,
+                Conditioning(text=t["cond"]),
+                noise=RecordedNoise([t["x_T"], *t[f"{name}/noise"]]),
+                shape=t["x_T"].shape,
+                settings=settings,
+            )
+        )
+        for step in steps:
+            assert relative_error(step.denoised, t[f"{name}/denoised"][step.index]) < TRAJECTORY, name
+            if step is not steps[-1]:
+                assert relative_error(step.x, t[f"{name}/x"][step.index]) < TRAJECTORY, name
+        assert relative_error(steps[-1].x, t[f"{name}/denoised"][-1]) < TRAJECTORY, name
+
+
+def test_more_steps_than_the_model_was_distilled_at_are_refused() -> None:
+    with pytest.raises(UserError, match="distilled at 200 timesteps"):
+        NoiseSchedule.from_spec(DiffusionSpec()).timesteps(201, "lcm")
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("freenoise_noise"), ids=lambda path: path.stem)
+def test_golden_rescheduled_noise(path: Path) -> None:
+    info, _, t = load(path)
+    assert info["calls"]
+    for call in info["calls"]:
+        windows = Windows(size=call["window"], stride=call["stride"])
+        orders = [[i - group * windows.stride for i in row] for group, row in enumerate(call["shuffled_source_lists"])]
+        for given, golden in zip(t[f"{call['name']}/in"], t[f"{call['name']}/out"], strict=True):
+            assert torch.equal(reordered(given, windows, orders), golden), call["name"]
+
+
+@pytest.mark.parametrize("frames", [3, 16, 17, 33, 64])
+def test_rescheduled_noise_is_the_first_window_again(frames: int) -> None:
+    given = Noise(1).draw((1, 2, frames, 2, 2))
+    made = rescheduled(given, Windows(), Noise(2))
+    first = given[:, :, :16]
+    assert torch.equal(made[:, :, :16], first)
+    for f in range(frames):
+        assert any(torch.equal(made[:, :, f], first[:, :, i]) for i in range(first.shape[2]))
+        group = made[:, :, f - f % 4 : f]
+        assert not any(torch.equal(made[:, :, f], group[:, :, i]) for i in range(group.shape[2]))
+    assert torch.equal(made, rescheduled(given, Windows(), Noise(2)))
+    if frames >= 64:
+        assert not torch.equal(made, rescheduled(given, Windows(), Noise(3)))

@@ -1,0 +1,126 @@
+"""Guidance: what it computes, and how many passes it takes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from denoising.toys import WaveModel, prompt
+from torch import Tensor
+
+from vc_core.conditioning import Conditioning
+from vc_core.denoising import Guidance, Noise
+from vc_core.denoising.denoiser import denoiser
+from vc_core.denoising.guidance import guide
+from vc_core.denoising.schedule import Level
+from vc_core.errors import UserError
+
+X = Noise(1).draw((2, 3, 5, 7, 11))
+TIMESTEP = torch.tensor([501.0, 501.0])
+POSITIVE, NEGATIVE = prompt(2, 0.3), prompt(2, -0.8)
+
+
+def predict(model: WaveModel, **settings: float) -> Tensor:
+    return guide(model, POSITIVE, NEGATIVE, Guidance(**settings))(X, TIMESTEP)
+
+
+def test_scale_1_is_the_model_alone_in_one_pass() -> None:
+    model = WaveModel()
+    assert torch.equal(predict(model, scale=1.0, rescale=0.7), WaveModel()(X, TIMESTEP, POSITIVE))
+    assert [text.mean().item() for _, _, text, _ in model.calls] == [pytest.approx(0.3)]
+    without = guide(model, POSITIVE, None, Guidance(scale=1.0))
+    assert torch.equal(without(X, TIMESTEP), WaveModel()(X, TIMESTEP, POSITIVE))
+
+
+def test_positive_first_then_negative() -> None:
+    model = WaveModel()
+    out = predict(model, scale=7.5)
+    assert [text.mean().item() for _, _, text, _ in model.calls] == [pytest.approx(0.3), pytest.approx(-0.8)]
+    positive, negative = (WaveModel()(X, TIMESTEP, conditioning) for conditioning in (POSITIVE, NEGATIVE))
+    assert torch.equal(out, negative + 7.5 * (positive - negative))
+
+
+def test_scale_0_is_the_negative_alone() -> None:
+    torch.testing.assert_close(predict(WaveModel(), scale=0.0), WaveModel()(X, TIMESTEP, NEGATIVE))
+
+
+def test_rescaled_guidance_has_the_spread_of_the_positive() -> None:
+    plain, positive = predict(WaveModel(), scale=9.0), WaveModel()(X, TIMESTEP, POSITIVE)
+    full = predict(WaveModel(), scale=9.0, rescale=1.0)
+    axes = (1, 2, 3, 4)
+    torch.testing.assert_close(full.std(axes), positive.std(axes))
+    torch.testing.assert_close(full, plain * (positive.std(axes) / plain.std(axes)).view(2, 1, 1, 1, 1))
+    torch.testing.assert_close(predict(WaveModel(), scale=9.0, rescale=0.7), 0.7 * full + 0.3 * plain)
+    assert not torch.allclose(full.std(axes)[0], plain.std(axes)[0], rtol=1e-2)
+
+
+def test_rescaling_nothing_at_all_is_finite() -> None:
+    def silent(x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+        return torch.zeros_like(x)
+
+    out = guide(silent, POSITIVE, NEGATIVE, Guidance(scale=9.0, rescale=1.0))(X, TIMESTEP)
+    assert torch.equal(out, torch.zeros_like(X))
+
+
+def test_temporal_guidance_adds_what_frames_learn_from_each_other() -> None:
+    model = WaveModel()
+    out = predict(model, scale=7.5, temporal=2.0)
+    assert [temporal for *_, temporal in model.calls] == [True, True, False]
+    plain, seeing = predict(WaveModel(), scale=7.5), WaveModel()(X, TIMESTEP, POSITIVE)
+    alone = WaveModel()(X, TIMESTEP, POSITIVE, temporal=False)
+    torch.testing.assert_close(out, plain + 2.0 * (seeing - alone))
+
+
+def test_temporal_guidance_without_classifier_free_guidance_takes_two_passes() -> None:
+    model = WaveModel()
+    out = predict(model, scale=1.0, temporal=2.0)
+    assert [temporal for *_, temporal in model.calls] == [True, False]
+    seeing, alone = (WaveModel()(X, TIMESTEP, POSITIVE, temporal=temporal) for temporal in (True, False))
+    torch.testing.assert_close(out, 3 * seeing - 2 * alone)
+    rescaled = predict(WaveModel(), scale=1.0, temporal=2.0, rescale=1.0)
+    torch.testing.assert_close(rescaled.std((1, 2, 3, 4)), seeing.std((1, 2, 3, 4)))
+
+
+def test_half_precision_predictions_are_combined_in_full_precision() -> None:
+    def half(x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+        return WaveModel()(x, timestep, conditioning).half()
+
+    out = guide(half, POSITIVE, NEGATIVE, Guidance(scale=12.0))(X, TIMESTEP)
+    positive, negative = (half(X, TIMESTEP, conditioning).float() for conditioning in (POSITIVE, NEGATIVE))
+    assert out.dtype == torch.float32
+    assert torch.equal(out, negative + 12.0 * (positive - negative))
+
+
+def test_a_scale_needs_a_negative() -> None:
+    with pytest.raises(UserError, match=r"7\.5 but there is no negative.*set the scale to 1"):
+        guide(WaveModel(), POSITIVE, None, Guidance(scale=7.5))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"scale": -1.0}, {"scale": math.nan}, {"rescale": 1.5}, {"rescale": -0.1}, {"temporal": math.inf}],
+)
+def test_impossible_settings(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="should be"):
+        Guidance(**settings)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+@pytest.mark.parametrize("alpha", [0.9, 0.2])
+def test_eps_and_v_find_the_parts_of_x(alpha: float, scale: float) -> None:
+    level = Level(timestep=300, alpha=alpha, scale=scale)
+    x0, eps = Noise(2).draw(X.shape), Noise(3).draw(X.shape)
+    x = level.signal * x0 + level.noise * eps
+    answers = {"eps": eps, "v": alpha**0.5 * eps - level.noise * scale * x0}
+    for prediction, answer in answers.items():
+        seen: list[Tensor] = []
+
+        def perfect(x: Tensor, timestep: Tensor, answer: Tensor = answer, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(timestep)
+            return answer
+
+        estimate = denoiser(perfect, prediction)(x, level)  # type: ignore[arg-type]
+        torch.testing.assert_close(estimate.x0, x0, rtol=1e-4, atol=1e-5)  # float32, divided by the signal
+        torch.testing.assert_close(estimate.eps, eps, rtol=1e-4, atol=1e-5)
+        assert seen[0].tolist() == [300.0, 300.0]

@@ -1,0 +1,247 @@
+"""Whole runs: against the reference's trajectories, from given videos, with masks, and with bad input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from denoising.toys import RecordedNoise, WaveModel, prompt
+from torch import Tensor
+
+from golden_cases import cases, load, relative_error
+from vc_core.conditioning import Conditioning
+from vc_core.denoising import SAMPLERS, Guidance, Noise, NoiseSchedule, Sampling, Source, sample
+from vc_core.errors import UserError
+from vc_core.specs import DiffusionSpec
+
+TRAJECTORY = 1e-4  # float32 against float64 is up to 2e-5 at high guidance; every mistake tried is above 1e-3
+SCHEDULE = NoiseSchedule.from_spec(DiffusionSpec())
+SHAPE = (2, 3, 5, 7, 11)
+POSITIVE, NEGATIVE = prompt(2, 0.3), prompt(2, -0.8)
+FIVE = Sampling(steps=5)
+
+
+def run(settings: Sampling = FIVE, model: Any = None, seed: int = 1, **options: Any) -> Tensor:
+    """The latents at the end of a run."""
+    if "source" not in options:
+        options.setdefault("shape", SHAPE)
+    steps = sample(model or WaveModel(), SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(seed), settings=settings, **options)
+    *_, last = steps
+    return last.x
+
+
+@pytest.mark.parametrize("path", cases("ddim_analytic"), ids=lambda path: path.stem)
+def test_golden_trajectories(path: Path) -> None:
+    info, _, t = load(path)
+    for call in info["calls"]:
+        config = info["per_config"][call["setting"]]
+        schedule = NoiseSchedule.from_spec(DiffusionSpec(rescale=config["scale_b"] if config["use_scale"] else None))
+        if call["setting"].endswith("+fp16file"):
+            schedule = NoiseSchedule.from_buffers(schedule.alphas_cumprod.half(), schedule.scale.half())
+        settings = Sampling(steps=call["steps"], eta=call["eta"], guidance=Guidance(scale=call["cfg"]))
+        steps = sample(
+            WaveModel(),
+            schedule,
+            Conditioning(text=t["cond"]),
+            Conditioning(text=t["uncond"]),
+            noise=RecordedNoise([t["x_T"], *t[f"noise/S{call['steps']}"]]),
+            shape=t["x_T"].shape,
+            settings=settings,
+        )
+        golden_x, golden_x0 = t[f"{call['name']}/x"], t[f"{call['name']}/pred_x0"]
+        for step in steps:
+            where = f"{call['name']}, step {step.index}"
+            assert step.total == len(golden_x), where
+            assert relative_error(step.x, golden_x[step.index]) < TRAJECTORY, where
+            assert relative_error(step.denoised, golden_x0[step.index]) < TRAJECTORY, where
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_seed_is_one_video(sampler: str) -> None:
+    settings = Sampling(steps=5, sampler=sampler)
+    first = run(settings, seed=2**40)
+    assert first.dtype == torch.float32
+    assert torch.equal(first, run(settings, seed=2**40))
+    assert not torch.allclose(first, run(settings, seed=2**40 + 2**32))
+
+
+def test_nothing_runs_before_the_first_step_is_asked_for() -> None:
+    model = WaveModel()
+    steps = sample(model, SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(1), shape=SHAPE, settings=FIVE)
+    assert model.calls == []
+    next(steps)
+    assert len(model.calls) == 2
+
+
+def test_the_network_sees_the_timesteps_of_the_spacing() -> None:
+    for spacing, timesteps in (("uniform", [801, 601, 401, 201, 1]), ("trailing", [999, 799, 599, 399, 199])):
+        model = WaveModel()
+        run(replace(FIVE, spacing=spacing, guidance=Guidance(scale=1.0)), model)
+        assert [timestep.tolist() for _, timestep, _, _ in model.calls] == [[t, t] for t in timesteps]
+
+
+def test_each_sampler_ends_where_its_users_expect() -> None:
+    ends = {name: Sampling(steps=5, sampler=name).levels(SCHEDULE)[-1].sigma for name in SAMPLERS}
+    assert ends.pop("ddim") == SCHEDULE.level(0).sigma
+    assert set(ends.values()) == {0.0}
+    assert Sampling(steps=5, end="clean").levels(SCHEDULE)[-1].sigma == 0
+    assert Sampling(steps=5, sampler="euler", end="reference").levels(SCHEDULE)[-1] == SCHEDULE.level(0)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_full_strength_is_a_run_from_noise(sampler: str) -> None:
+    settings = Sampling(steps=5, sampler=sampler)
+    given = Noise(9).draw(SHAPE)
+    assert torch.equal(run(settings, source=Source(given, strength=1.0)), run(settings))
+
+
+def test_strength_is_the_share_of_the_steps_and_starts_at_their_noise_level() -> None:
+    given, settings = Noise(9).draw(SHAPE), Sampling(steps=10, guidance=Guidance(scale=1.0))
+    for strength, timesteps in ((0.3, [201, 101, 1]), (0.01, [1]), (0.99, list(range(901, 0, -100)))):
+        model = WaveModel()
+        run(settings, model, source=Source(given, strength=strength))
+        assert [timestep[0].item() for _, timestep, _, _ in model.calls] == timesteps
+        level = SCHEDULE.level(timesteps[0])
+        torch.testing.assert_close(model.calls[0][0], level.signal * given + level.noise * Noise(1).draw(SHAPE))
+
+
+def test_the_weaker_the_closer_to_the_given_video() -> None:
+    given = Noise(9).draw(SHAPE)
+    settings = Sampling(steps=50, eta=0.0, guidance=Guidance(scale=1.0))
+    distances = [
+        float((run(settings, source=Source(given, strength=strength)) - given).norm()) for strength in (0.02, 0.3, 0.9)
+    ]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.1 * float(given.norm())
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_a_mask_of_ones_changes_nothing(sampler: str, strength: float) -> None:
+    given, settings = Noise(9).draw(SHAPE), Sampling(steps=5, sampler=sampler)
+    plain = run(settings, source=Source(given, strength=strength))
+    masked = run(settings, source=Source(given, strength=strength, mask=torch.ones(5, 7, 11)))
+    assert torch.equal(masked, plain)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_what_the_mask_keeps_is_kept(sampler: str, strength: float) -> None:
+    given, settings = Noise(9).draw(SHAPE), Sampling(steps=5, sampler=sampler)
+    assert torch.equal(run(settings, source=Source(given, strength=strength, mask=torch.zeros(7, 1))), given)
+    mask = torch.zeros(2, 1, 5, 7, 11)
+    mask[:, :, 2:, :4] = 1
+    made = run(settings, source=Source(given, strength=strength, mask=mask))
+    kept = mask.expand(SHAPE) == 0
+    assert torch.equal(made[kept], given[kept])
+    assert not torch.isclose(made[~kept], given[~kept]).any()
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_the_network_sees_the_kept_part_at_the_noise_level_of_each_step(sampler: str) -> None:
+    given, model = Noise(9).draw(SHAPE), WaveModel()
+    mask = torch.zeros(5, 1, 1)
+    mask[3:] = 1
+    settings = Sampling(steps=5, sampler=sampler, guidance=Guidance(scale=1.0))
+    steps = list(sample(model, SCHEDULE, POSITIVE, noise=Noise(1), source=Source(given, mask=mask), settings=settings))
+    drawn = Noise(1).draw(SHAPE)
+    for (x, timestep, _, _), step in zip(model.calls, steps, strict=True):
+        level = SCHEDULE.level(int(timestep[0]))
+        torch.testing.assert_close(x[:, :, :3], (level.signal * given + level.noise * drawn)[:, :, :3])
+        # exact, but for consistency models, which mix in a share of x of 1e-8 or less
+        torch.testing.assert_close(
+            step.denoised[:, :, :3], given[:, :, :3], rtol=0, atol=1e-6 if sampler == "lcm" else 0
+        )
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
+def test_the_kept_part_stays_on_its_own_path(sampler: str) -> None:
+    given = Noise(9).draw(SHAPE)
+    settings = Sampling(steps=5, sampler=sampler, eta=0.0, end="reference")
+    source = Source(given, mask=torch.zeros(1))
+    steps = sample(WaveModel(), SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(1), source=source, settings=settings)
+    drawn = Noise(1).draw(SHAPE)
+    for step, level in zip(steps, settings.levels(SCHEDULE)[1:-1], strict=False):
+        assert relative_error(step.x, level.signal * given + level.noise * drawn) < 1e-5, step.index  # float32
+
+
+def test_a_soft_mask_lies_between() -> None:
+    given = Noise(9).draw(SHAPE)
+    settings = Sampling(steps=5, eta=0.0, guidance=Guidance(scale=1.0))
+    soft = run(settings, source=Source(given, mask=torch.full((1,), 0.25)))
+    assert 0 < float((soft - given).norm()) < float((run(settings) - given).norm())
+
+
+def test_latents_in_half_precision_are_sampled_in_full() -> None:
+    given = Noise(9).draw(SHAPE).half()
+    assert run(source=Source(given, strength=0.5)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_nan_says_where_and_what_to_try(sampler: str, value: float) -> None:
+    def breaking(x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+        return torch.full_like(x, value) if timestep[0] == 401 else 0.1 * x
+
+    settings = Sampling(steps=5, sampler=sampler, spacing="uniform")
+    steps = sample(breaking, SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(1), shape=SHAPE, settings=settings)
+    assert [next(steps).index, next(steps).index] == [0, 1]
+    with pytest.raises(UserError, match=r"step 3 of 5 \(timestep 401\).*fp32 or bf16.*cfg\), which is 12.*file"):
+        next(steps)
+
+
+GIVEN = Noise(9).draw(SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either the shape.*or a source"),
+        ({"shape": SHAPE, "source": Source(GIVEN)}, "either the shape.*or a source"),
+        ({"shape": (2, 3, 7, 11)}, "5 axes: batch, channels, frames, height, width"),
+        ({"shape": (2, 3, 0, 7, 11)}, "each 1 or more"),
+        ({"source": Source(GIVEN[0])}, "5 axes"),
+        ({"shape": (1, 3, 5, 7, 11)}, r"batch of 1 it should be \(1, tokens, width\)"),
+        ({"shape": SHAPE, "settings": Sampling(steps=3)}, "Take 2 or 4 steps"),
+        ({"shape": SHAPE, "settings": Sampling(steps=0)}, "whole number from 1 to 1000"),
+        ({"shape": SHAPE, "negative": None}, "no negative conditioning"),
+        ({"shape": SHAPE, "negative": prompt(1)}, "negative conditioning's text has the shape"),
+        ({"shape": SHAPE, "positive": prompt(2, math.nan)}, "positive conditioning's text holds NaN"),
+        ({"shape": SHAPE, "positive": Conditioning(text=torch.ones(2, 4, 7, 5))}, "text for 4 frames.*have 5"),
+        (
+            {"shape": SHAPE, "positive": Conditioning(text=torch.ones(2, 7, 5), image=torch.tensor([[math.inf]]))},
+            "positive conditioning's image holds NaN",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(options: dict[str, Any], message: str) -> None:
+    model = WaveModel()
+    given = {"positive": POSITIVE, "negative": NEGATIVE, **options}
+    with pytest.raises(UserError, match=message):
+        sample(model, SCHEDULE, noise=Noise(1), **given)
+    assert model.calls == []
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Sampling(sampler="heun"), "no sampler 'heun'; choose one of ddim, euler"),
+        (lambda: Sampling(eta=1.5), "eta is 1.5"),
+        (lambda: Sampling(end="soon"), "'soon'"),
+        (lambda: Source(GIVEN, strength=0.0), "strength is 0.0; it should be above 0"),
+        (lambda: Source(GIVEN, strength=1.2), "at most 1"),
+        (lambda: Source(GIVEN * math.nan), "given latents should be finite"),
+        (lambda: Source(GIVEN.long()), "given latents should be finite floating point"),
+        (lambda: Source(GIVEN, mask=torch.ones(3, 11)), r"mask has the shape \(3, 11\)"),
+        (lambda: Source(GIVEN, mask=torch.ones(1, 2, 3, 5, 7, 11)), "mask has the shape"),
+        (lambda: Source(GIVEN, mask=torch.full((11,), 1.5)), "outside 0"),
+        (lambda: Source(GIVEN, mask=torch.full((11,), math.nan)), "outside 0"),
+    ],
+)
+def test_impossible_settings(build: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build()

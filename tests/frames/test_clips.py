@@ -1,0 +1,44 @@
+"""Reading the frames of a video file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vc_core.errors import UserError
+from vc_core.frames.clips import load_clip
+from vc_core.frames.video import Options, write_video
+
+LOSSLESS = Options(format="mkv ffv1")
+
+
+def test_a_clip_of_its_own_size_comes_back_exactly(tmp_path: Path) -> None:
+    frames = torch.randint(0, 256, (5, 14, 22, 3), generator=torch.Generator().manual_seed(0)) / 255
+    write_video(tmp_path / "a.mkv", frames, fps=7, options=LOSSLESS)
+    assert torch.equal(load_clip(tmp_path / "a.mkv", frames=3, width=22, height=14), frames[:3])
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 16), (48, 16), (16, 16)])
+def test_another_size_is_covered_and_its_middle_kept(width: int, height: int, tmp_path: Path) -> None:
+    """Red on the left, blue on the right, as much of each whatever the size."""
+    frames = torch.zeros(2, 24, 40, 3)
+    frames[:, :, :20, 0] = 1
+    frames[:, :, 20:, 2] = 1
+    write_video(tmp_path / "a.mkv", frames, fps=7, options=LOSSLESS)
+    clip = load_clip(tmp_path / "a.mkv", frames=2, width=width, height=height)
+    assert clip.shape == (2, height, width, 3)
+    assert 0 <= float(clip.min()) <= float(clip.max()) <= 1
+    means = clip.mean(dim=(0, 1, 2))
+    assert float(means[0]) == pytest.approx(float(means[2]), abs=1.01 * 2 / width)  # an odd pixel to crop
+    assert float(clip[0, 0, 0, 0]) > 0.99
+    assert float(clip[0, 0, -1, 2]) > 0.99
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video at all")
+    with pytest.raises(UserError, match="cannot be read as a video"):
+        load_clip(tmp_path / "a.mp4", frames=1, width=8, height=8)
+    with pytest.raises(UserError, match="There is no video"):
+        load_clip(tmp_path / "b.mp4", frames=1, width=8, height=8)

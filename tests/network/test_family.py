@@ -1,0 +1,236 @@
+"""The video UNet's relatives, DynamiCrafter, T2V-Turbo and FreeNoise's long clips, against their references."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from golden_cases import cases, load, relative_error
+from vc_core.errors import UserError
+from vc_core.network.layers import scale_sinusoid
+from vc_core.network.unet import VideoUNet
+from vc_core.specs import UNetSpec, Windows
+
+TOLERANCE = 3e-5  # float32 against float64 is 3e-6 .. 1.1e-5
+TOLERANCE_EPS = 1e-5  # the cases with tiny residual streams: 4e-7
+SCALE_ROUNDING = 1.5e-3  # of angles up to 14000 rad in float32: one bit of the processor's exp is worth 1e-3
+TEXT_TOKENS = 77
+
+
+def spec_of(config: dict[str, Any]) -> UNetSpec:
+    return UNetSpec(
+        in_channels=config["in_channels"],
+        concat_channels=config["in_channels"] - config["out_channels"],
+        out_channels=config["out_channels"],
+        model_channels=config["model_channels"],
+        channel_mult=tuple(config["channel_mult"]),
+        num_res_blocks=config["num_res_blocks"],
+        attention_levels=tuple(
+            level for level in range(len(config["channel_mult"])) if 2**level in config["attention_resolutions"]
+        ),
+        head_channels=config["num_head_channels"],
+        context_dim=config["context_dim"],
+        temporal_conv=config["temporal_conv"],
+        relative_position=config["use_relative_position"],
+        temporal_length=config["temporal_length"],
+        fps_condition=config.get("fs_condition", config.get("fps_cond", False)),
+        default_fps=config.get("default_fs", 16),
+        image_attention=config.get("image_cross_attention", False),
+        image_gate=config.get("image_cross_attention_scale_learnable", False),
+        guidance_width=config.get("time_cond_proj_dim", 0),
+        motion_width=config.get("motion_cond_proj_dim", 0),
+    )
+
+
+def network(path: Path) -> tuple[VideoUNet, dict[str, Any], dict[str, Tensor], float]:
+    """The case's network, its description, its tensors and the error that may be."""
+    info, weights, t = load(path)
+    model = VideoUNet(spec_of(info["config"]), device="meta").eval()
+    model.load_state_dict(weights, assign=True)
+    assert info["calls"]
+    return model, info, t, TOLERANCE_EPS if info["weights"]["profile"] == "small" else TOLERANCE
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("dc_unet"), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_golden_dynamicrafter(path: Path) -> None:
+    """The reference gives every frame its own 16 image tokens if there are 16 for each, and all of them otherwise."""
+    model, info, t, tolerance = network(path)
+    for call in info["calls"]:
+        name = call["name"]
+        x, context = t[f"{name}/in/x"], t[f"{name}/in/context"]
+        image = context[:, TEXT_TOKENS:]
+        if image.shape[1] == 16 * call["t"]:
+            image = image.unflatten(1, (call["t"], 16))
+        y = model(
+            x[:, :4],
+            t[f"{name}/in/timesteps"],
+            context[:, :TEXT_TOKENS],
+            image,
+            t.get(f"{name}/in/fs"),
+            concat=x[:, 4:],
+        )
+        assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("turbo_unet"), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_golden_turbo(path: Path) -> None:
+    model, info, t, tolerance = network(path)
+    for call in info["calls"]:
+        name = call["name"]
+        scales = {
+            kind: None if call[kind] is None else torch.tensor(call[kind], dtype=torch.float32)
+            for kind in ("guidance", "motion")
+        }
+        for kind, stored in (("guidance", "timestep_cond"), ("motion", "motion_cond")):
+            if scales[kind] is not None:
+                width = t[f"{name}/in/{stored}"].shape[1]
+                embedding = scale_sinusoid(scales[kind], width)
+                torch.testing.assert_close(embedding, t[f"{name}/in/{stored}"], atol=SCALE_ROUNDING, rtol=0)
+        fps = torch.full((call["b"],), call["fps"])
+        y = model(t[f"{name}/in/x"], t[f"{name}/in/timesteps"], t[f"{name}/in/context"], None, fps, **scales)
+        assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("freenoise_unet"), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_golden_windows(path: Path) -> None:
+    """The reference leaves frames over when the stride does not fit; there, and only there, ours must do so on
+    request to be equal."""
+    model, info, t, tolerance = network(path)
+    for call in info["calls"]:
+        name = call["name"]
+        windows = None
+        if call["window"]:
+            size, stride = call["window"]
+            windows = Windows(size=size, stride=stride, cover_rest=False)
+        if windows is not None:
+            assert [list(span) for span in windows.spans(call["t"])] == call["views"], name
+            assert windows.weights(windows.size) == call["weights_per_window"], name
+        given = (t[f"{name}/in/x"], t[f"{name}/in/timesteps"], t[f"{name}/in/context"])
+        fps = torch.full((call["b"],), call["fps"])
+        y = model(*given, None, fps, windows=windows)
+        assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+        if windows is not None and (call["t"] - windows.size) % windows.stride == 0:
+            assert torch.equal(y, model(*given, None, fps, windows=replace(windows, cover_rest=True))), name
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("freenoise_mp_unet"), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_golden_prompts_over_time(path: Path) -> None:
+    from vc_core.conditioning import text_over_time
+
+    model, info, t, tolerance = network(path)
+    for call in info["calls"]:
+        name = call["name"]
+        text = text_over_time(t["prompts"], call["t"])
+        torch.testing.assert_close(text[0, :, 0], t[f"{name}/frame_context_first_token"], atol=1e-6, rtol=0)
+        y = model(
+            t[f"{name}/in/x"],
+            t[f"{name}/in/timesteps"],
+            text,
+            fps=torch.tensor([call["fps"]]),
+            windows=Windows(),
+            early_text=t["prompts"][-1:] if call["use_injection"] else None,
+        )
+        assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+
+
+TINY = UNetSpec(
+    model_channels=32,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_levels=(0, 1),
+    head_channels=8,
+    context_dim=11,
+    norm_groups=8,
+)
+
+
+def tiny(**changes: Any) -> VideoUNet:
+    torch.manual_seed(0)
+    model = VideoUNet(replace(TINY, **changes)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("alpha"):
+            torch.nn.init.constant_(parameter, 0.7)
+    return model
+
+
+def inputs(f: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 4, f, 5, 7, generator=generator)
+    return x, torch.tensor([300, 600]), torch.randn(2, 13, 11, generator=generator)
+
+
+@torch.no_grad()
+def test_the_concatenated_latent_is_needed_fits_and_matters() -> None:
+    model = tiny(in_channels=8, concat_channels=4)
+    x, when, text = inputs()
+    with pytest.raises(UserError, match="reads a picture's latent beside the noised one, and was given none"):
+        model(x, when, text)
+    with pytest.raises(UserError, match=r"is \(2, 4, 2, 5, 7\); it should have the shape \(2, 4, 3, 5, 7\)"):
+        model(x, when, text, concat=x[:, :, 1:])
+    with pytest.raises(UserError, match="has no place in this network"):
+        tiny()(x, when, text, concat=x)
+    assert not torch.allclose(model(x, when, text, concat=x), model(x, when, text, concat=0 * x), atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_gate_scales_the_image_attention() -> None:
+    x, when, text = inputs()
+    image = torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(4))
+    open_, closed = tiny(image_attention=True), tiny(image_attention=True, image_gate=True)
+    closed.load_state_dict({**closed.state_dict(), **open_.state_dict()})
+    for name, parameter in closed.named_parameters():
+        if name.endswith("alpha"):
+            parameter.fill_(-20.0)  # tanh(-20) + 1 is 0
+    torch.testing.assert_close(closed(x, when, text, image), open_(x, when, text), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["plain", "relative"])
+@pytest.mark.parametrize("frames", [1, 7, 16])
+@torch.no_grad()
+def test_one_window_is_no_windows(frames: int, relative: bool) -> None:
+    model = tiny(temporal_conv=not relative, relative_position=relative)
+    given = inputs(frames)
+    assert torch.equal(model(*given, windows=Windows()), model(*given))
+
+
+@pytest.mark.parametrize("size", [1, 8, 9, 16, 32])
+def test_windows_cover_every_frame(size: int) -> None:
+    for stride in range(1, size + 1):
+        windows = Windows(size=size, stride=stride)
+        for frames in range(1, 201, 7):
+            spans = windows.spans(frames)
+            weight = [0.0] * frames
+            for first, end in spans:
+                assert 0 <= first < end <= frames
+                assert end - first == min(size, frames)
+                for i, share in enumerate(windows.weights(end - first)):
+                    weight[first + i] += share
+            assert min(weight) > 0
+            assert spans == sorted(set(spans))
+
+
+@torch.no_grad()
+def test_a_constant_is_left_alone_by_the_fusion_of_windows() -> None:
+    """Equal frames attend to equal frames in every window, so windows must change nothing, at any length."""
+    model = tiny(temporal_conv=False)
+    x, when, text = inputs(1)
+    clip = x.expand(-1, -1, 37, -1, -1)
+    torch.testing.assert_close(model(clip, when, text, windows=Windows()), model(clip, when, text), atol=2e-5, rtol=0)
+
+
+def test_windows_that_leave_frames_out_are_refused() -> None:
+    with pytest.raises(UserError, match="stride from 1 to the size"):
+        Windows(size=8, stride=9)

@@ -1,0 +1,216 @@
+"""The video UNet against the reference's numbers, and its own promises."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from golden_cases import cases, load, relative_error
+from vc_core.errors import UserError
+from vc_core.network.attention import ATTENTION
+from vc_core.network.unet import VideoUNet
+from vc_core.specs import PRESETS, UNetSpec
+
+TOLERANCE = 3e-5  # float32 against float64 is 1e-6 .. 6e-6
+TOLERANCE_EPS = 1e-5  # the cases with tiny residual streams; a wrong norm eps shows as 3e-4 or more
+TEXT_TOKENS = 77
+
+
+def spec_of(config: dict[str, Any]) -> UNetSpec:
+    return UNetSpec(
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        model_channels=config["model_channels"],
+        channel_mult=tuple(config["channel_mult"]),
+        num_res_blocks=config["num_res_blocks"],
+        attention_levels=tuple(
+            level for level in range(len(config["channel_mult"])) if 2**level in config["attention_resolutions"]
+        ),
+        head_channels=config["num_head_channels"],
+        transformer_depth=config["transformer_depth"],
+        context_dim=config["context_dim"],
+        temporal_conv=config["temporal_conv"],
+        relative_position=config["use_relative_position"],
+        temporal_length=config["temporal_length"],
+        causal=config["use_causal_attention"],
+        fps_condition=config["fps_cond"],
+        image_attention=config.get("use_image_attention", False),
+    )
+
+
+def fps_of(call: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor | None:
+    name = call["name"]
+    if f"{name}/in/fps" in tensors:
+        return tensors[f"{name}/in/fps"]
+    return None if call["fps"] == "default" else torch.full((call["b"],), int(call["fps"]))
+
+
+@pytest.mark.parametrize("path", cases("unet"), ids=lambda path: path.stem)
+def test_golden_unet(path: Path) -> None:
+    info, weights, t = load(path)
+    spec = spec_of(info["config"])
+    model = VideoUNet(spec, device="meta").eval()
+    model.load_state_dict(weights, assign=True)
+    tolerance = TOLERANCE_EPS if info["weights"]["profile"] == "small" else TOLERANCE
+    assert info["calls"]
+    for call in info["calls"]:
+        name = call["name"]
+        context = t[f"{name}/in/context"]
+        image = context[:, TEXT_TOKENS:] if spec.image_attention else None
+        with torch.no_grad():
+            y = model(
+                t[f"{name}/in/x"],
+                t[f"{name}/in/timesteps"],
+                context[:, :TEXT_TOKENS],
+                image,
+                fps_of(call, t),
+            )
+        assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+
+
+@pytest.mark.parametrize("path", cases("unet")[:3], ids=lambda path: path.stem)
+def test_golden_unet_with_plain_attention(path: Path) -> None:
+    info, weights, t = load(path)
+    spec = spec_of(info["config"])
+    model = VideoUNet(spec, attention=ATTENTION["plain"]).eval()
+    model.load_state_dict(weights)
+    call = info["calls"][0]
+    context = t[f"{call['name']}/in/context"]
+    image = context[:, TEXT_TOKENS:] if spec.image_attention else None
+    with torch.no_grad():
+        y = model(
+            t[f"{call['name']}/in/x"], torch.tensor(call["timesteps"]), context[:, :TEXT_TOKENS], image, fps_of(call, t)
+        )
+    assert relative_error(y, t[f"{call['name']}/out/y"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("manifest", "preset"),
+    [
+        ("t2v_512_v2.0", "videocrafter2_512"),
+        ("t2v_1024_v1.0", "videocrafter1_t2v_1024"),
+        ("t2v_512_v1.0", "videocrafter1_t2v_512"),
+        ("i2v_512_v1.0", "videocrafter1_i2v_512"),
+    ],
+)
+def test_published_layouts(manifest: str, preset: str) -> None:
+    text = gzip.decompress((Path(__file__).parents[1] / "manifests" / f"{manifest}.json.gz").read_bytes())
+    prefix = "model.diffusion_model."
+    published = {key[len(prefix) :]: shape for key, (shape, _) in json.loads(text).items() if key.startswith(prefix)}
+    ours = {
+        key: list(value.shape) for key, value in VideoUNet(PRESETS[preset].unet, device="meta").state_dict().items()
+    }
+    assert ours == published
+
+
+TINY = UNetSpec(
+    model_channels=32,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_levels=(0, 1),
+    head_channels=8,
+    context_dim=11,
+    norm_groups=8,
+)
+
+
+def tiny(**changes: Any) -> VideoUNet:
+    torch.manual_seed(0)
+    return VideoUNet(replace(TINY, **changes)).eval()
+
+
+def inputs(b: int = 2, f: int = 3, h: int = 5, w: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(b, 4, f, h, w, generator=generator)
+    return x, torch.arange(1, b + 1) * 300, torch.randn(b, 13, 11, generator=generator)
+
+
+@pytest.mark.parametrize("changes", [{}, {"relative_position": True, "temporal_conv": False}], ids=["conv", "relative"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (8, 8)])
+@torch.no_grad()
+def test_any_size_and_any_number_of_frames(changes: dict[str, Any], size: tuple[int, int]) -> None:
+    model = tiny(**changes)
+    for frames in (1, 2, 19):
+        x, timesteps, text = inputs(1, frames, *size)
+        y = model(x, timesteps, text)
+        assert y.shape == x.shape
+        assert y.isfinite().all()
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_see_each_other() -> None:
+    model = tiny()
+    x, timesteps, text = inputs()
+    fps = torch.tensor([8, 24])
+    both = model(x, timesteps, text, fps=fps)
+    alone = torch.cat([model(x[i : i + 1], timesteps[i : i + 1], text[i : i + 1], fps=fps[i : i + 1]) for i in (0, 1)])
+    torch.testing.assert_close(both, alone, atol=2e-5, rtol=0)  # other batch sizes take other kernels
+
+
+@torch.no_grad()
+def test_conditions_for_each_frame_equal_one_for_all_where_they_are_the_same() -> None:
+    model = tiny(image_attention=True)
+    x, timesteps, text = inputs()
+    image = torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(2))
+    per_clip = model(x, timesteps, text, image)
+    per_frame = model(
+        x,
+        timesteps[:, None].expand(-1, 3),
+        text[:, None].expand(-1, 3, -1, -1),
+        image[:, None].expand(-1, 3, -1, -1),
+    )
+    torch.testing.assert_close(per_clip, per_frame, atol=2e-5, rtol=0)
+    text_by_frame = text[:, None].expand(-1, 3, -1, -1).clone()
+    text_by_frame[:, 2] += 1
+    assert not torch.allclose(per_clip, model(x, timesteps, text_by_frame, image), atol=1e-3)
+
+
+@torch.no_grad()
+def test_no_image_tokens_add_nothing() -> None:
+    model = tiny(image_attention=True)
+    x, timesteps, text = inputs()
+    assert torch.equal(model(x, timesteps, text), model(x, timesteps, text, torch.zeros(2, 0, 11)))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@torch.no_grad()
+def test_without_temporal_attention_a_frame_equals_a_clip_of_itself(relative: bool) -> None:
+    """One frame attends to itself anyway; so without temporal attention (and without the clip-wide norms and
+    convolutions, which a clip of equal frames hides) equal frames give what one frame gives."""
+    model = tiny(temporal_conv=False, relative_position=relative)
+    x, timesteps, text = inputs(1, 1)
+    clip = x.expand(-1, -1, 4, -1, -1)
+    one = model(x, timesteps, text)
+    cut = model(clip, timesteps, text, temporal=False)
+    torch.testing.assert_close(cut, one.expand_as(cut), atol=2e-5, rtol=0)
+    if relative:
+        assert not torch.allclose(model(clip, timesteps, text), cut, atol=1e-4)
+
+
+def test_wrong_shapes_are_refused_with_the_cure() -> None:
+    model = tiny()
+    x, timesteps, text = inputs()
+    with pytest.raises(UserError, match=r"\(batch, 4, frames, height, width\); it was given \(2, 4, 5, 7\)"):
+        model(x[:, :, 0], timesteps, text)
+    with pytest.raises(UserError, match=r"it was given \(2, 16, 3, 5, 7\)"):
+        model(x.repeat(1, 4, 1, 1, 1), timesteps, text)
+    with pytest.raises(UserError, match="width 11; it was given width 22"):
+        model(x, timesteps, text.repeat(1, 1, 2))
+    with pytest.raises(UserError, match="text-to-video network"):
+        model(x, timesteps, text, torch.zeros(2, 5, 11))
+
+
+@torch.no_grad()
+def test_feed_forward_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    x, timesteps, text = inputs()
+    whole = model(x, timesteps, text)
+    monkeypatch.setattr("vc_core.network.transformers.AT_ONCE", 8 * 32 * 7)  # seven tokens of the first level
+    torch.testing.assert_close(model(x, timesteps, text), whole, atol=2e-5, rtol=0)

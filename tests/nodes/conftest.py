@@ -1,0 +1,71 @@
+"""Small models in the folders of the tests' ComfyUI, and shorthands for what most tests do."""
+
+from __future__ import annotations
+
+import pytest
+import small_models as small
+
+from comfyui.base import Base
+from comfyui.inprocess import Comfy
+
+
+@pytest.fixture(scope="session")
+def checkpoints(base: Base) -> dict[str, str]:
+    """Kind of model -> the name of its file in `checkpoints`."""
+    names = {"text": small.TEXT_MODEL, "relative": small.RELATIVE_MODEL, "image": small.IMAGE_MODEL}
+    for kind, spec in names.items():
+        small.save(spec, base.model("checkpoints", f"{kind}.safetensors"))
+    return {kind: f"{kind}.safetensors" for kind in names}
+
+
+class Loaded:
+    """What the checkpoint loader gives, and conditionings made with it."""
+
+    def __init__(self, comfy: Comfy, name: str, **options: object) -> None:
+        self.comfy, self.name = comfy, name
+        loaded = comfy.call("VideoCrafterCheckpointLoader", ckpt_name=name, **options)
+        self.model, self.clip, self.vae, self.clip_vision = loaded.values
+
+    def text(self, prompt: str) -> object:
+        return self.comfy.call("CLIPTextEncode", clip=self.clip, text=prompt).values[0]
+
+    def picture(self, image: object, strength: float = 1.0, prompt: str = "a red square") -> tuple:
+        return self.comfy.call(
+            "VideoCrafterImageConditioning",
+            positive=self.text(prompt),
+            negative=self.text(""),
+            model=self.model,
+            clip_vision=self.clip_vision,
+            image=image,
+            strength=strength,
+        ).values
+
+    def latent(self, width: int = 16, height: int = 24, frames: int = 3) -> dict:
+        return self.comfy.call("VideoCrafterEmptyLatent", width=width, height=height, frames=frames).values[0]
+
+    def sample(self, model: object = None, **options: object) -> object:
+        settings = {
+            "positive": self.text("a red square"),
+            "negative": self.text(""),
+            "latent_image": self.latent(),
+            "steps": 4,
+            "cfg": 3.0,
+            "seed": 7,
+            **options,
+        }
+        return self.comfy.call("VideoCrafterKSampler", model=model or self.model, **settings).values[0]["samples"]
+
+
+@pytest.fixture(scope="session")
+def text_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["text"], weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def relative_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["relative"], weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def image_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["image"], weight_dtype="fp32")

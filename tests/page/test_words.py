@@ -1,0 +1,131 @@
+"""What a person reads in the page: tooltips, translations and help pages say what the nodes are.
+
+`locales/en` is made of the nodes themselves. After a change of their texts write it anew with
+
+    VC_WRITE_LOCALES=1 python run.py test tests/page/test_words.py
+
+and bring the other languages in line with its difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from comfyui.base import ROOT
+
+LOCALES = ROOT / "locales"
+ENGLISH = LOCALES / "en" / "nodeDefs.json"
+HELP = ROOT / "web" / "docs"
+TRANSLATIONS = ("zh", "ja")
+OF_THIS_MACHINE = {("VideoCrafterVideoCombine", "format"), ("VideoCrafterVideoCombine", "quality")}
+"""Tooltips that list what the installed libraries can do: the same file cannot hold them for every machine."""
+MARKUP = re.compile(r"[{}@$|]")
+"""What the page's translation library reads as its own syntax."""
+ASIAN = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+
+
+@pytest.fixture(scope="module")
+def nodes(comfy):
+    """Node id -> what the page is told about it."""
+    told = {}
+    for name, node in sorted(comfy.ours.items()):
+        info = node.GET_NODE_INFO_V1()
+        told[name] = info if isinstance(info, dict) else dataclasses.asdict(info)
+    return told
+
+
+def inputs_of(info):
+    return {name: spec for group in ("required", "optional") for name, spec in info["input"].get(group, {}).items()}
+
+
+def english(nodes):
+    """What `locales/en/nodeDefs.json` should hold."""
+    return {name: _english(name, info) for name, info in nodes.items()}
+
+
+def _english(name, info):
+    inputs = {}
+    for key, spec in inputs_of(info).items():
+        inputs[key] = {"name": spec[1].get("display_name") or key}
+        if (name, key) not in OF_THIS_MACHINE:
+            inputs[key]["tooltip"] = spec[1]["tooltip"]
+    outputs = {
+        str(index): {"name": label, "tooltip": tooltip}
+        for index, (label, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True))
+    }
+    said = {"display_name": info["display_name"], "description": info["description"]}
+    return {**said, "inputs": inputs, "outputs": outputs}
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def messages(value, where=""):
+    """(where, text) of every text in a translation."""
+    if isinstance(value, str):
+        yield where, value
+    else:
+        for key, item in value.items():
+            yield from messages(item, f"{where}/{key}")
+
+
+def test_every_input_and_output_has_a_tooltip(nodes):
+    for name, info in nodes.items():
+        assert info["description"], name
+        for key, spec in inputs_of(info).items():
+            assert len(spec[1].get("tooltip", "")) > 10, f"{name}.{key}"
+        assert all(info["output_tooltips"]), name
+
+
+def test_english_is_what_the_nodes_say(nodes):
+    if os.environ.get("VC_WRITE_LOCALES"):
+        ENGLISH.parent.mkdir(parents=True, exist_ok=True)
+        ENGLISH.write_text(json.dumps(english(nodes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read(ENGLISH) == english(nodes), "a text has changed: write it anew and bring the other languages in line"
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_translations_are_of_these_nodes_and_inputs(nodes, language):
+    translated = read(LOCALES / language / "nodeDefs.json")
+    assert translated.keys() == nodes.keys()
+    for name, texts in translated.items():
+        assert texts["display_name"].startswith("VideoCrafter ")
+        assert ASIAN.search(texts["description"]), name
+        assert texts["inputs"].keys() == inputs_of(nodes[name]).keys(), name
+        assert texts["outputs"].keys() == {str(index) for index in range(len(nodes[name]["output"]))}, name
+        for kind in ("inputs", "outputs"):
+            for key, said in texts[kind].items():
+                assert ASIAN.search(said["tooltip"]), f"{name}.{key}"
+                assert said.get("name", "-"), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("language", ["en", *TRANSLATIONS])
+def test_no_text_is_taken_for_markup(language):
+    for path in (LOCALES / language).glob("*.json"):
+        for where, text in messages(read(path)):
+            assert not MARKUP.search(text), f"{path.name}{where}: {text}"
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_display_names_tell_the_nodes_apart(language):
+    names = [texts["display_name"] for texts in read(LOCALES / language / "nodeDefs.json").values()]
+    assert len(set(names)) == len(names)
+
+
+def test_every_node_has_a_help_page_about_all_its_inputs(nodes):
+    assert {path.stem for path in HELP.glob("*.md")} == nodes.keys()
+    for name, info in nodes.items():
+        page = (HELP / f"{name}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# {info['display_name']}\n")
+        table = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+        for key in inputs_of(info):
+            assert re.search(rf"\b{key}\b", table), f"{name}: nothing about {key}"
+        for section in ("## Input", "## Output", "## When something is wrong"):
+            assert section in page, f"{name}: no section {section!r}"

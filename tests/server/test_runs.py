@@ -1,0 +1,95 @@
+"""What a session at the page is made of: many runs, Cancel, previews, pictures of every kind."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from comfyui.server import Event, Server
+
+RUNS = 20
+SETTLED = 5
+"""After so many runs every model has been loaded and every buffer made."""
+ALLOWED_GROWTH = 24 * 2**20
+"""Bytes. A leak of one small model, or of the activations of one run, in each run would be ten times as much."""
+STEPS = 20  # with the size below long enough that Cancel arrives before the last one
+
+
+def pictures(server: Server, run):
+    assert run.status == "success", run.error
+    return [np.asarray(Image.open(io.BytesIO(server.view(file)))) for file in run.files]
+
+
+def test_memory_is_stable_over_many_runs(server: Server, text_prompt, image_prompt):
+    Image.new("RGB", (40, 24), "red").save(server.base.input / "stable.png")
+    resident = []
+    for index in range(RUNS):
+        options = {"seed": index, "steps": 2, "frames": 3}
+        run = server.run(image_prompt("stable.png", **options) if index % 2 else text_prompt(**options))
+        assert run.status == "success", run.error
+        assert "5" not in run.cached
+        resident.append(server.rss())
+    assert max(resident[SETTLED:]) - resident[SETTLED] < ALLOWED_GROWTH, [size // 2**20 for size in resident]
+
+
+@pytest.mark.parametrize("sampler", ["ddim_exact", "dpmpp_2m_sde"])
+def test_a_run_after_cancel_equals_an_uninterrupted_one(server: Server, text_prompt, sampler):
+    scheduler = "uniform" if sampler == "ddim_exact" else "normal"
+    settings = {"size": (64, 64), "frames": 16, "sampler_name": sampler, "scheduler": scheduler}
+    prompt = text_prompt(seed=2**53 + 11, steps=STEPS, **settings)
+    whole = pictures(server, server.run(prompt))
+    _forget(server)
+
+    def cancel(event: Event) -> None:
+        if event.type == "progress" and event.data["node"] == "5" and event.data["value"] == 3:
+            server.interrupt()
+
+    stopped = server.run(prompt, on_event=cancel)
+    assert stopped.status == "interrupted"
+    assert stopped.progress["5"][-1][0] < STEPS
+    again = server.run(prompt)
+    assert "5" not in again.cached
+    for ours, theirs in zip(pictures(server, again), whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _forget(server: Server) -> None:
+    """Nothing is kept of earlier runs; a prompt of something else waits until that has happened."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    blank = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+    shown = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    assert server.run({"1": blank, "2": shown}).status == "success"
+
+
+def test_previews_are_frames_of_the_clip_one_after_another(server: Server, text_prompt):
+    run = server.run(text_prompt(seed=3, steps=10, size=(64, 64), frames=7, scheduler="trailing"))
+    assert run.status == "success", run.error
+    assert {preview.node for preview in run.previews} == {"5"}
+    shown = [np.asarray(Image.open(io.BytesIO(preview.data)).convert("RGB")) for preview in run.previews]
+    assert len(shown) >= 10
+    assert all(picture.shape == shown[0].shape for picture in shown)
+    assert sum(not np.array_equal(a, b) for a, b in zip(shown[1:], shown, strict=False)) >= len(shown) // 2
+    assert max(value for value, _ in run.progress["5"]) == 10
+
+
+def test_pictures_of_every_kind_make_a_video(server: Server, image_prompt):
+    rng = np.random.default_rng(3)
+    colours = rng.integers(0, 255, (24, 40, 3), np.uint8)
+    kinds = {
+        "alpha": Image.fromarray(np.concatenate([colours, colours[..., :1]], axis=-1), "RGBA"),
+        "grey": Image.fromarray(colours[..., 0], "L"),
+        "palette": Image.fromarray(colours).quantize(7),
+        "one_pixel_wide": Image.fromarray(colours[:, :1]),
+        "one_pixel_high": Image.fromarray(colours[:1]),
+        "deep": Image.fromarray(colours[..., 0].astype(np.uint16) * 257),
+    }
+    for name, picture in kinds.items():
+        uploaded = io.BytesIO()
+        picture.save(uploaded, "PNG")
+        file = server.upload(uploaded.getvalue(), f"{name}.png")
+        frames = pictures(server, server.run(image_prompt(file, steps=2, frames=2)))
+        assert [frame.shape for frame in frames] == [(24, 40, 3)] * 2, name
+        assert all(frame.std() > 1 for frame in frames), name

@@ -1,0 +1,96 @@
+"""Small models with weights at random, in the published layout: whole checkpoints that load through every node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vc_core.checkpoint import METADATA_KEY, PREFIXES
+from vc_core.checkpoint.building import build_empty
+from vc_core.denoising import NoiseSchedule
+from vc_core.specs import (
+    AutoencoderSpec,
+    DiffusionSpec,
+    ImageEncoderSpec,
+    ModelSpec,
+    ResamplerSpec,
+    SamplingDefaults,
+    TextEncoderSpec,
+    UNetSpec,
+    to_json,
+)
+
+TEXT_MODEL = ModelSpec(
+    name="small_t2v",
+    unet=UNetSpec(
+        model_channels=32,
+        channel_mult=(1, 2, 4),
+        num_res_blocks=1,
+        attention_levels=(0, 1),
+        head_channels=16,
+        context_dim=48,
+        norm_groups=8,
+    ),
+    autoencoder=AutoencoderSpec(channels=32, num_res_blocks=1, norm_groups=8),
+    text_encoder=TextEncoderSpec(width=48, heads=3, layers=3, embed_dim=48),
+    defaults=SamplingDefaults(width=64, height=64, fps=8, steps=50, cfg=7.0),
+)
+RELATIVE_MODEL = replace(
+    TEXT_MODEL,
+    name="small_relative",
+    unet=replace(TEXT_MODEL.unet, temporal_conv=False, relative_position=True, temporal_length=5),
+    diffusion=DiffusionSpec(rescale=0.3),
+)
+IMAGE_MODEL = replace(
+    TEXT_MODEL,
+    name="small_i2v",
+    unet=replace(TEXT_MODEL.unet, image_attention=True),
+    image_encoder=ImageEncoderSpec(
+        image_size=32, patch_size=8, width=64, head_width=16, layers=3, embed_dim=48, text_width=48
+    ),
+    image_tokens=ResamplerSpec(dim=32, depth=1, head_channels=16, heads=2, queries=3, embedding_dim=64, output_dim=48),
+)
+
+
+def state_dict(spec: ModelSpec, seed: int = 5) -> dict[str, torch.Tensor]:
+    """A whole checkpoint's tensors: every part the spec has, and the noise schedule."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    for part, prefix in PREFIXES.items():
+        if part.startswith("image") and getattr(spec, part) is None:
+            continue
+        for name, value in _randomised(build_empty(spec, part), generator).items():
+            tensors[prefix + name] = value
+    schedule = NoiseSchedule.from_spec(spec.diffusion)
+    tensors["alphas_cumprod"] = schedule.alphas_cumprod.float()
+    if spec.diffusion.rescale is not None:
+        tensors["scale_arr"] = schedule.scale.float()
+    return tensors
+
+
+def save(spec: ModelSpec, path: Path, *, prefixes: tuple[str, ...] = (), seed: int = 5, told: bool = True) -> Path:
+    """Writes a whole checkpoint, or of it the tensors whose names begin with one of `prefixes`."""
+    tensors = {
+        name: value.clone().contiguous()
+        for name, value in state_dict(spec, seed).items()
+        if not prefixes or name.startswith(prefixes)
+    }
+    save_file(tensors, path, {METADATA_KEY: to_json(spec)} if told else None)
+    return path
+
+
+def _randomised(module: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Weights that keep the stream of every layer at about one; norms near the identity."""
+    values: dict[str, torch.Tensor] = {}
+    for name, empty in module.state_dict().items():
+        value = torch.randn(empty.shape, generator=generator)
+        if empty.ndim > 1:
+            value = value * empty[0].numel() ** -0.5
+        else:
+            value = value * 0.1 + (1.0 if name.endswith("weight") else 0.0)
+        values[name] = value.half().float()
+    return values

@@ -1,0 +1,156 @@
+"""Small files in the place of those that the workflows name, and what a workflow is cut down to for a test.
+
+The stand-ins of the upscaler and the interpolator compute something plain: each pixel four times as wide and high, and
+the mean of two neighbouring frames. So a test can say what must come out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import small_models as small
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from comfyui.base import ROOT, Base
+from vc_core.frames.video import write_video
+
+FOLDER = ROOT / "workflows"
+FILES = sorted(FOLDER.glob("*.json"))
+
+CHECKPOINTS = {
+    "videocrafter1_t2v_1024.ckpt": small.RELATIVE_MODEL,
+    "videocrafter2_512.ckpt": small.TEXT_MODEL,
+    "videocrafter1_i2v_512.ckpt": small.IMAGE_MODEL,
+}
+"""The published files, by the names that the workflows give them."""
+BOXED = {"videocrafter_small_t2v.safetensors": "text", "videocrafter_small_i2v.safetensors": "image"}
+
+WIDTH, HEIGHT, FRAMES, STEPS = 40, 24, 5, 4
+VIDEO_RATE = Fraction(12)
+
+
+def load(name: str) -> dict[str, Any]:
+    """A workflow of ours by its name."""
+    workflow: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return workflow
+
+
+def put(base: Base) -> None:
+    """Writes every file that a workflow asks for into ComfyUI's folders."""
+    for name, spec in CHECKPOINTS.items():
+        torch.save({"state_dict": small.state_dict(spec)}, base.model("checkpoints", name))
+    for name, kind in BOXED.items():
+        if not boxed_file(name).is_file():
+            small.save({"text": small.TEXT_MODEL, "image": small.IMAGE_MODEL}[kind], base.model("checkpoints", name))
+    save_file(nearest_upscaler(), base.model("upscale_models", "RealESRGAN_x4plus.safetensors"))
+    save_file(averaging_interpolator(), base.model("frame_interpolation", "film_net_fp16.safetensors"))
+    Image.fromarray(_pattern(3)[0]).resize((117, 83)).save(base.input / "example.png")
+    frames = torch.from_numpy(_pattern(7)).float() / 255
+    (base.input / "video.mp4").unlink(missing_ok=True)
+    write_video(base.input / "video.mp4", frames, fps=float(VIDEO_RATE))
+
+
+def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt with few steps, frames and pixels; the boxed models keep their size, which is small."""
+    smaller: dict[str, Any] = json.loads(json.dumps(prompt))
+    for node in smaller.values():
+        kind, inputs = node["class_type"], node["inputs"]
+        if "steps" in inputs:
+            inputs["steps"] = STEPS
+        if kind == "VideoCrafterEmptyLatent" and inputs["width"] > 64:
+            inputs.update(width=WIDTH, height=HEIGHT, frames=FRAMES)
+        if kind == "ImageScale":
+            times = inputs["width"] // 512
+            inputs.update(width=WIDTH * times, height=HEIGHT * times)
+        if kind == "ImageFromBatch":
+            inputs["length"] = FRAMES
+    return smaller
+
+
+@dataclass(frozen=True)
+class Video:
+    """A decoded file: f h w 3 uint8, frames per second, and the tags of its container."""
+
+    frames: np.ndarray
+    rate: Fraction
+    tags: dict[str, str]
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, width, height."""
+        count, height, width, _ = self.frames.shape
+        return count, width, height
+
+
+def decode(data: bytes) -> Video:
+    """Every frame of a video file."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return Video(np.stack(frames), Fraction(stream.average_rate), dict(container.metadata))
+
+
+def nodes_of(workflow: Mapping[str, Any], kind: str) -> Iterator[dict[str, Any]]:
+    """The nodes of one type."""
+    return (node for node in workflow["nodes"] if node["type"] == kind)
+
+
+def nearest_upscaler(times: int = 4) -> dict[str, Tensor]:
+    """A compact Real-ESRGAN whose convolutions are zero: what is left is its nearest-neighbour shortcut."""
+    width = 8
+    return {
+        "body.0.weight": torch.zeros(width, 3, 3, 3),
+        "body.0.bias": torch.zeros(width),
+        "body.1.weight": torch.zeros(width),
+        "body.2.weight": torch.zeros(width, width, 3, 3),
+        "body.2.bias": torch.zeros(width),
+        "body.3.weight": torch.zeros(width),
+        "body.4.weight": torch.zeros(3 * times**2, width, 3, 3),
+        "body.4.bias": torch.zeros(3 * times**2),
+    }
+
+
+def averaging_interpolator() -> dict[str, Tensor]:
+    """A RIFE network of zeros: no motion, and both neighbours count the same."""
+    head, width = 4, 8
+    shapes: dict[str, tuple[int, ...]] = {"encode.cnn0": (16, 3, 3, 3), "encode.cnn1": (16, 16, 3, 3)}
+    shapes |= {"encode.cnn2": (16, 16, 3, 3), "encode.cnn3": (16, head, 4, 4)}
+    tensors: dict[str, Tensor] = {}
+    for block in range(5):
+        name = f"blocks.{block}"
+        seen = 7 + 2 * head if block == 0 else 20 + 2 * head
+        shapes |= {f"{name}.conv0.0.0": (width // 2, seen, 3, 3), f"{name}.conv0.1.0": (width, width // 2, 3, 3)}
+        shapes[f"{name}.lastconv.0"] = (width, 52, 4, 4)
+        for layer in range(8):
+            shapes[f"{name}.convblock.{layer}.conv"] = (width, width, 3, 3)
+            tensors[f"{name}.convblock.{layer}.beta"] = torch.ones(1, width, 1, 1)
+    for name, shape in shapes.items():
+        turned = name.endswith(("cnn3", "lastconv.0"))
+        tensors[f"{name}.weight"] = torch.zeros(shape)
+        tensors[f"{name}.bias"] = torch.zeros(shape[1] if turned else shape[0])
+    return tensors
+
+
+def _pattern(frames: int) -> np.ndarray:
+    """f h w 3 uint8: a bright bar that wanders over a ramp."""
+    ramp = np.linspace(20, 200, 64, dtype=np.float32)
+    picture = np.broadcast_to(ramp[None, None, :, None], (frames, 48, 64, 3)).copy()
+    for index in range(frames):
+        picture[index, :, 5 * index : 5 * index + 9, index % 3] = 250
+    return picture.astype(np.uint8)
+
+
+def boxed_file(name: str) -> Path:
+    """Where a model that comes with this pack lies."""
+    return ROOT / "models" / name

@@ -1,0 +1,107 @@
+"""run.py sets up once, completes what was cut off, and leaves nothing half-made."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import run
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment in which Python and pip are there and nothing else."""
+    monkeypatch.setattr(run, "STAMP", tmp_path / "setup.json")
+    monkeypatch.setattr(run, "make_venv", lambda: None)
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return tmp_path
+
+
+def _archive(path: Path, names: list[str]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+        link = tarfile.TarInfo("pack/inside/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    return path
+
+
+def test_a_step_is_done_once_and_again_when_its_key_changes(ready: Path):
+    done: list[str] = []
+    steps = [run.Step("a", "1", lambda: done.append("a1")), run.Step("b", "1", lambda: done.append("b1"))]
+    run.set_up(steps)
+    run.set_up(steps)
+    run.set_up([steps[0], run.Step("b", "2", lambda: done.append("b2"))])
+    assert done == ["a1", "b1", "b2"]
+
+
+def test_a_step_that_failed_is_taken_up_again(ready: Path):
+    def fail() -> None:
+        raise run.SetupError("no network")
+
+    done: list[str] = []
+    with pytest.raises(run.SetupError):
+        run.set_up([run.Step("a", "1", lambda: done.append("a")), run.Step("b", "1", fail)])
+    assert json.loads(run.STAMP.read_text(encoding="utf-8")) == {"a": "1"}
+    run.set_up([run.Step("a", "1", lambda: done.append("a")), run.Step("b", "1", lambda: done.append("b"))])
+    assert done == ["a", "b"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path):
+    target = tmp_path / "tool"
+    target.mkdir()
+    (target / "old").write_text("old", encoding="utf-8")
+
+    def cut_off() -> None:
+        with run.replaced(target) as fresh:
+            (fresh / "half").write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_off()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "tool"]
+    with run.replaced(target) as fresh:
+        (fresh / "new").write_text("new", encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "tool"]
+
+
+def test_only_plain_files_below_the_folder_are_unpacked(tmp_path: Path):
+    names = ["pack/inside/main.py", "pack/inside/a/b.txt", "pack/other.py", "pack/inside/../../evil.py"]
+    run.unpack(_archive(tmp_path / "a.tar.gz", names), "pack/inside/", tmp_path / "out")
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert found == {"a.tar.gz", "out/main.py", "out/a/b.txt"}
+
+
+def test_comfyui_requirements_never_replace_torch(tmp_path: Path):
+    lines = (
+        "torch\ntorchvision\ntorchaudio>=2\n\n# a note\ntorchsde\ncomfyui-workflow-templates==1\nnumpy>=1.25 # why\n"
+    )
+    (tmp_path / "requirements.txt").write_text(lines, encoding="utf-8")
+    key = run.comfyui_requirements_step(tmp_path).key.split()
+    assert key == [run.TORCHAUDIO, *run.TORCH, "torchsde", "numpy>=1.25"]
+
+
+def test_a_path_without_comfyui_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(run.SetupError, match=r"no main\.py"):
+        run.own_comfyui()
+    (tmp_path / "main.py").touch()
+    assert run.own_comfyui() == tmp_path.resolve()
+
+
+def test_an_unsuitable_python_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "PYTHONS", ((4, 0), (4, 2)))
+    with pytest.raises(run.SetupError, match=r"Python 4\.0 to 4\.2"):
+        run.make_venv()
+
+
+def test_an_unknown_command_shows_the_two(capsys: pytest.CaptureFixture[str]):
+    assert run.main(["vidio"]) == 2
+    assert "run.py video" in capsys.readouterr().err

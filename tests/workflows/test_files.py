@@ -1,0 +1,167 @@
+"""What can be said of the workflow files without running them: they are whole, readable, and say what they need."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import stand_ins
+from PIL import Image
+
+from comfyui.base import ROOT
+
+TITLE_HEIGHT = 30
+BOTTOM = 15
+GROUP_FONT_SIZES = range(16, 33)
+THUMBNAIL_BYTES = 60_000
+
+each = pytest.mark.parametrize("file", stand_ins.FILES, ids=lambda file: file.stem)
+
+
+def read(file: Path):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def project(field):
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(rf'^{field} = "(.+)"$', text, re.MULTILINE)[1]
+
+
+def box(node):
+    """Left, top, right, bottom of a node with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_HEIGHT, x + width, y + height
+
+
+def overlap(a, b):
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def inside(inner, outer):
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+def group_box(group):
+    x, y, width, height = group["bounding"]
+    return x, y, x + width, y + height
+
+
+def models(workflow):
+    return [model for node in workflow["nodes"] for model in node["properties"].get("models", [])]
+
+
+def notes(workflow):
+    return "\n".join(node["widgets_values"][0] for node in stand_ins.nodes_of(workflow, "MarkdownNote"))
+
+
+def test_every_workflow_there_should_be_is_there():
+    names = {file.stem for file in stand_ins.FILES}
+    twins = {"text_to_video_small", "image_to_video_small", "text_to_video_core_nodes_small"}
+    assert names >= twins | {
+        "text_to_video_1024",
+        "text_to_video_512",
+        "image_to_video_512",
+        "text_to_video_core_nodes",
+        "text_to_video_upscale_interpolate",
+        "video_to_video",
+    }
+
+
+@each
+def test_format_and_links_are_whole(file):
+    workflow = read(file)
+    assert workflow["version"] == 0.4
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"])
+    assert workflow["last_node_id"] == max(nodes)
+    assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
+    seen = set()
+    for link, origin, output, target, slot, kind in workflow["links"]:
+        assert nodes[origin]["outputs"][output]["type"] == kind
+        assert link in nodes[origin]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][slot]["link"] == link
+        assert nodes[origin]["order"] < nodes[target]["order"]
+        seen.add(link)
+    named = [slot["link"] for node in nodes.values() for slot in node.get("inputs", []) if slot["link"] is not None]
+    named_out = [link for node in nodes.values() for slot in node.get("outputs", []) for link in slot["links"]]
+    assert sorted(named) == sorted(named_out) == sorted(seen)
+
+
+@each
+def test_every_node_says_which_pack_and_version_it_is_of(file):
+    for node in read(file)["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        ours = node["type"].startswith("VideoCrafter")
+        assert node["properties"]["cnr_id"] == (project("name") if ours else "comfy-core")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
+        if ours:
+            assert node["properties"]["ver"] == project("version")
+
+
+@each
+def test_nodes_and_groups_do_not_overlap(file):
+    workflow = read(file)
+    for a, b in combinations(workflow["nodes"], 2):
+        assert not overlap(box(a), box(b)), (a["type"], b["type"])
+    groups = {group["title"]: group_box(group) for group in workflow["groups"]}
+    for (a, first), (b, second) in combinations(groups.items(), 2):
+        assert not overlap(first, second), (a, b)
+    for node in workflow["nodes"]:
+        holders = [title for title, bounds in groups.items() if inside(box(node), bounds)]
+        touched = [title for title, bounds in groups.items() if overlap(box(node), bounds)]
+        assert holders == touched, f"{node['type']} sticks out of a group"
+        assert node["type"] == "MarkdownNote" or len(holders) == 1
+    assert len(workflow["groups"]) >= 3
+    assert all(group["font_size"] in GROUP_FONT_SIZES for group in workflow["groups"])
+
+
+@each
+def test_files_to_fetch_are_linked_and_told(file):
+    workflow = read(file)
+    note = notes(workflow)
+    assert note
+    chosen = [
+        value
+        for node in workflow["nodes"]
+        if node["type"] != "MarkdownNote"
+        for value in node.get("widgets_values", [])
+        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors")) and value not in stand_ins.BOXED
+    ]
+    assert sorted(chosen) == sorted(model["name"] for model in models(workflow))
+    for model in models(workflow):
+        assert re.fullmatch(r"https://huggingface\.co/[^/]+/[^/]+/resolve/main/.+\.(ckpt|safetensors)", model["url"])
+        line = next(line for line in note.splitlines() if f"[{model['name']}]" in line)
+        assert model["url"].replace("/resolve/", "/blob/") in line
+        assert f"ComfyUI/models/{model['directory']}" in line
+        assert re.search(r"\d [GM]B", line)
+        if not model["url"].endswith("/" + model["name"]):
+            assert f"`{model['url'].rsplit('/', 1)[1]}`" in line, "says what the file is called where it comes from"
+    if not chosen:
+        assert "none to fetch" in note
+
+
+def test_readme_and_workflows_name_the_same_files():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for file in stand_ins.FILES:
+        for model in models(read(file)):
+            if model["directory"] == "checkpoints":
+                assert model["url"].replace("/resolve/", "/blob/") in readme
+
+
+@each
+def test_thumbnail_is_there_and_small(file):
+    picture = file.with_suffix(".jpg")
+    assert picture.is_file(), "a workflow has a thumbnail of the same name"
+    assert picture.stat().st_size < THUMBNAIL_BYTES
+    with Image.open(picture) as image:
+        assert image.format == "JPEG"
+        assert min(image.size) >= 192
+
+
+def test_nothing_else_lies_beside_the_workflows():
+    allowed = {file.with_suffix(suffix).name for file in stand_ins.FILES for suffix in (".json", ".jpg")}
+    assert {path.name for path in stand_ins.FOLDER.iterdir()} <= allowed

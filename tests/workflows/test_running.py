@@ -1,0 +1,88 @@
+"""Every workflow on a real ComfyUI server: it fits the nodes there, and what it makes plays."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+import stand_ins
+from stand_ins import FRAMES, HEIGHT, VIDEO_RATE, WIDTH
+
+from comfyui.server import Server
+from comfyui.workflow import to_prompt, widget_values
+
+MADE = {
+    "text_to_video_1024": (FRAMES, WIDTH, HEIGHT, 10),
+    "text_to_video_512": (FRAMES, WIDTH, HEIGHT, 10),
+    "image_to_video_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "text_to_video_core_nodes": (FRAMES, WIDTH, HEIGHT, 10),
+    "text_to_video_upscale_interpolate": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
+    "video_to_video": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
+    "text_to_video_small": (16, 64, 64, 8),
+    "image_to_video_small": (16, 64, 64, 8),
+    "text_to_video_core_nodes_small": (16, 64, 64, 8),
+}
+"""Frames, width, height, frames per second of the file, after `cut_down`."""
+
+each = pytest.mark.parametrize("name", [file.stem for file in stand_ins.FILES])
+
+
+@pytest.fixture(scope="module")
+def info(server: Server, files: None):
+    """What the nodes offer, now that the files are there."""
+    return server.get("/object_info")
+
+
+@each
+def test_workflow_fits_the_nodes_of_the_server(info, name):
+    workflow = stand_ins.load(name)
+    for node in workflow["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        told = info[node["type"]]
+        inputs = {**told["input"].get("required", {}), **told["input"].get("optional", {})}
+        for slot in node.get("inputs", []):
+            assert slot["name"] in inputs, f"{node['type']} has no input {slot['name']}"
+            kind = inputs[slot["name"]][0]
+            assert slot["type"] == ("COMBO" if isinstance(kind, list) else kind)
+        assert [slot["type"] for slot in node.get("outputs", [])] == told["output"]
+        assert [slot["name"] for slot in node.get("outputs", [])] == told["output_name"]
+        for widget, value in widget_values(node, told).items():
+            _check_value(node["type"], widget, value, inputs)
+        required = {key for key, spec in told["input"].get("required", {}).items() if _is_socket(spec)}
+        linked = {slot["name"] for slot in node.get("inputs", []) if slot["link"] is not None}
+        assert required <= linked, f"{node['type']}: {required - linked} not connected"
+
+
+def _is_socket(spec):
+    kind = spec[0]
+    return isinstance(kind, str) and kind not in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+
+
+def _check_value(kind, widget, value, inputs):
+    if widget not in inputs:
+        return
+    spec = inputs[widget]
+    options = spec[1] if len(spec) > 1 else {}
+    choices = spec[0] if isinstance(spec[0], list) else options.get("options")
+    if choices and not isinstance(choices[0], dict):
+        assert value in choices, f"{kind}.{widget}: {value!r} is not offered"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        assert options.get("min", value) <= value <= options.get("max", value), f"{kind}.{widget}: {value!r}"
+
+
+@each
+def test_workflow_makes_a_video_that_plays(server, info, name):
+    workflow = stand_ins.load(name)
+    run = server.run(stand_ins.cut_down(to_prompt(workflow, info)), workflow=workflow)
+    assert run.status == "success", run.error
+    (shown,) = [file for file in run.files if file["filename"].endswith(".mp4")]
+    assert shown["type"] == "output"
+    video = stand_ins.decode(server.view(shown))
+    count, width, height, rate = MADE[name]
+    assert video.size == (count, width, height)
+    assert video.rate == Fraction(rate)
+    assert video.frames.std() > 1
+    assert json.loads(video.tags["workflow"]) == workflow
+    assert "class_type" in json.loads(video.tags["prompt"]).popitem()[1]

@@ -1,0 +1,162 @@
+"""What is trained: the numbers of the small models, the network with its text tower, and how it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vc_core.conditioning.text_encoder import TextEncoder
+from vc_core.network.transformers import TemporalTransformer
+from vc_core.network.unet import VideoUNet
+from vc_core.specs import (
+    AutoencoderSpec,
+    ImageEncoderSpec,
+    ModelSpec,
+    ResamplerSpec,
+    SamplingDefaults,
+    TextEncoderSpec,
+    UNetSpec,
+)
+
+from .image_branch import ImageBranch
+from .layers import FastOperations, short_attention
+from .words import Words
+from .world import FRAMES, SIZE
+
+TEXT_WIDTH = 40
+IMAGE_WIDTH = 64
+
+TEXT_TO_VIDEO = ModelSpec(
+    name="videocrafter_small_t2v",
+    unet=UNetSpec(
+        model_channels=32,
+        channel_mult=(1, 2, 2),
+        num_res_blocks=1,
+        attention_levels=(1,),
+        head_channels=8,
+        context_dim=TEXT_WIDTH,
+        norm_groups=8,
+        default_fps=8,
+    ),
+    autoencoder=AutoencoderSpec(channels=16, channel_mult=(1, 2, 4, 4), num_res_blocks=1, norm_groups=8),
+    text_encoder=TextEncoderSpec(width=TEXT_WIDTH, heads=4, layers=3, embed_dim=TEXT_WIDTH),
+    defaults=SamplingDefaults(width=SIZE, height=SIZE, frames=FRAMES, fps=8, steps=50, cfg=4.0, eta=0.0, save_fps=8.0),
+)
+IMAGE_TO_VIDEO = replace(
+    TEXT_TO_VIDEO,
+    name="videocrafter_small_i2v",
+    unet=replace(TEXT_TO_VIDEO.unet, image_attention=True),
+    image_encoder=ImageEncoderSpec(
+        image_size=SIZE, patch_size=8, width=IMAGE_WIDTH, head_width=32, layers=3, embed_dim=32, text_width=32
+    ),
+    image_tokens=ResamplerSpec(
+        dim=64, depth=2, head_channels=32, heads=2, queries=16, embedding_dim=IMAGE_WIDTH, output_dim=TEXT_WIDTH
+    ),
+)
+
+
+class Network(nn.Module):
+    """The video UNet and its text tower, with the small table of words. `still` leaves out everything that looks
+    along time, for training on single frames: its parameters are a subset of the whole network's."""
+
+    def __init__(self, spec: ModelSpec, *, still: bool = False) -> None:
+        super().__init__()
+        self.spec = spec
+        self.words = Words(spec.text_encoder.vocab_size, spec.text_encoder.context_length)
+        unet = replace(spec.unet, temporal_conv=False) if still else spec.unet
+        self.unet = VideoUNet(unet, operations=FastOperations, attention=short_attention)
+        self.text = TextEncoder(replace(spec.text_encoder, vocab_size=self.words.size))
+        zero_outputs(self.unet)
+        if still:
+            leave_out_time(self.unet)
+
+    def forward(self, x: Tensor, timesteps: Tensor, rows: Tensor, fps: Tensor, image: Tensor | None = None) -> Tensor:
+        """The predicted noise b c f h w; `rows` are words, b n."""
+        with torch.autocast(x.device.type, enabled=False):  # 16 bits are slower than 32 in so narrow a tower
+            text = self.text.encode(rows)
+        out: Tensor = self.unet(x, timesteps, text, image, fps)
+        return out
+
+
+class PictureNetwork(nn.Module):
+    """A network with attention over image tokens, and the branch that makes them."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.network = Network(spec)
+        self.words = self.network.words
+        self.branch = ImageBranch(spec)
+        for name, parameter in self.network.named_parameters():
+            if name.endswith("to_v_ip.weight"):
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, rows: Tensor, fps: Tensor, pictures: Tensor | None = None
+    ) -> Tensor:
+        """The predicted noise b c f h w; `pictures` are b 3 h w in -1..1, or None for text-to-video."""
+        image = None if pictures is None else self.branch(pictures)
+        out: Tensor = self.network(x, timesteps, rows, fps, image)
+        return out
+
+
+def zero_outputs(unet: VideoUNet) -> None:
+    """The last layer of every residual branch, and of the network, starts at zero, as the published recipe has it."""
+    endings = ("out_layers.3", "proj_out", "conv4.3", "out.2")
+    for name, module in unet.named_modules():
+        if name.endswith(endings):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+
+
+class _Pass(nn.Module):
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        return x
+
+
+def leave_out_time(unet: VideoUNet) -> None:
+    """Replace the transformers over time by nothing; at their start they add nothing, so this is the same function."""
+    for module in list(unet.modules()):
+        if isinstance(module, nn.ModuleList):
+            for index, child in enumerate(module):
+                if isinstance(child, TemporalTransformer):
+                    module[index] = _Pass()
+
+
+def take_over(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights of a smaller network into one that has more. Raises KeyError when one of them has no place."""
+    strange = sorted(set(weights) - set(module.state_dict()))
+    if strange:
+        raise KeyError(f"The network has no place for {strange[:5]}")
+    module.load_state_dict(dict(weights), strict=False)
+
+
+def published_names(network: PictureNetwork, *, pictured: bool) -> dict[str, Tensor]:
+    """The weights of everything but the autoencoder by the names of published files, with the full vocabulary: of the
+    image-to-video model, or without its image part as the text-to-video model that it is as well."""
+    video = network.network
+    tensors = {f"model.diffusion_model.{key}": value for key, value in video.unet.state_dict().items()}
+    text = video.text.state_dict()
+    table = "model.token_embedding.weight"
+    text[table] = video.words.spread(text[table])
+    tensors |= {f"cond_stage_model.{key}": value for key, value in text.items()}
+    if pictured:
+        return tensors | network.branch.published_names()
+    return {key: value for key, value in tensors.items() if not key.endswith(("to_k_ip.weight", "to_v_ip.weight"))}
+
+
+def seeded(spec: ModelSpec, seed: int, *, still: bool = False) -> Network:
+    """A network whose start depends on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network(spec, still=still)
+
+
+def seeded_with_pictures(spec: ModelSpec, seed: int) -> PictureNetwork:
+    """As `seeded`, with the image branch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PictureNetwork(spec)

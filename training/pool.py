@@ -1,0 +1,67 @@
+"""Scenes and their latents, encoded once and kept in memory: rendering and encoding cost more than a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vc_core.frames.autoencoder import Autoencoder
+
+from .world import FRAMES, Scene, random_scene, render
+
+
+class Pool:
+    """n scenes and their latents, n f c h w in half precision; `frames` are the numbers of the frames kept, n f."""
+
+    def __init__(self, scenes: Sequence[Scene], latents: Tensor, frames: Tensor) -> None:
+        self.scenes, self.latents, self.frames = list(scenes), latents, frames
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def save(self, path: Path) -> None:
+        """Written whole or not at all."""
+        part = path.with_suffix(".part")
+        torch.save({"scenes": [asdict(s) for s in self.scenes], "latents": self.latents, "frames": self.frames}, part)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Pool:
+        data = torch.load(path, weights_only=True)
+        return cls([Scene(**fields) for fields in data["scenes"]], data["latents"], data["frames"])
+
+    @classmethod
+    def join(cls, pools: Sequence[Pool]) -> Pool:
+        return cls(
+            [scene for pool in pools for scene in pool.scenes],
+            torch.cat([pool.latents for pool in pools]),
+            torch.cat([pool.frames for pool in pools]),
+        )
+
+
+@torch.no_grad()
+def make_pool(model: Autoencoder, count: int, seed: int, *, single: bool = False, chunk: int = 8) -> Pool:
+    """`count` random scenes of the training combinations: whole clips, or one frame of each where `single`."""
+    rng = np.random.default_rng([seed, 1 if single else FRAMES])
+    device = next(model.parameters()).device
+    scenes = [random_scene(rng) for _ in range(count)]
+    everything = list(range(FRAMES))
+    numbers = [[int(rng.integers(FRAMES))] if single else everything for _ in scenes]
+    groups = range(0, count, chunk)
+    latents = []
+    for start in groups:
+        part = range(start, min(start + chunk, count))
+        if single:
+            pixels = torch.cat([render([scenes[i]], frames=numbers[i]) for i in part])
+        else:
+            pixels = render([scenes[i] for i in part])
+        flat = pixels.flatten(0, 1).permute(0, 3, 1, 2).to(device) * 2 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            encoded = model.encode(flat, chunk=128)
+        latents.append(encoded.unflatten(0, (len(part), -1)).to("cpu", torch.float16))
+    return Pool(scenes, torch.cat(latents), torch.tensor(numbers))

@@ -1,0 +1,45 @@
+"""A look at the video networks in training: a few clips of held-out combinations, judged and drawn."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from evaluation.experiments import judge, watch
+from evaluation.generate import Settings, draw_cases
+from evaluation.report import contact_sheet
+from vc_core.frames.autoencoder import Autoencoder
+from vc_core.pipeline import VideoCrafter
+
+from .files import save_both
+from .network import PictureNetwork
+
+CLIPS = 16
+SETTINGS = Settings()
+
+
+class VideoProbe:
+    """Saves the networks as they would ship, loads them as a user would, and looks at their clips."""
+
+    def __init__(
+        self, autoencoder: Autoencoder, folder: Path, clips: int = CLIPS, settings: Settings = SETTINGS
+    ) -> None:
+        self.autoencoder, self.folder, self.settings = autoencoder, folder, settings
+        self.cases = draw_cases(clips, unseen=True)
+
+    def __call__(self, module: nn.Module, step: int) -> Mapping[str, Any]:
+        """Percentages by the detector for both networks; a contact sheet for each, named after it and the step."""
+        if not isinstance(module, PictureNetwork):
+            raise TypeError(f"{type(module).__name__} makes no videos")
+        found = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for path in save_both(Path(folder), self.autoencoder, module):
+                seen, made = watch(VideoCrafter.load(path), self.cases, self.settings, f"{path.stem}, step {step}")
+                sheet = contact_sheet([(case.prompt, clip) for case, clip in zip(self.cases, made, strict=True)])
+                sheet.save(self.folder / f"{path.stem}_{step}.png")
+                found[path.stem] = judge(self.cases, seen)
+        return found

@@ -1,0 +1,173 @@
+"""The stages of the training, in their order. Each leaves a checkpoint in the run's folder and is skipped when done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vc_core.frames.autoencoder import Autoencoder
+
+from . import autoencoder as pixels
+from .diffusion import DiffusionObjective
+from .files import save_both
+from .image_branch import ReadingExercise
+from .network import (
+    IMAGE_TO_VIDEO,
+    TEXT_TO_VIDEO,
+    PictureNetwork,
+    seeded,
+    seeded_with_pictures,
+    take_over,
+)
+from .pool import Pool, make_pool
+from .probe import VideoProbe
+from .trainer import Plan, Trainer, rank
+
+logger = logging.getLogger(__name__)
+
+CROP_SHARE = 0.8
+"""The part of the autoencoder's training that sees crops."""
+VIDEO_SKEW = 0.6
+"""As `diffusion.SKEW`: sixteen frames that share a content show it through more noise than one does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Minutes of each stage on one core (`scale` multiplies them all), and the sizes of batches and pools."""
+
+    autoencoder: float = 17.0
+    stills: float = 18.0
+    reader: float = 8.6
+    videos: float = 46.0
+    scale: float = 1.0
+    clips: int = 9216
+    frames: int = 32000
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a run lives and on what it computes; `models` is where the finished files go."""
+
+    folder: Path
+    models: Path
+    recipe: Recipe = Recipe()
+    device: str = "cpu"
+
+    def plan(self, minutes: float, **numbers: Any) -> Plan:
+        """The plan of a stage of so many minutes."""
+        return Plan(minutes=minutes * self.recipe.scale, **numbers)
+
+    def trainer(self, module: nn.Module, plan: Plan, name: str, start: Callable[[], None] | None = None) -> Trainer:
+        """A trainer that goes on where the stage stopped, or begins with `start`, which may load weights."""
+        trainer = Trainer(module.to(self.device), plan, self.folder, name)
+        if not trainer.resume() and start is not None:
+            start()
+            trainer.adopt()
+        return trainer
+
+    def weights(self, name: str) -> Mapping[str, Tensor]:
+        """The averaged weights of a finished stage."""
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run the stage {name!r} first")
+        weights: Mapping[str, Tensor] = torch.load(path, weights_only=True, map_location=self.device)["averaged"]
+        return weights
+
+
+def train_autoencoder(run: Run) -> None:
+    """Reconstruction of frames; crops first, whole frames at the end."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.recipe.seed)
+        model = Autoencoder(TEXT_TO_VIDEO.autoencoder)
+    plan = run.plan(run.recipe.autoencoder, lr=2e-3, ema=0.997, warmup=50, weight_decay=0.0, probe_minutes=2)
+    trainer = run.trainer(model, plan, "autoencoder")
+    crops = pixels.AutoencoderObjective(model, batch=32, seed=run.recipe.seed, crop=True)
+    whole = pixels.AutoencoderObjective(model, batch=12, seed=run.recipe.seed, crop=False)
+
+    def objective(step: int) -> Tensor:
+        return crops(step) if trainer.progress < CROP_SHARE else whole(step)
+
+    trainer.run(objective, samples_per_step=32, probe=pixels.probe)
+
+
+def finished_autoencoder(run: Run) -> Autoencoder:
+    """The trained autoencoder, its latents normalised."""
+    model = Autoencoder(TEXT_TO_VIDEO.autoencoder).to(run.device).requires_grad_(False)
+    model.load_state_dict(dict(run.weights("autoencoder")))
+    pixels.normalise(model, pixels.random_frames(512, np.random.default_rng(7)).to(run.device))
+    return model
+
+
+def make_pools(run: Run) -> None:
+    """Latents of clips, and of single frames of many more scenes."""
+    if rank() > 0:
+        return
+    model = finished_autoencoder(run)
+    for name, count, single in (("frames", run.recipe.frames, True), ("clips", run.recipe.clips, False)):
+        path = run.folder / f"{name}.pool"
+        if not path.exists():
+            make_pool(model, count, run.recipe.seed, single=single, chunk=128 if single else 8).save(path)
+            logger.info("%s holds %d scenes", path, count)
+
+
+def train_stills(run: Run) -> None:
+    """Text tower and spatial layers on single frames: the cheapest way to learn what words look like."""
+    network = seeded(TEXT_TO_VIDEO, run.recipe.seed, still=True)
+    trainer = run.trainer(network, run.plan(run.recipe.stills, lr=2e-3, ema=0.998, warmup=100), "stills")
+    pool = Pool.load(run.folder / "frames.pool")
+    trainer.run(DiffusionObjective(network, pool, batch=64, seed=run.recipe.seed), samples_per_step=64)
+
+
+def train_reader(run: Run) -> None:
+    """The image branch by itself."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.recipe.seed)
+        pool = Pool.load(run.folder / "frames.pool")
+        exercise = ReadingExercise(IMAGE_TO_VIDEO, pool, batch=64, seed=run.recipe.seed)
+    trainer = run.trainer(exercise, run.plan(run.recipe.reader, lr=1.5e-3, ema=0.998), "reader")
+    trainer.run(exercise, samples_per_step=64)
+
+
+def train_videos(run: Run) -> None:
+    """Both video networks at once on clips, from the weights of the single frames and the exercised image branch."""
+    network = seeded_with_pictures(IMAGE_TO_VIDEO, run.recipe.seed)
+
+    def start() -> None:
+        take_over(network.network, run.weights("stills"))
+        branch = {k.removeprefix("branch."): v for k, v in run.weights("reader").items() if k.startswith("branch.")}
+        network.branch.load_state_dict(branch)
+
+    plan = run.plan(run.recipe.videos, lr=1.5e-3, ema=0.998, warmup=60, probe_minutes=6)
+    trainer = run.trainer(network, plan, "videos", start)
+    objective = DiffusionObjective(
+        network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 2, skew=VIDEO_SKEW
+    )
+    trainer.run(objective, samples_per_step=8, probe=VideoProbe(finished_autoencoder(run), run.folder))
+
+
+def export(run: Run) -> None:
+    """Write the two files that ship."""
+    if rank() > 0:
+        return
+    network = PictureNetwork(IMAGE_TO_VIDEO)
+    network.load_state_dict(dict(run.weights("videos")))
+    for path in save_both(run.models, finished_autoencoder(run), network):
+        logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "autoencoder": train_autoencoder,
+    "pools": make_pools,
+    "stills": train_stills,
+    "reader": train_reader,
+    "videos": train_videos,
+    "export": export,
+}

@@ -1,0 +1,194 @@
+"""One training run: optimiser, learning rate over a budget, averaged weights, log, checkpoints that resume exactly.
+
+The objective is a function of the step's number and draws its randomness from that number alone, so a run that was
+stopped and resumed does what an uninterrupted one does. Where torch.distributed is set up, every process works on its
+own part of the batch and their gradients are averaged; the first of them writes log and checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+Objective = Callable[[int], Tensor]
+Probe = Callable[[nn.Module, int], Mapping[str, Any]]
+
+
+def rank() -> int:
+    """The number of this process among those that train together; 0 where it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast. One of `minutes` (of training, not counting earlier stops) and `steps` ends the run."""
+
+    lr: float = 1e-3
+    minutes: float | None = None
+    steps: int | None = None
+    warmup: int = 200
+    """Steps during which the rate rises from 0."""
+    final: float = 0.02
+    """The rate at the end of the cosine, as a fraction of `lr`."""
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    """Averaged weights forget by this factor a step; at the start they forget faster."""
+    clip: float = 1.0
+    log_every: int = 20
+    save_minutes: float = 3.0
+    probe_minutes: float | None = None
+
+
+class Trainer:
+    """Trains `module` (whose parameters the objective uses) and keeps `averaged`, a dict of the same names."""
+
+    def __init__(self, module: nn.Module, plan: Plan, folder: Path, name: str) -> None:
+        if (plan.minutes is None) == (plan.steps is None):
+            raise ValueError("A plan ends after minutes or after steps: give exactly one of the two")
+        self.module, self.plan, self.folder, self.name = module, plan, folder, name
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True
+        )
+        self.adopt()
+        self.step = 0
+        self.seconds = 0.0
+        self._duration = 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    @property
+    def progress(self) -> float:
+        """0 at the start, 1 at the end."""
+        if self.plan.steps is not None:
+            return self.step / self.plan.steps
+        return self.seconds / (60 * (self.plan.minutes or 1.0))
+
+    def rate(self) -> float:
+        """The learning rate of the next step: a short rise, then half a cosine."""
+        low = self.plan.final
+        cosine = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
+        return self.plan.lr * min(1.0, (self.step + 1) / max(1, self.plan.warmup)) * cosine
+
+    def run(self, objective: Objective, *, samples_per_step: int, probe: Probe | None = None) -> None:
+        """Train to the end of the plan. `probe` looks at the averaged model every `probe_minutes` and at the end."""
+        losses: list[float] = []
+        saved = probed = logged = self.seconds
+        while self.progress < 1:
+            losses.append(self._step(objective))
+            if rank() > 0:
+                continue
+            if self.step % self.plan.log_every == 0:
+                speed = samples_per_step * len(losses) / max(self.seconds - logged, 1e-9)
+                self.log(loss=sum(losses) / len(losses), lr=self.rate(), samples_per_second=speed)
+                losses, logged = [], self.seconds
+            if self.seconds - saved > 60 * self.plan.save_minutes:
+                self.save()
+                saved = self.seconds
+            due = self.plan.probe_minutes is not None and self.seconds - probed > 60 * self.plan.probe_minutes
+            if probe is not None and due:
+                self.log(**self._probe(probe))
+                probed = self.seconds
+        if rank() == 0:
+            self.save()
+            if probe is not None:
+                self.log(**self._probe(probe))
+
+    def _step(self, objective: Objective) -> float:
+        begin = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        loss = objective(self.step)
+        self.module.zero_grad(set_to_none=True)
+        loss.backward()
+        mean_loss = self._agree(float(loss.detach()))
+        nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        self._duration = time.perf_counter() - begin
+        return mean_loss
+
+    def _agree(self, loss: float) -> float:
+        """Average gradients and loss over all processes, and count the seconds of the step before: together, so that
+        every process sees the same clock and ends at the same step."""
+        numbers = torch.tensor([loss, self._duration], dtype=torch.float32)
+        if dist.is_initialized():
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            flat = torch.cat([*(grad.flatten() for grad in grads), numbers.to(grads[0])])
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+            *parts, numbers = flat.split([*(grad.numel() for grad in grads), len(numbers)])
+            for grad, part in zip(grads, parts, strict=True):
+                grad.copy_(part.view_as(grad))
+        self.seconds += float(numbers[1])
+        return float(numbers[0])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.plan.ema, (1 + self.step) / (10 + self.step))
+        state = self.module.state_dict()
+        keys = [key for key, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.averaged[key] for key in keys], [state[key] for key in keys], 1 - decay)
+
+    def _probe(self, probe: Probe) -> Mapping[str, Any]:
+        """Run `probe` with the averaged weights in place of the current ones."""
+        current = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+        self.module.load_state_dict(self.averaged)
+        try:
+            with torch.no_grad():
+                return probe(self.module, self.step)
+        finally:
+            self.module.load_state_dict(current)
+
+    def log(self, **values: Any) -> None:
+        """One JSON line in the run's log."""
+        line = {"run": self.name, "step": self.step, "seconds": round(self.seconds, 1), **values}
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
+        with (self.folder / f"{self.name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rounded) + "\n")
+        logger.info("%s", rounded)
+
+    def save(self) -> None:
+        """Everything that a resumed run needs, written whole or not at all."""
+        state = {
+            "module": self.module.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.checkpoint)
+
+    def adopt(self) -> None:
+        """Begin the averages anew from weights that were loaded into the module."""
+        self.averaged = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+
+    def resume(self) -> bool:
+        """Take up the checkpoint of this name if there is one."""
+        if not self.checkpoint.exists():
+            return False
+        state = torch.load(self.checkpoint, weights_only=True, map_location=self.parameters[0].device)
+        self.module.load_state_dict(state["module"])
+        self.averaged = state["averaged"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        logger.info("%s goes on at step %d", self.name, self.step)
+        return True

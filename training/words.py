@@ -1,0 +1,51 @@
+"""The few words of the world's captions among the tokenizer's 49408 tokens.
+
+Only rows of tokens that occur can learn, so training keeps a table of those alone, and one row for all other words,
+which every now and then stands in for a random word of a caption. `spread` writes the table back in full size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vc_core.conditioning.tokenizer import tokenize
+
+from .captions import caption
+from .world import random_scene
+
+CAPTIONS_READ = 4000
+UNKNOWN_SHARE = 0.01
+
+
+class Words:
+    """Token numbers <-> rows of the small table; the last row is that of unknown words."""
+
+    def __init__(self, vocab_size: int, context_length: int) -> None:
+        rng = np.random.default_rng(0)
+        texts = [caption(random_scene(rng, unseen=i % 2 == 1), rng) for i in range(CAPTIONS_READ)]
+        self.known = tokenize(["", *sorted(set(texts))], context_length).unique()
+        self.context_length = context_length
+        self.rows = torch.full((vocab_size,), len(self.known), dtype=torch.int64)
+        self.rows[self.known] = torch.arange(len(self.known))
+
+    @property
+    def size(self) -> int:
+        return len(self.known) + 1
+
+    def read(self, texts: Sequence[str], rng: np.random.Generator | None = None) -> Tensor:
+        """Rows b n of texts; with `rng`, a few words become the unknown one."""
+        rows = self.rows[tokenize(list(texts), self.context_length)]
+        if rng is not None:
+            hidden = torch.from_numpy(rng.random(rows.shape) < UNKNOWN_SHARE)
+            words = torch.arange(self.context_length) < (rows != self.rows[0]).sum(1, keepdim=True) - 1
+            words[:, 0] = False
+            rows = rows.masked_fill(hidden & words, len(self.known))
+        return rows
+
+    def spread(self, table: Tensor) -> Tensor:
+        """The embedding of the whole vocabulary out of the small table."""
+        return table[self.rows]

@@ -1,0 +1,197 @@
+"""The synthetic world: one coloured shape that moves, grows or rests, and sentences that say so.
+
+A `Scene` says everything about a clip in numbers and names; `render` draws scenes, `caption` describes one. Motion is
+physical: a speed in pixels per second, sampled at the scene's frame rate, so that twice the fps means half the step
+from frame to frame. The shape never leaves the picture. Coordinates: x to the right, y down, in pixels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+SIZE = 64
+"""Height and width of a picture."""
+FRAMES = 16
+FPS_RANGE = (4, 28)
+"""Frame rates seen in training."""
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.90, 0.10, 0.12),
+    "green": (0.10, 0.70, 0.15),
+    "blue": (0.15, 0.30, 0.95),
+    "yellow": (0.98, 0.90, 0.10),
+    "orange": (1.00, 0.52, 0.05),
+    "purple": (0.62, 0.15, 0.80),
+    "cyan": (0.10, 0.85, 0.90),
+    "white": (0.97, 0.97, 0.97),
+}
+BACKGROUNDS: dict[str, tuple[float, float, float]] = {
+    "black": (0.05, 0.05, 0.05),
+    "grey": (0.40, 0.40, 0.40),
+    "navy": (0.08, 0.10, 0.30),
+    "brown": (0.36, 0.22, 0.10),
+}
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross", "ring")
+DIRECTIONS: dict[str, tuple[int, int]] = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "up left": (-1, -1),
+    "up right": (1, -1),
+    "down left": (-1, 1),
+    "down right": (1, 1),
+}
+MOTIONS: tuple[str, ...] = (*DIRECTIONS, "still", "growing", "shrinking")
+SPEEDS: dict[str, float] = {"slow": 3.6, "normal": 6.0, "fast": 9.6}
+"""Pixels per second. Growth changes the radius by `GROWTH` of it."""
+GROWTH = 0.25
+MARGIN = 1.5
+"""Pixels that stay free between the shape and the border."""
+
+HELD_OUT_EVERY = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One clip. `x`, `y` (first frame) and `radius` (middle of the clip) in pixels; `background`: one or two names."""
+
+    shape: str
+    colour: str
+    motion: str
+    speed: str = "normal"
+    background: tuple[str, ...] = ("black",)
+    stacked: bool = True
+    """Two background colours lie one above the other rather than side by side."""
+    fps: int = 8
+    x: float = SIZE / 2
+    y: float = SIZE / 2
+    radius: float = 11.0
+
+
+def held_out(shape: str, colour: str, motion: str) -> bool:
+    """Whether this combination never occurs in training: one in ten, by a hash that is the same everywhere."""
+    return zlib.crc32(f"{shape}/{colour}/{motion}".encode()) % HELD_OUT_EVERY == 0
+
+
+def velocity(scene: Scene) -> tuple[float, float]:
+    """Pixels per frame along x and y."""
+    dx, dy = DIRECTIONS.get(scene.motion, (0, 0))
+    length = float(np.hypot(dx, dy)) or 1.0
+    step = SPEEDS[scene.speed] / scene.fps
+    return dx / length * step, dy / length * step
+
+
+def growth(scene: Scene) -> float:
+    """Pixels by which the radius changes from frame to frame."""
+    sign = {"growing": 1.0, "shrinking": -1.0}.get(scene.motion, 0.0)
+    return sign * GROWTH * SPEEDS[scene.speed] / scene.fps
+
+
+def random_scene(rng: np.random.Generator, *, unseen: bool = False, fps: int | None = None) -> Scene:
+    """A scene drawn evenly from the combinations of training, or (`unseen`) from those held out of it.
+
+    Frame rates are drawn evenly in their logarithm over `FPS_RANGE` when `fps` is None.
+    """
+    while True:
+        shape, colour, motion = (str(rng.choice(list(names))) for names in (SHAPES, COLOURS, MOTIONS))
+        if held_out(shape, colour, motion) == unseen:
+            break
+    speed = str(rng.choice(list(SPEEDS)))
+    low, high = np.log(FPS_RANGE[0] - 0.5), np.log(FPS_RANGE[1] + 0.5)
+    rate = int(np.clip(round(float(np.exp(rng.uniform(low, high)))), *FPS_RANGE)) if fps is None else fps
+    count = 1 if rng.random() < 0.6 else 2
+    background = tuple(str(name) for name in rng.choice(list(BACKGROUNDS), count, replace=False))
+    scene = Scene(
+        shape=shape,
+        colour=colour,
+        motion=motion,
+        speed=speed,
+        background=background,
+        stacked=bool(rng.random() < 0.5),
+        fps=rate,
+        radius=float(rng.uniform(11.5, 13.0) if motion in ("growing", "shrinking") else rng.uniform(9.5, 12.0)),
+    )
+    return place(scene, rng)
+
+
+def place(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene at a random start from which its shape stays inside the picture for `FRAMES` frames.
+
+    Raises ValueError when the shape moves or grows too far for any start.
+    """
+    reach = scene.radius + abs(growth(scene)) * (FRAMES - 1) / 2 + MARGIN
+    starts = []
+    for step in velocity(scene):
+        travel = step * (FRAMES - 1)
+        low, high = reach - min(0.0, travel), SIZE - reach - max(0.0, travel)
+        if low > high:
+            raise ValueError(f"{scene} travels {travel:.1f} pixels and does not fit into {SIZE}; slow it or raise fps")
+        starts.append(float(rng.uniform(low, high)))
+    fields = {name: getattr(scene, name) for name in Scene.__dataclass_fields__}
+    return Scene(**{**fields, "x": starts[0], "y": starts[1]})
+
+
+def outline_distance(shape: str, x: Array, y: Array, radius: Array | float) -> Array:
+    """Signed distance in pixels from the shape's outline, negative inside; exact near edges, not near corners.
+
+    `x` and `y` are measured from the shape's middle. Raises ValueError for a shape that the world does not have.
+    """
+    if shape == "circle":
+        return np.hypot(x, y) - radius
+    if shape == "ring":
+        return np.abs(np.hypot(x, y) - 0.74 * radius) - 0.26 * radius
+    across, along = np.abs(x), np.abs(y)
+    if shape == "square":
+        return np.maximum(across, along) - 0.88 * radius
+    if shape == "cross":
+        lying = np.maximum(across - radius, along - 0.34 * radius)
+        return np.minimum(lying, np.maximum(across - 0.34 * radius, along - radius))
+    if shape == "triangle":
+        return np.maximum(y - 0.8 * radius, (1.8 * across - (y + radius)) / 2.059)
+    raise ValueError(f"Shape {shape!r} is unknown; the world has {', '.join(SHAPES)}")
+
+
+def _backdrop(scene: Scene) -> Tensor:
+    """The background, h w 3."""
+    colours = [torch.tensor(BACKGROUNDS[name]) for name in scene.background]
+    plane = colours[0].expand(SIZE, SIZE, 3).clone()
+    if len(colours) == 2:
+        half = plane[SIZE // 2 :] if scene.stacked else plane[:, SIZE // 2 :]
+        half[...] = colours[1]
+    return plane
+
+
+def render(scenes: Sequence[Scene], *, frames: Sequence[int] | None = None) -> Tensor:
+    """Draw scenes with smooth edges.
+
+    Args:
+        scenes: b scenes.
+        frames: which frames to draw, numbered from 0; all `FRAMES` when None.
+
+    Returns:
+        b f h w 3, float32 in 0..1.
+    """
+    times = np.arange(FRAMES) if frames is None else np.array(frames)
+    times = times.astype(np.float32)
+    grid = np.arange(SIZE, dtype=np.float32) + 0.5
+    clips = torch.empty(len(scenes), len(times), SIZE, SIZE, 3)
+    for clip, scene in zip(clips, scenes, strict=True):
+        dx, dy = velocity(scene)
+        radius = scene.radius + growth(scene) * (times - (FRAMES - 1) / 2)
+        x = grid - (scene.x + dx * times)[:, None]  # f w
+        y = grid - (scene.y + dy * times)[:, None]  # f h
+        distance = outline_distance(scene.shape, x[:, None, :], y[:, :, None], radius[:, None, None])
+        cover = torch.from_numpy(np.clip(0.5 - distance, 0, 1).astype(np.float32))[..., None]
+        torch.lerp(_backdrop(scene).expand_as(clip), torch.tensor(COLOURS[scene.colour]), cover, out=clip)
+    return clips

@@ -1,0 +1,271 @@
+"""LORA FILES -> WEIGHT CHANGES of a UNet: low-rank changes W += strength * up @ down (arXiv:2106.09685).
+
+Four kinds of file are read: T2V-Turbo's list of tensors without names, files of the PEFT library, files with kohya's
+names (dots written as underscores), and files with the published names of the modules. A change is an ordinary sum: it
+can be stacked, scaled, and taken back to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..denoising.schedule import NoiseSchedule
+from ..errors import UserError
+from ..network.unet import VideoUNet
+from ..specs import T2V_TURBO, ModelSpec, UNetSpec
+from .building import Parts
+from .foreign import some
+from .reading import read, read_list
+
+log = logging.getLogger(__name__)
+
+Location = str | PathLike[str]
+Shapes = Mapping[str, Sequence[int]]
+GUIDANCE = "time_cond_proj.weight"
+"""The weight that T2V-Turbo's LoRA changes and VideoCrafter2 lacks. No value of it is published: it starts at zero."""
+
+PREFIXES = ("base_model.", "model.", "module.", "diffusion_model.", "unet.", "lora_unet_", "transformer.")
+"""What programs put before the name of a module, in any combination."""
+TEXT = re.compile(r"(lora_te|text_encoder|cond_stage_model|te_text_model)")
+"""Changes of a text encoder, which stays as it is."""
+DOWN = re.compile(r"^(?P<module>.+?)[._](?:lora_A|lora_down|lora\.down|lora_linear_layer\.down)(?:\.\w+)?\.weight$")
+UP = re.compile(r"^(?P<module>.+?)[._](?:lora_B|lora_up|lora\.up|lora_linear_layer\.up)(?:\.\w+)?\.weight$")
+ALPHA = re.compile(r"^(?P<module>.+?)\.alpha$")
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The change of one weight. up: out rank (1 1 ..); down: rank in (kernel ..)."""
+
+    up: Tensor
+    down: Tensor
+    scale: float = 1.0
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether it is the change of a weight of this shape."""
+        up, down = self.up.shape, self.down.shape
+        return (
+            len(up) >= 2
+            and len(down) >= 2
+            and math.prod(up[1:]) == down[0]
+            and up[0] == shape[0]
+            and math.prod(down[1:]) == math.prod(shape[1:])
+        )
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The change, in float32 and the shape of the weight."""
+        up, down = (part.detach().to(weight.device, torch.float32).flatten(1) for part in (self.up, self.down))
+        return (up @ down).reshape(weight.shape) * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """The changes in one file, by the names of the UNet's weights."""
+
+    path: Path
+    kind: str
+    changes: Mapping[str, Change]
+
+    @property
+    def guidance_width(self) -> int:
+        """Width of the guidance embedding that it brings along (T2V-Turbo), or 0."""
+        change = self.changes.get(GUIDANCE)
+        return 0 if change is None else math.prod(change.down.shape[1:])
+
+
+def read_lora(path: Location, spec: UNetSpec) -> Lora:
+    """The changes that a file holds for the UNet of this spec.
+
+    Raises UserError when it is no LoRA, or one of another model, naming what does not fit.
+    """
+    path = Path(path).expanduser()
+    shapes = {name: tuple(value.shape) for name, value in VideoUNet(spec, device="meta").state_dict().items()}
+    items = read_list(path)
+    if items is not None:
+        return Lora(path, "list", _of_list(path, items, _in_order(shapes, spec)))
+    kind, changes = _of_names(path, read(path).tensors, shapes, spec)
+    return Lora(path, kind, changes)
+
+
+def lora_spec(spec: ModelSpec, loras: Iterable[tuple[Location, float]]) -> ModelSpec:
+    """What the model becomes: one with a guidance embedding is sampled as T2V-Turbo, at the size of its base."""
+    for path, _ in loras:
+        spec = _grown(spec, read_lora(path, spec.unet).guidance_width)
+    return spec
+
+
+def with_loras(parts: Parts, loras: Iterable[tuple[Location, float]]) -> Parts:
+    """A loaded model with LoRA files applied one after the other, each with its strength; `parts` changes with it."""
+    for path, strength in loras:
+        assert parts.unet is not None
+        lora = read_lora(path, parts.spec.unet)
+        spec = _grown(parts.spec, lora.guidance_width)
+        if spec is not parts.spec:
+            unet = with_guidance(parts.unet, lora.guidance_width)
+            parts = replace(parts, spec=spec, unet=unet, schedule=NoiseSchedule.from_spec(spec.diffusion))
+        assert parts.unet is not None
+        apply(parts.unet, lora, strength)
+        log.info("%s: %d weights changed, strength %g", path, len(lora.changes), strength)
+    return parts
+
+
+def apply(unet: VideoUNet, lora: Lora, strength: float = 1.0) -> dict[str, Tensor]:
+    """Change the weights; returns those that were replaced, for `restore`. Raises UserError for what does not fit."""
+    if not math.isfinite(strength):
+        raise UserError(f"The strength of a LoRA is {strength}; it should be a finite number, usually 0 to 1.")
+    weights = dict(unet.named_parameters())
+    missing = [name for name, change in lora.changes.items() if name not in weights]
+    if missing:
+        raise UserError(f"{lora.path} changes weights that this network lacks: {some(missing)}.")
+    replaced = {}
+    for name, change in lora.changes.items():
+        weight = weights[name]
+        replaced[name] = weight.data
+        weight.data = (weight.data.float() + strength * change.of(weight.data)).to(weight.dtype)
+    return replaced
+
+
+def restore(unet: VideoUNet, replaced: Mapping[str, Tensor]) -> None:
+    """Undo `apply`, exactly; LoRA files that were applied later have to be undone first."""
+    weights = dict(unet.named_parameters())
+    for name, value in replaced.items():
+        weights[name].data = value
+
+
+def with_guidance(unet: VideoUNet, width: int) -> VideoUNet:
+    """The same network, weights shared, with a guidance embedding that does nothing yet."""
+    spec = replace(unet.spec, guidance_width=width)
+    weights = unet.state_dict()
+    like = weights["time_embed.0.weight"]
+    attention = unet.attention
+    grown = VideoUNet(spec, attention=attention, device="meta")
+    grown.load_state_dict({**weights, GUIDANCE: like.new_zeros(spec.model_channels, width)}, assign=True)
+    return grown.requires_grad_(False).eval()
+
+
+def _grown(spec: ModelSpec, width: int) -> ModelSpec:
+    if not width or spec.unet.guidance_width:
+        return spec
+    defaults = replace(T2V_TURBO.defaults, width=spec.defaults.width, height=spec.defaults.height)
+    unet = replace(spec.unet, guidance_width=width)
+    return replace(spec, name=f"{spec.name}_turbo", unet=unet, diffusion=T2V_TURBO.diffusion, defaults=defaults)
+
+
+def _in_order(shapes: Shapes, spec: UNetSpec) -> dict[str, tuple[int, ...]]:
+    """The weights that a list counts, in the order of the network: all linear maps and convolutions but those over one
+    axis. The guidance embedding stands among them, also where the network has none yet."""
+    order: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if name.startswith("input_blocks.") and GUIDANCE not in order:
+            order[GUIDANCE] = (spec.model_channels, spec.guidance_width)
+        if name.endswith(".weight") and len(shape) in (2, 4, 5):
+            order[name] = tuple(shape)
+    return order
+
+
+def _of_list(path: Path, items: Sequence[Tensor], order: Mapping[str, tuple[int, ...]]) -> dict[str, Change]:
+    if len(items) != 2 * len(order):
+        raise UserError(
+            f"{path} is a LoRA list of {len(items)} tensors, but this network needs {2 * len(order)}, two for each of "
+            f"{len(order)} layers: it is of another model. T2V-Turbo's belongs to VideoCrafter2."
+        )
+    changes = {}
+    for index, (name, shape) in enumerate(order.items()):
+        change = Change(items[2 * index], items[2 * index + 1])
+        if name == GUIDANCE and shape[1] == 0:
+            shape = (shape[0], math.prod(change.down.shape[1:]))
+        changes[name] = _checked(path, name, change, shape)
+    return changes
+
+
+def _of_names(
+    path: Path, tensors: Mapping[str, Tensor], shapes: Shapes, spec: UNetSpec
+) -> tuple[str, dict[str, Change]]:
+    ups, downs, alphas, other = _sorted(tensors)
+    if not downs or ups.keys() != downs.keys():
+        lone = sorted(ups.keys() ^ downs.keys()) or list(tensors)
+        raise UserError(f"{path} is not a LoRA that can be read: there are no pairs of tensors for {some(lone)}.")
+    weights = {name.removesuffix(".weight"): tuple(shape) for name, shape in shapes.items() if name.endswith(".weight")}
+    weights.setdefault(GUIDANCE.removesuffix(".weight"), (spec.model_channels, 0))
+    known = {**{module.replace(".", "_"): module for module in weights}, **{module: module for module in weights}}
+    share = _peft_scale(path)
+    changes, unknown = {}, list(other)
+    for module, down in downs.items():
+        target = _target(module, known)
+        if target is None:
+            if not TEXT.search(module):
+                unknown.append(module)
+            continue
+        alpha = alphas.get(module)
+        scale = share if alpha is None else float(alpha) / down.shape[0]
+        shape = weights[target]
+        if target + ".weight" == GUIDANCE and shape[1] == 0:
+            shape = (shape[0], math.prod(down.shape[1:]))
+        changes[target + ".weight"] = _checked(path, target, Change(ups[module], down, scale), shape)
+    if unknown or not changes:
+        raise UserError(
+            f"{path} is a LoRA of another model: {len(unknown)} of its {len(downs)} layers are not in this network "
+            f"({some(unknown or downs)})."
+        )
+    return ("kohya" if any("lora_unet_" in module for module in downs) else "names"), changes
+
+
+def _sorted(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """The tensors by module: ups, downs, alphas; and the names of what else there is."""
+    ups: dict[str, Tensor] = {}
+    downs: dict[str, Tensor] = {}
+    alphas: dict[str, Tensor] = {}
+    other = []
+    for name, tensor in tensors.items():
+        for pattern, found in ((UP, ups), (DOWN, downs), (ALPHA, alphas)):
+            match = pattern.match(name)
+            if match:
+                found[match["module"]] = tensor
+                break
+        else:
+            other.append(name)
+    return ups, downs, alphas, other
+
+
+def _target(module: str, known: Mapping[str, str]) -> str | None:
+    """The network's module that a file calls by this name."""
+    while module not in known:
+        prefix = next((prefix for prefix in PREFIXES if module.startswith(prefix)), None)
+        if prefix is None:
+            return None
+        module = module.removeprefix(prefix)
+    return known[module]
+
+
+def _peft_scale(path: Path) -> float:
+    """alpha / rank from the settings that PEFT keeps beside its files; 1 without them."""
+    settings = path.with_name("adapter_config.json")
+    if not settings.is_file():
+        return 1.0
+    try:
+        data = json.loads(settings.read_text(encoding="utf-8"))
+        rank, alpha = float(data["r"]), float(data["lora_alpha"])
+        return alpha / (math.sqrt(rank) if data.get("use_rslora") else rank)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{settings}, which gives the scale of the LoRA beside it, cannot be read: {error}.") from error
+
+
+def _checked(path: Path, name: str, change: Change, shape: Sequence[int]) -> Change:
+    if not change.fits(shape):
+        raise UserError(
+            f"{path} is a LoRA of another model: its change of {name} is {list(change.up.shape)} by "
+            f"{list(change.down.shape)}, but the weight is {list(shape)}."
+        )
+    return change

@@ -1,0 +1,258 @@
+"""FILE -> TENSORS: read what users have, by its content and never by its ending, and never execute code in it.
+
+Zip files of `torch.save` and safetensors are memory-mapped: a tensor costs memory when it is used, and only once.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .keys import WRAPPERS
+
+METADATA_KEY = "videocrafter.spec"
+"""Where our own safetensors files keep the spec, as JSON: in the metadata, or, where another program wrote the file,
+as a tensor of bytes of that name."""
+
+ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file's tensors by the names they have in it. `left_over` names what else it held and nobody needs.
+
+    `mapped` says that the tensors lie in the file's memory map, so that reading it again costs nothing.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    left_over: tuple[str, ...] = ()
+    mapped: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return self.path.stat().st_size
+
+
+def read(path: str | PathLike[str]) -> File:
+    """Read a .ckpt, .pt, .pth or .safetensors file, memory-mapped where its format allows.
+
+    Raises UserError when there is no such file, when it is truncated, empty, a web page or a pointer in the place of
+    a download, when it would execute code, or when it holds no named tensors.
+    """
+    path = Path(path).expanduser()
+    _check_exists(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    _check_download(path, head)
+    if head[:4] == b"PK\x03\x04":
+        return _unwrapped(path, _read_zip(path), mapped=True)
+    if _is_safetensors(head):
+        return _read_safetensors(path)
+    return _unwrapped(path, _read_old_pickle(path), mapped=False)
+
+
+def read_list(path: str | PathLike[str]) -> list[Tensor] | None:
+    """The tensors of a file that is a list without names (T2V-Turbo's LoRA); None for every other file. Raises
+    UserError as `read` does for what cannot be read at all."""
+    path = Path(path).expanduser()
+    _check_exists(path)
+    with path.open("rb") as file:
+        head = file.read(64)
+    _check_download(path, head)
+    if _is_safetensors(head):
+        return None
+    data = _read_zip(path) if head[:4] == b"PK\x03\x04" else _read_old_pickle(path)
+    return list(data) if _is_nameless(data) else None
+
+
+def _is_nameless(data: Any) -> bool:
+    return isinstance(data, list | tuple) and bool(data) and all(isinstance(item, Tensor) for item in data)
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_dir():
+        inside = _models_in(path)
+        hint = f" It holds {', '.join(inside[:5])}: name one of them." if inside else ""
+        raise UserError(f"{path} is a folder, not a model file.{hint}")
+    if path.exists():
+        return
+    near = _models_in(path.parent)
+    hint = f" In that folder there are: {', '.join(near[:5])}." if near else ""
+    raise UserError(f"There is no file {path}.{hint} Check the path, or download the model first (see the README).")
+
+
+def _models_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.suffix in ENDINGS) if folder.is_dir() else []
+
+
+def _check_download(path: Path, head: bytes) -> None:
+    """Tell the usual failed downloads by their first bytes."""
+    start = head.lstrip().lower()
+    if not head:
+        raise UserError(f"{path} is empty (0 bytes). Download it again.")
+    if start.startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{path} is a web page, not a model: its download was answered by a page. Download it again.")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer, not the model itself. Run `git lfs pull`, or download the file.")
+    if head.startswith(b"GGUF"):
+        raise UserError(f"{path} is a GGUF file, which is not supported. Use the .ckpt or a .safetensors file.")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+
+
+def _truncated(path: Path, detail: str) -> UserError:
+    return UserError(
+        f"{path} is damaged or not complete ({path.stat().st_size:,} bytes; {detail}). Compare its size with the "
+        "page it comes from, and download it again."
+    )
+
+
+def _read_safetensors(path: Path) -> File:
+    from safetensors import SafetensorError, safe_open
+
+    _check_safetensors_size(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise _truncated(path, str(error).splitlines()[0]) from error
+    told = tensors.pop(METADATA_KEY, None)
+    if told is not None:
+        metadata.setdefault(METADATA_KEY, bytes(told.tolist()).decode("utf-8", "replace"))
+    return File(path, tensors, metadata)
+
+
+def _check_safetensors_size(path: Path) -> None:
+    """Compare the length with what the header promises: the commonest damage, told in bytes."""
+    actual = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if 8 + length > actual:
+            raise _truncated(path, f"its header alone should have {length:,}")
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            promised = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _truncated(path, "its header cannot be read") from error
+    if actual != promised:
+        raise _truncated(path, f"its header says {promised:,}")
+
+
+def _read_zip(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise _truncated(path, "the end of the archive is missing")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise _executes_code(path, error) from error
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{path} is a TorchScript program, not a file of weights. Give the model's .ckpt or .safetensors file."
+            ) from error
+        raise _truncated(path, str(error).splitlines()[0]) from error
+
+
+def _read_old_pickle(path: Path) -> Any:
+    """A file of torch before 1.6: one pickle and the numbers after it. It cannot be mapped, so it is read whole."""
+    if tarfile.is_tarfile(path):
+        raise UserError(f"{path} is a tar archive. Unpack it and give the .ckpt or .safetensors file inside.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _has_pickle_head(path):
+            raise _executes_code(path, error) from error
+        raise _not_a_model(path) from error
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+        if _has_pickle_head(path):
+            raise _truncated(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise _not_a_model(path) from error
+
+
+def _has_pickle_head(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def _not_a_model(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not a model file: its content is neither a PyTorch checkpoint nor safetensors. "
+        f"Give a file ending in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}."
+    )
+
+
+def _executes_code(path: Path, error: Exception) -> UserError:
+    names = _unsafe_names(path)
+    what = f"it asks to run {', '.join(names)}" if names else "its pickle asks for more than tensors"
+    return UserError(
+        f"{path} was refused: {what}, and a model file has no need to run code. Nothing in it was run. "
+        "If you trust its source, ask there for a .safetensors file, or save only its state_dict."
+    )
+
+
+def _unsafe_names(path: Path) -> list[str]:
+    """The functions and classes that a refused file asks for, found without running it."""
+    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    if find is None:
+        return []
+    try:
+        return [str(name) for name in find(path)][:5]
+    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError):
+        return []
+
+
+def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
+    """The named tensors inside a saved object: bare, or under `state_dict`, DeepSpeed's `module` and the like."""
+    if _is_nameless(data):
+        raise UserError(
+            f"{path} is a list of {len(data)} tensors without names: a LoRA (T2V-Turbo's kind), not a model. "
+            "Load the model first and the LoRA with a LoRA loader."
+        )
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path} holds a {type(data).__name__}, not named tensors. Give a model checkpoint.")
+    left_over: list[str] = []
+    inner = _inner(data)
+    while inner is not None:
+        left_over += [str(name) for name in data if name != inner]
+        data = data[inner]
+        inner = _inner(data)
+    tensors = {str(name): value for name, value in data.items() if isinstance(value, Tensor)}
+    left_over += [str(name) for name, value in data.items() if not isinstance(value, Tensor)]
+    if not tensors:
+        entries = ", ".join(left_over[:8]) or "none"
+        raise UserError(f"{path} holds no tensors (its entries: {entries}). Give a model file.")
+    return File(path, tensors, {}, tuple(left_over), mapped)
+
+
+def _inner(data: Mapping[Any, Any]) -> str | None:
+    """The entry that holds the tensors, when they are one level down."""
+    for name in WRAPPERS:
+        inside = data.get(name)
+        if isinstance(inside, Mapping) and inside:
+            return name
+    return None

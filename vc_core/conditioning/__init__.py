@@ -1,0 +1,23 @@
+"""PROMPT, PICTURE -> CONDITIONING. open_clip is imported when a tokenizer or an encoder is used, not here."""
+
+from __future__ import annotations
+
+from .image_encoder import ImageEncoder, preprocess
+from .image_tokens import LinearTokens, Resampler, build_image_tokens, picture_tokens, tokens_for_frames
+from .text_encoder import TextEncoder
+from .tokenizer import tokenize
+from .types import Conditioning, text_over_time
+
+__all__ = [
+    "Conditioning",
+    "ImageEncoder",
+    "LinearTokens",
+    "Resampler",
+    "TextEncoder",
+    "build_image_tokens",
+    "picture_tokens",
+    "preprocess",
+    "text_over_time",
+    "tokenize",
+    "tokens_for_frames",
+]

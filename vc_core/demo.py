@@ -1,0 +1,61 @@
+"""The first thing to run: one text-to-video and one image-to-video clip with the small models in the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .denoising import Sampling, Step
+from .frames.pixels import load_picture, save_picture
+from .frames.sheet import contact_sheet
+from .frames.video import write_video
+from .pipeline import Request, VideoCrafter
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+TEXT_MODEL = MODELS / "videocrafter_small_t2v.safetensors"
+PICTURE_MODEL = MODELS / "videocrafter_small_i2v.safetensors"
+PICTURE = MODELS / "example_picture.png"
+
+TEXT_PROMPT = "a red square moves to the left"
+PICTURE_PROMPT = "it moves to the right"
+
+
+def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) -> list[Path]:
+    """Makes both clips and a contact sheet in `folder` (made if absent) and returns the paths of the new files.
+
+    `progress` is told the name of the clip and each step.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs: list[tuple[str, Path, str, Tensor | None]] = [
+        ("text-to-video", TEXT_MODEL, TEXT_PROMPT, None),
+        ("image-to-video", PICTURE_MODEL, PICTURE_PROMPT, load_picture(PICTURE)),
+    ]
+    written: list[Path] = []
+    clips = []
+    for name, file, prompt, picture in jobs:
+        crafter = VideoCrafter.load(file)
+
+        def on_step(step: Step, name: str = name) -> None:
+            if progress is not None:
+                progress(name, step)
+
+        frames = crafter.generate(
+            prompt, picture, request=Request(seed=1, sampling=Sampling(steps=50)), on_step=on_step
+        )
+        clips.append(frames)
+        written.append(write_video(_unused(folder / f"{name}.mp4"), frames, fps=crafter.parts.spec.defaults.save_fps))
+    sheet = contact_sheet(torch.cat(clips), columns=clips[0].shape[0])
+    written.append(save_picture(_unused(folder / "contact-sheet.png"), sheet))
+    return written
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or the first of `name-2`, `name-3`, ... that does not exist yet."""
+    number, free = 2, path
+    while free.exists():
+        free = path.with_stem(f"{path.stem}-{number}")
+        number += 1
+    return free

@@ -1,0 +1,23 @@
+"""From noise to latents: schedule, noise, guidance, denoiser, samplers, and `sample`, which joins them."""
+
+from .guidance import Guidance, Model
+from .noise import Noise, NoiseSource
+from .samplers import SAMPLERS, Step
+from .sampling import Sampling, sample
+from .schedule import Level, NoiseSchedule, is_rounded
+from .start import Source
+
+__all__ = [
+    "SAMPLERS",
+    "Guidance",
+    "Level",
+    "Model",
+    "Noise",
+    "NoiseSchedule",
+    "NoiseSource",
+    "Sampling",
+    "Source",
+    "Step",
+    "is_rounded",
+    "sample",
+]

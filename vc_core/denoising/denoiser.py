@@ -1,0 +1,40 @@
+"""From what a model predicts, eps or v, to the clean latent and the noise that it sees in x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..specs import Prediction
+from .guidance import Predictor
+from .schedule import Level
+
+
+class Estimate(NamedTuple):
+    """The two parts of x = signal * x0 + noise * eps. With VideoCrafter's rescale, x0 is at its natural scale."""
+
+    x0: Tensor  # b c f h w
+    eps: Tensor  # b c f h w
+
+
+Denoiser = Callable[[Tensor, Level], Estimate]
+"""(x: b c f h w, its noise level) -> the clean latent and the noise in it."""
+
+
+def denoiser(predict: Predictor, prediction: Prediction) -> Denoiser:
+    """The denoiser of a model that predicts the noise ("eps") or the velocity ("v", arXiv:2202.00512)."""
+
+    @torch.no_grad()
+    def denoise(x: Tensor, level: Level) -> Estimate:
+        timestep = torch.full((len(x),), level.timestep, dtype=torch.float32, device=x.device)
+        out = predict(x, timestep)
+        alpha = x.new_tensor(level.alpha)
+        if prediction == "v":
+            eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x
+            return Estimate((alpha.sqrt() * x - (1 - alpha).sqrt() * out) / level.scale, eps)
+        return Estimate((x - (1 - alpha).sqrt() * out) / alpha.sqrt() / level.scale, out)
+
+    return denoise

@@ -1,0 +1,7 @@
+"""The one exception that a user's input can cause."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something given cannot be used. The message says what was given, what is allowed, and the cure."""

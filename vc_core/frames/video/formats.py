@@ -1,0 +1,326 @@
+"""The formats that a video can be written in, as data, and which of them the installed PyAV and Pillow can write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import UserError
+
+Kind = Literal["stream", "gif", "webp", "apng", "png"]
+
+DEFAULT_QUALITY = 80
+"""On the scale of 0 (small file) to 100 (every detail) that all lossy formats share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The codec's own number for a quality of 0, of 80 (the default) and of 100; straight lines between them."""
+
+    name: str
+    worst: int
+    default: int
+    best: int
+
+    def at(self, quality: int) -> int:
+        if quality <= DEFAULT_QUALITY:
+            start, end, part = self.worst, self.default, quality / DEFAULT_QUALITY
+        else:
+            start, end = self.default, self.best
+            part = (quality - DEFAULT_QUALITY) / (100 - DEFAULT_QUALITY)
+        return round(start + (end - start) * part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One container with one codec at one bit depth."""
+
+    name: str
+    """What people choose: container, codec, and the bits when they are not 8. Fixed: saved workflows hold it."""
+    kind: Kind = "stream"
+    suffix: str
+    muxer: str = ""
+    encoder: str = ""
+    pixels: str
+    """PyAV's name of the pixel format that is encoded."""
+    alpha: str | None = None
+    """The pixel format for frames with transparency; None where the format has none."""
+    bits: int = 8
+    scale: Scale | None = None
+    """None where the format is lossless: it needs no quality."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    audio: str = ""
+    """PyAV's name of the audio encoder; empty where the format holds no sound."""
+    tag: str = ""
+    max_fps: int = 1000
+    min_side: int = 1
+    max_side: int = 65535
+    page: bool = False
+    """A browser plays it."""
+
+    @property
+    def lossless(self) -> bool:
+        return self.scale is None
+
+    @property
+    def rgb(self) -> bool:
+        """Pixels stay red, green and blue: nothing is converted to bt709."""
+        return not self.pixels.startswith("yuv")
+
+    @property
+    def even(self) -> tuple[bool, bool]:
+        """Whether width, height must be even."""
+        return "420" in self.pixels or "422" in self.pixels, "420" in self.pixels
+
+    def plain(self, quality: int) -> str:
+        """The name with the codec's own number, as "mp4 h264, crf 18"."""
+        return (
+            f"{self.name}, lossless"
+            if self.scale is None
+            else f"{self.name}, {self.scale.name} {self.scale.at(quality)}"
+        )
+
+
+H264 = Scale(name="crf", worst=40, default=18, best=8)
+H265 = Scale(name="crf", worst=45, default=20, best=8)
+VP9 = Scale(name="crf", worst=56, default=24, best=6)
+AV1 = Scale(name="crf", worst=60, default=26, best=8)
+PRORES = Scale(name="profile", worst=0, default=3, best=3)
+PRORES_4444 = Scale(name="profile", worst=4, default=4, best=5)
+WEBP = Scale(name="quality", worst=20, default=90, best=100)
+GIF = Scale(name="colours", worst=16, default=256, best=256)
+
+MIN_SIDES = {"h265": 64, "av1": 16}
+"""x265 writes over memory that is not its own where 8 and 10 bit videos smaller than a block follow each other."""
+
+_X264 = {"preset": "medium"}
+_X265 = {"preset": "medium", "x265-params": "log-level=error"}
+_SVT = {"preset": "7"}
+_AOM = {"cpu-used": "6", "row-mt": "1"}
+_VPX = {"deadline": "good", "cpu-used": "3", "row-mt": "1"}
+_FFV1 = {"level": "3", "coder": "1", "context": "1", "slicecrc": "1"}
+
+
+def _streams(
+    codec: str,
+    encoder: str,
+    pixels: str,
+    scale: Scale,
+    options: Mapping[str, str],
+    *,
+    page: bool,
+    containers: tuple[str, ...] = ("mp4", "mov", "mkv"),
+) -> list[Format]:
+    """The same codec in several containers."""
+    bits = 10 if "10" in pixels else 8
+    ending = f" {bits}-bit" if bits > 8 else ""
+    return [
+        Format(
+            name=f"{container} {codec}{ending}",
+            suffix=f".{container}",
+            muxer="matroska" if container == "mkv" else container,
+            encoder=encoder,
+            pixels=pixels,
+            bits=bits,
+            scale=scale,
+            min_side=MIN_SIDES.get(codec, 1),
+            options=options,
+            audio="aac",
+            tag="hvc1" if codec == "h265" and container != "mkv" else "",
+            page=page and container == "mp4",
+        )
+        for container in containers
+    ]
+
+
+def _webm(
+    codec: str, encoder: str, pixels: str, scale: Scale, options: Mapping[str, str], *, alpha: str | None
+) -> Format:
+    bits = 10 if "10" in pixels else 8
+    return Format(
+        name=f"webm {codec}" + (f" {bits}-bit" if bits > 8 else ""),
+        suffix=".webm",
+        muxer="webm",
+        encoder=encoder,
+        pixels=pixels,
+        alpha=alpha,
+        bits=bits,
+        scale=scale,
+        min_side=MIN_SIDES.get(codec, 1),
+        options=options,
+        audio="libopus",
+        page=True,
+    )
+
+
+def _prores(name: str, pixels: str, alpha: str | None, scale: Scale) -> Format:
+    return Format(
+        name=name,
+        suffix=".mov",
+        muxer="mov",
+        encoder="prores_ks",
+        pixels=pixels,
+        alpha=alpha,
+        bits=10,
+        scale=scale,
+        options={"vendor": "apl0", "alpha_bits": "16"},
+        audio="pcm_s16le",
+    )
+
+
+def _ffv1(pixels: str, alpha: str, bits: int) -> Format:
+    return Format(
+        name="mkv ffv1" + (f" {bits}-bit" if bits > 8 else ""),
+        suffix=".mkv",
+        muxer="matroska",
+        encoder="ffv1",
+        pixels=pixels,
+        alpha=alpha,
+        bits=bits,
+        options=_FFV1,
+        audio="flac",
+    )
+
+
+def _png(kind: Kind, suffix: str, bits: int) -> Format:
+    return Format(
+        name=kind + (f" {bits}-bit" if bits > 8 else ""),
+        kind=kind,
+        suffix=suffix,
+        encoder="png",
+        pixels="rgb24" if bits == 8 else "rgb48be",
+        alpha="rgba" if bits == 8 else "rgba64be",
+        bits=bits,
+        page=kind == "apng",
+    )
+
+
+FORMATS: tuple[Format, ...] = (
+    *_streams("h264", "libx264", "yuv420p", H264, _X264, page=True),
+    *_streams("h264", "libx264", "yuv420p10le", H264, _X264, page=False),
+    *_streams("h265", "libx265", "yuv420p", H265, _X265, page=False),
+    *_streams("h265", "libx265", "yuv420p10le", H265, _X265, page=False),
+    *_streams("av1", "libsvtav1", "yuv420p", AV1, _SVT, page=True, containers=("mp4", "mkv")),
+    *_streams("av1", "libaom-av1", "yuv420p", AV1, _AOM, page=True, containers=("mp4", "mkv")),
+    *_streams("av1", "libsvtav1", "yuv420p10le", AV1, _SVT, page=True, containers=("mp4", "mkv")),
+    *_streams("av1", "libaom-av1", "yuv420p10le", AV1, _AOM, page=True, containers=("mp4", "mkv")),
+    _prores("mov prores 422", "yuv422p10le", None, PRORES),
+    _prores("mov prores 4444", "yuv444p10le", "yuva444p10le", PRORES_4444),
+    _ffv1("bgr0", "bgra", 8),
+    _ffv1("gbrp10le", "gbrap10le", 10),
+    _ffv1("rgb48le", "rgba64le", 16),
+    _webm("vp9", "libvpx-vp9", "yuv420p", VP9, _VPX, alpha="yuva420p"),
+    _webm("vp9", "libvpx-vp9", "yuv420p10le", VP9, {**_VPX, "profile": "2"}, alpha=None),
+    _webm("av1", "libsvtav1", "yuv420p", AV1, _SVT, alpha=None),
+    _webm("av1", "libaom-av1", "yuv420p", AV1, _AOM, alpha=None),
+    _webm("av1", "libsvtav1", "yuv420p10le", AV1, _SVT, alpha=None),
+    _webm("av1", "libaom-av1", "yuv420p10le", AV1, _AOM, alpha=None),
+    Format(
+        name="webp", kind="webp", suffix=".webp", pixels="rgb24", alpha="rgba", scale=WEBP, max_side=16383, page=True
+    ),
+    Format(name="webp lossless", kind="webp", suffix=".webp", pixels="rgb24", alpha="rgba", max_side=16383, page=True),
+    Format(
+        name="gif",
+        kind="gif",
+        suffix=".gif",
+        muxer="gif",
+        encoder="gif",
+        pixels="rgb24",
+        alpha="rgba",
+        scale=GIF,
+        max_fps=50,
+    ),
+    _png("apng", ".png", 8),
+    _png("apng", ".png", 16),
+    _png("png", "", 8),
+    _png("png", "", 16),
+)
+"""Everything known, best choice for most people first; of two with the same name the first that can be written is
+offered. The apng files end with .png, as ComfyUI's own do: only under that name does its page read the workflow."""
+
+
+def offered() -> dict[str, Format]:
+    """The formats that the installed PyAV and Pillow can write, by name; only webp where PyAV is missing."""
+    there: dict[str, Format] = {}
+    for form in FORMATS:
+        if form.name not in there and _can_write(form):
+            there[form.name] = form
+    return there
+
+
+def find_format(name: str) -> Format:
+    """The format of that name. Raises UserError, listing what there is, when it is unknown or not offered here."""
+    there = offered()
+    if name not in there:
+        require_av()
+        known = any(form.name == name for form in FORMATS)
+        why = "cannot be written by the PyAV that is installed" if known else "is not known"
+        raise UserError(f"The video format {name!r} {why}. There are: {', '.join(there)}.")
+    return there[name]
+
+
+_BY_SUFFIX = {
+    ".mp4": "mp4 h264",
+    ".m4v": "mp4 h264",
+    ".mov": "mov h264",
+    ".mkv": "mkv h264",
+    ".webm": "webm vp9",
+    ".webp": "webp",
+    ".gif": "gif",
+    ".png": "apng",
+    ".apng": "apng",
+    "": "png",
+}
+
+
+def format_of(path: str | Path) -> Format:
+    """The usual format for a file of that name; a name without a suffix means a folder of PNG pictures."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _BY_SUFFIX:
+        endings = ", ".join(ending for ending in _BY_SUFFIX if ending)
+        raise UserError(f"{str(path)!r} names no video format; end it with one of {endings}.")
+    return find_format(_BY_SUFFIX[suffix])
+
+
+def quality_table() -> str:
+    """What a quality of 100, 80, 60, 40 and 20 is in each codec's own numbers, a line per codec."""
+    rows: dict[str, str] = {}
+    for form in offered().values():
+        if form.scale is not None:
+            codec = form.name.removesuffix(f" {form.bits}-bit").split(" ", 1)[-1]
+            numbers = ", ".join(f"{quality} = {form.scale.at(quality)}" for quality in (100, 80, 60, 40, 20))
+            rows.setdefault(codec, f"{codec} {form.scale.name}: {numbers}")
+    return "\n".join(rows.values())
+
+
+def _can_write(form: Format) -> bool:
+    if form.kind == "webp":
+        from PIL import features
+
+        return bool(features.check("webp"))
+    try:
+        av = require_av()
+    except UserError:
+        return False
+    if form.muxer and form.muxer not in av.formats_available:
+        return False
+    try:
+        codec = av.Codec(form.encoder, "w")
+    except ValueError:  # PyAV's unknown codec
+        return False
+    if form.kind != "stream":
+        return True
+    return form.pixels in {pixels.name for pixels in codec.video_formats or ()}
+
+
+def require_av() -> Any:
+    """PyAV, imported when a video is written. Raises UserError when it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f"Videos are written with PyAV, which is not usable here ({error}). Install it: pip install av"
+        ) from error
+    return av

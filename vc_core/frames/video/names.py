@@ -1,0 +1,40 @@
+"""Names that stay inside a folder and that every operating system accepts."""
+
+from __future__ import annotations
+
+import re
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\ud800-\udfff]')
+_INVISIBLE = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")})
+MAX_BYTES = 120
+"""Of one folder or file name, without counter and suffix; file systems take 255."""
+MAX_FOLDERS = 8
+FALLBACK = "video"
+
+
+def safe_name(name: str) -> tuple[str, str]:
+    """A relative name with `/` between folders, and a message that tells what was changed, empty when nothing was.
+
+    Absolute paths, drive letters and steps upwards lose what would lead outside; characters that some system refuses
+    become `_`; names of Windows devices get a `_` in front; long names are cut.
+    """
+    slashed = name.strip().replace("\\", "/")
+    steps = re.sub(r"^[A-Za-z]:(?=/)", "", slashed).split("/")
+    parts = [_safe_part(step) for step in steps if step.strip(" .")]
+    if slashed.endswith("/") or not parts:
+        parts.append(FALLBACK)
+    safe = "/".join([*parts[:-1][:MAX_FOLDERS], parts[-1]])
+    if safe in (name, slashed):
+        return safe, ""
+    shown = name if len(name) <= 60 else f"{name[:57]}..."
+    why = "files stay inside the output folder, under names that every system accepts"
+    return safe, f"The name {shown!r} was changed to {safe!r}: {why}."
+
+
+def _safe_part(part: str) -> str:
+    clean = _INVISIBLE.sub("", _FORBIDDEN.sub("_", part)).strip().rstrip(" .")
+    clean = clean.encode()[:MAX_BYTES].decode(errors="ignore").rstrip(" .")
+    if clean.split(".")[0].rstrip().lower() in _DEVICES:
+        clean = f"_{clean}"
+    return clean or "_"

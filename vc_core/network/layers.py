@@ -1,0 +1,162 @@
+"""The convolutional parts of the video UNet. Spatial layers see every frame by itself, `(b f) c h w`; temporal ones see
+whole clips, `b c f h w`. Attribute names are the published ones, misspelling included."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-5
+
+
+class Layers:
+    """Makes the layers of one network: the classes of an operations namespace (default `torch.nn`), all with the same
+    device, dtype and number of norm groups."""
+
+    def __init__(
+        self,
+        operations: ModuleType | Any = nn,
+        groups: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.operations, self.groups = operations, groups
+        self.where: dict[str, Any] = {"device": device, "dtype": dtype}
+
+    def linear(self, d_in: int, d_out: int, bias: bool = True) -> nn.Module:
+        layer: nn.Module = self.operations.Linear(d_in, d_out, bias=bias, **self.where)
+        return layer
+
+    def conv1d(self, c_in: int, c_out: int) -> nn.Module:
+        layer: nn.Module = self.operations.Conv1d(c_in, c_out, 1, **self.where)
+        return layer
+
+    def conv2d(self, c_in: int, c_out: int, size: int = 3, stride: int = 1, padding: int | None = None) -> nn.Module:
+        padding = size // 2 if padding is None else padding
+        layer: nn.Module = self.operations.Conv2d(c_in, c_out, size, stride=stride, padding=padding, **self.where)
+        return layer
+
+    def conv_over_frames(self, channels: int) -> nn.Module:
+        """A convolution over three neighbouring frames, pixel by pixel."""
+        layer: nn.Module = self.operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **self.where)
+        return layer
+
+    def group_norm(self, channels: int, eps: float = NORM_EPS) -> nn.Module:
+        layer: nn.Module = self.operations.GroupNorm(self.groups, channels, eps=eps, **self.where)
+        return layer
+
+    def layer_norm(self, width: int) -> nn.Module:
+        layer: nn.Module = self.operations.LayerNorm(width, eps=NORM_EPS, **self.where)
+        return layer
+
+
+def to_clips(x: Tensor, frames: int) -> Tensor:
+    """(b f) c h w -> b c f h w, a view"""
+    return x.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def to_frames(x: Tensor) -> Tensor:
+    """b c f h w -> (b f) c h w"""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def sinusoid(values: Tensor, width: int) -> Tensor:
+    """n -> n width: cosines, then sines, of `values` at geometric frequencies from 1 down to 1/10000
+    (arXiv:1706.03762, with the halves in the order that the published weights expect). float32."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=values.device) / half)
+    angles = values.float()[:, None] * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def scale_sinusoid(values: Tensor, width: int) -> Tensor:
+    """n -> n width: sines, then cosines, of 1000 times a guidance scale (arXiv:2310.04378). float32, as the arguments
+    are so large that their rounding is part of what the weights were trained with."""
+    half = width // 2
+    step = torch.tensor(10000.0, device=values.device).log() / (half - 1)
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=values.device) * -step)
+    angles = (values.float() * 1000.0)[:, None] * frequencies[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def embedding_mlp(d_in: int, d_out: int, layers: Layers) -> nn.Sequential:
+    """The map from a sinusoid to the embedding that every ResBlock receives."""
+    return nn.Sequential(layers.linear(d_in, d_out), nn.SiLU(), layers.linear(d_out, d_out))
+
+
+class TemporalConv(nn.Module):
+    """Four convolutions over time with a residual; the norms take their statistics from the whole clip.
+
+    b c f h w -> b c f h w
+    """
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(layers.group_norm(channels), nn.SiLU(), layers.conv_over_frames(channels))
+        self.conv2 = self._later(channels, layers)
+        self.conv3 = self._later(channels, layers)
+        self.conv4 = self._later(channels, layers)
+
+    @staticmethod
+    def _later(channels: int, layers: Layers) -> nn.Sequential:
+        dropout = nn.Identity()  # a dropout in training; it counts in the published names
+        return nn.Sequential(layers.group_norm(channels), nn.SiLU(), dropout, layers.conv_over_frames(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
+        return out
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the embedding added between them, a residual, then optionally the temporal convolution.
+
+    (b f) c_in h w -> (b f) c_out h w
+    """
+
+    def __init__(self, c_in: int, c_out: int, emb_width: int, temporal_conv: bool, layers: Layers) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(layers.group_norm(c_in), nn.SiLU(), layers.conv2d(c_in, c_out))
+        self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(emb_width, c_out))
+        dropout = nn.Identity()  # a dropout in training; it counts in the published names
+        self.out_layers = nn.Sequential(layers.group_norm(c_out), nn.SiLU(), dropout, layers.conv2d(c_out, c_out))
+        self.skip_connection = layers.conv2d(c_in, c_out, size=1) if c_in != c_out else nn.Identity()
+        self.temopral_conv = TemporalConv(c_out, layers) if temporal_conv else None
+
+    def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
+        """`emb` is b d, or (b f) d where every frame has its own timestep."""
+        h = self.in_layers(x)
+        e = self.emb_layers(emb)
+        h = (h.unflatten(0, (e.shape[0], -1)) + e[:, None, :, None, None]).flatten(0, 1)
+        h = self.skip_connection(x) + self.out_layers(h)
+        if self.temopral_conv is not None:
+            h = to_frames(self.temopral_conv(to_clips(h, frames)))
+        return h
+
+
+class Downsample(nn.Module):
+    """Halves height and width, rounding up. n c h w -> n c ceil(h/2) ceil(w/2)"""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.op = layers.conv2d(channels, channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.op(x)
+        return out
+
+
+class Upsample(nn.Module):
+    """Enlarges to the size of the skip connection that follows: twice as large, or one less where that was odd."""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv = layers.conv2d(channels, channels)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, size=size, mode="nearest"))
+        return out

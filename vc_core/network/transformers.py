@@ -1,0 +1,310 @@
+"""The transformers of the video UNet: over the pixels of a frame, and over the frames of a pixel.
+
+Attribute names are the published ones. Queries, keys and values are `n tokens (heads d)`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..specs import Windows
+from .attention import Attention, causal_mask, join_heads, split_heads
+from .hooks import Hooks
+from .layers import Layers, to_clips, to_frames
+
+TRANSFORMER_NORM_EPS = 1e-6
+
+
+class Projections(nn.Module):
+    """The linear layers around an attention: to queries, keys and values, and from its result."""
+
+    def __init__(
+        self, dim: int, heads: int, layers: Layers, attention: Attention, context_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.to_q = layers.linear(dim, dim, bias=False)
+        self.to_k = layers.linear(context_dim or dim, dim, bias=False)
+        self.to_v = layers.linear(context_dim or dim, dim, bias=False)
+        self.to_out = nn.Sequential(layers.linear(dim, dim), nn.Identity())  # the Identity was a dropout
+
+
+class SelfAttention(Projections):
+    """Attention of tokens among themselves. n tokens d -> n tokens d"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.to_out(self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+        return out
+
+
+class CrossAttention(Projections):
+    """Attention over text, and with `image` over image tokens with keys and values of their own, added to it; with
+    `gate` times a learned factor.
+
+    Keys and values are computed once for a clip: where `text` is b m d and the queries are (b f) n d, the queries of
+    all frames of a clip stand in one row.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        layers: Layers,
+        attention: Attention,
+        image: bool,
+        *,
+        gate: bool = False,
+    ) -> None:
+        super().__init__(dim, heads, layers, attention, context_dim)
+        self.alpha = nn.Parameter(torch.zeros((), **layers.where)) if gate else None
+        self.to_k_ip = layers.linear(context_dim, dim, bias=False) if image else None
+        self.to_v_ip = layers.linear(context_dim, dim, bias=False) if image else None
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None = None) -> Tensor:
+        q = self.to_q(x)
+        h = self.attend(q, self.to_k(text), self.to_v(text))
+        out: Tensor = self.to_out(self.add_image(h, q, image))
+        return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (b f) n d over k, v that are b m d or (b f) m d -> (b f) n d"""
+        rows = q.reshape(k.shape[0], -1, q.shape[-1])
+        return self.attention(rows, k, v, self.heads).reshape(q.shape)
+
+    def add_image(self, h: Tensor, q: Tensor, image: Tensor | None) -> Tensor:
+        """`h` plus the attention over image tokens; no tokens add nothing."""
+        if self.to_k_ip is None or self.to_v_ip is None or image is None or image.shape[1] == 0:
+            return h
+        added = self.attend(q, self.to_k_ip(image), self.to_v_ip(image))
+        return h + (added if self.alpha is None else added * (self.alpha.to(added).tanh() + 1))
+
+
+class RelativePositions(nn.Module):
+    """A learned vector for each distance in frames from -reach to reach; larger distances take the last one.
+
+    frames -> frames frames d: the vector for (query frame, key frame)
+    """
+
+    def __init__(self, reach: int, width: int, layers: Layers) -> None:
+        super().__init__()
+        self.reach = reach
+        self.embeddings_table = nn.Parameter(torch.empty(2 * reach + 1, width, **layers.where))
+        nn.init.xavier_uniform_(self.embeddings_table)
+
+    def forward(self, frames: int, like: Tensor) -> Tensor:
+        position = torch.arange(frames, device=like.device)
+        distance = (position[None, :] - position[:, None]).clamp(-self.reach, self.reach)
+        return self.embeddings_table.to(like)[distance + self.reach]
+
+
+class TemporalAttention(SelfAttention):
+    """Attention among the frames of one pixel, (b h w) f d -> (b h w) f d, with relative positions where `reach` is
+    given (arXiv:1803.02155): keys and values are shifted by a vector for the distance between the frames."""
+
+    def __init__(
+        self, dim: int, heads: int, layers: Layers, attention: Attention, reach: int | None, causal: bool
+    ) -> None:
+        super().__init__(dim, heads, layers, attention)
+        self.causal = causal
+        self.relative_position_k = RelativePositions(reach, dim // heads, layers) if reach else None
+        self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
+
+    def forward(self, x: Tensor, temporal: bool = True, windows: Windows | None = None) -> Tensor:
+        if not temporal:
+            h = self._attend_to_self(x)
+        elif windows is None:
+            h = self._attend(self.to_q(x), self.to_k(x), self.to_v(x))
+        else:
+            h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows)
+        out: Tensor = self.to_out(h)
+        return out
+
+    def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tensor:
+        """The average over the windows that a frame is in, n f d; a frame in none gets zeros."""
+        frames = q.shape[1]
+        spans = windows.spans(frames)
+        if spans == [(0, frames)]:
+            return self._attend(q, k, v)
+        total, weight = torch.zeros_like(v), v.new_zeros(frames, 1)
+        for first, end in spans:
+            share = v.new_tensor(windows.weights(end - first))[:, None]  # f 1
+            total[:, first:end] += share * self._attend(q[:, first:end], k[:, first:end], v[:, first:end])
+            weight[first:end] += share
+        return torch.where(weight > 0, total / weight.clamp_min(1), total)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        frames = q.shape[1]
+        mask = causal_mask(frames, q) if self.causal else None
+        if self.relative_position_k is None or self.relative_position_v is None:
+            return self.attention(q, k, v, self.heads, mask) if self.causal else self.attention(q, k, v, self.heads)
+        q, k, v = (split_heads(y, self.heads) for y in (q, k, v))  # n heads f d
+        q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
+        logits = q @ k.transpose(-2, -1) + torch.einsum("nhqd,qkd->nhqk", q, self.relative_position_k(frames, q))
+        weights = (logits if mask is None else logits + mask).softmax(dim=-1)
+        return join_heads(weights @ v + torch.einsum("nhqk,qkd->nhqd", weights, self.relative_position_v(frames, v)))
+
+    def _attend_to_self(self, x: Tensor) -> Tensor:
+        """What is left when every frame sees itself alone: its value, at distance zero."""
+        v: Tensor = self.to_v(x)
+        if self.relative_position_v is not None:
+            here = self.relative_position_v(1, v).flatten()  # d
+            v = v + here.repeat(self.heads)
+        return v
+
+
+class GEGLU(nn.Module):
+    """x -> value * gelu(gate), both linear in x (arXiv:2002.05202), with the exact error function."""
+
+    def __init__(self, d_in: int, d_out: int, layers: Layers) -> None:
+        super().__init__()
+        self.proj = layers.linear(d_in, 2 * d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+AT_ONCE = 2**24
+"""Values that a feed-forward holds in its widest layer at once: 64 MiB in fp32. It is eight times as wide as its input
+there, which would otherwise be the peak of a whole pass."""
+
+
+class FeedForward(nn.Module):
+    """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory."""
+
+    def __init__(self, dim: int, layers: Layers) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = max(1, AT_ONCE // (8 * x.shape[-1]))
+        if torch.is_grad_enabled() or x.shape[:-1].numel() <= rows:
+            out: Tensor = self.net(x)
+            return out
+        return torch.cat([self.net(part) for part in x.flatten(0, -2).split(rows)]).view(x.shape)
+
+
+class Block(nn.Module):
+    """Two attentions and a feed-forward, each on normed tokens and added to the stream."""
+
+    def __init__(self, dim: int, attn1: SelfAttention, attn2: Projections, layers: Layers) -> None:
+        super().__init__()
+        self.attn1 = attn1
+        self.ff = FeedForward(dim, layers)
+        self.attn2 = attn2
+        self.norm1 = layers.layer_norm(dim)
+        self.norm2 = layers.layer_norm(dim)
+        self.norm3 = layers.layer_norm(dim)
+
+
+class SpatialBlock(Block):
+    """Tokens of one frame attend to each other, then to text and image."""
+
+    attn2: CrossAttention
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks) -> Tensor:
+        x = x + hooks.self_attention(self.attn1, self.norm1(x))
+        x = hooks.between_attentions(x)
+        x = x + hooks.cross_attention(self.attn2, self.norm2(x), text, image)
+        out: Tensor = x + self.ff(self.norm3(x))
+        return out
+
+
+class TemporalBlock(Block):
+    """Frames of one pixel attend to each other, twice."""
+
+    def forward(self, x: Tensor, temporal: bool, windows: Windows | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x), temporal, windows)
+        x = x + self.attn2(self.norm2(x), temporal, windows)
+        out: Tensor = x + self.ff(self.norm3(x))
+        return out
+
+
+class SpatialTransformer(nn.Module):
+    """(b f) c h w -> (b f) c h w; pixels are tokens."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        depth: int,
+        context_dim: int,
+        image: bool,
+        layers: Layers,
+        attention: Attention,
+        *,
+        gate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
+        self.proj_in = layers.linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            SpatialBlock(
+                channels,
+                SelfAttention(channels, heads, layers, attention),
+                CrossAttention(channels, context_dim, heads, layers, attention, image, gate=gate),
+                layers,
+            )
+            for _ in range(depth)
+        )
+        self.proj_out = layers.linear(channels, channels)
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks) -> Tensor:
+        h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b f) (h w) c
+        for block in self.transformer_blocks:
+            h = block(h, text, image, hooks)
+        return x + self.proj_out(h).transpose(1, 2).reshape(x.shape)
+
+
+class TemporalTransformer(nn.Module):
+    """(b f) c h w -> (b f) c h w; the frames of each pixel are tokens, and the norm sees the whole clip.
+
+    `inner` is the width inside. `conv_projection` makes the projections 1x1 convolutions, which is the same map under
+    another weight shape; the published networks have them in `init_attn` alone.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        depth: int,
+        layers: Layers,
+        attention: Attention,
+        *,
+        inner: int | None = None,
+        conv_projection: bool = False,
+        reach: int | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        inner = inner or channels
+        self.conv_projection = conv_projection
+        project = layers.conv1d if conv_projection else layers.linear
+        self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
+        self.proj_in = project(channels, inner)
+        self.transformer_blocks = nn.ModuleList(
+            TemporalBlock(
+                inner,
+                TemporalAttention(inner, heads, layers, attention, reach, causal),
+                TemporalAttention(inner, heads, layers, attention, reach, causal),
+                layers,
+            )
+            for _ in range(depth)
+        )
+        self.proj_out = project(inner, channels)
+
+    def forward(self, x: Tensor, frames: int, temporal: bool = True, windows: Windows | None = None) -> Tensor:
+        clips = self.norm(to_clips(x, frames))  # b c f h w
+        b, c, f, height, width = clips.shape
+        h = self._project(self.proj_in, clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c))  # (b h w) f inner
+        for block in self.transformer_blocks:
+            h = block(h, temporal, windows)
+        h = self._project(self.proj_out, h).view(b, height, width, f, c)
+        return x + to_frames(h.permute(0, 4, 3, 1, 2))
+
+    def _project(self, layer: nn.Module, x: Tensor) -> Tensor:
+        out: Tensor = layer(x.transpose(1, 2)).transpose(1, 2) if self.conv_projection else layer(x)
+        return out

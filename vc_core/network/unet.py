@@ -1,0 +1,290 @@
+"""The video UNet of VideoCrafter (arXiv:2310.19512, arXiv:2401.09047).
+
+A UNet over the pixels of each frame, with a transformer over time behind every transformer over space, and in the later
+models a convolution over time in every ResBlock. One class for every layout; `UNetSpec` tells them apart, and a branch
+of the forward pass is decided by which submodule exists. Attribute names are the published ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..specs import UNetSpec, Windows
+from .attention import Attention, sdpa_attention
+from .hooks import NO_HOOKS, Hooks
+from .layers import (
+    Downsample,
+    Layers,
+    ResBlock,
+    Upsample,
+    embedding_mlp,
+    scale_sinusoid,
+    sinusoid,
+    to_clips,
+    to_frames,
+)
+from .transformers import SpatialTransformer, TemporalTransformer
+
+INIT_ATTENTION_HEADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What every block of one forward pass receives."""
+
+    emb: Tensor  # b d, or (b f) d
+    text: Tensor  # b n d, or (b f) n d
+    image: Tensor | None  # b m d, or (b f) m d
+    frames: int
+    hooks: Hooks
+    temporal: bool
+    windows: Windows | None = None
+
+
+class Stack(nn.ModuleList):
+    """The layers of one block in turn, each given what its kind needs. (b f) c h w -> (b f) c h w"""
+
+    def forward(self, h: Tensor, call: Call, size: torch.Size | None = None) -> Tensor:
+        """`size` is that of the next skip connection, for a block that ends in an Upsample."""
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                h = layer(h, call.emb, call.frames)
+            elif isinstance(layer, SpatialTransformer):
+                h = layer(h, call.text, call.image, call.hooks)
+            elif isinstance(layer, TemporalTransformer):
+                h = layer(h, call.frames, call.temporal, call.windows)
+            elif isinstance(layer, Upsample):
+                h = layer(h, size)
+            else:
+                h = layer(h)
+        return h
+
+
+class VideoUNet(nn.Module):
+    """noised latents, timestep, conditions -> prediction (of the noise, or of v)
+
+    `operations` names the layer classes (default `torch.nn`), `attention` the attention function, see
+    `network.attention`. Build on `device="meta"` and load with `assign=True` to make no tensor twice.
+    """
+
+    def __init__(
+        self,
+        spec: UNetSpec,
+        *,
+        operations: ModuleType | Any = nn,
+        attention: Attention = sdpa_attention,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.attention = attention
+        build = _Builder(spec, Layers(operations, spec.norm_groups, device, dtype), attention)
+        width = spec.model_channels
+        self.time_embed = embedding_mlp(width, 4 * width, build.layers)
+        self.fps_embedding = embedding_mlp(width, 4 * width, build.layers) if spec.fps_condition else None
+        self.time_cond_proj = build.scale_projection(spec.guidance_width)
+        self.motion_cond_proj = build.scale_projection(spec.motion_width)
+        self.combine_proj = build.scale_projection(2 * width if spec.motion_width else 0)
+        self.input_blocks = nn.ModuleList([Stack([build.layers.conv2d(spec.in_channels, width)])])
+        self.init_attn = Stack(
+            [
+                TemporalTransformer(
+                    width,
+                    INIT_ATTENTION_HEADS,
+                    spec.transformer_depth,
+                    build.layers,
+                    attention,
+                    inner=INIT_ATTENTION_HEADS * spec.head_channels,
+                    conv_projection=True,
+                    reach=build.reach,
+                    causal=spec.causal,
+                )
+            ]
+        )
+        skips = [width]
+        channels = width
+        last = len(spec.channel_mult) - 1
+        for level, mult in enumerate(spec.channel_mult):
+            for _ in range(spec.num_res_blocks):
+                self.input_blocks.append(build.block(channels, mult * width, attends=level in spec.attention_levels))
+                channels = mult * width
+                skips.append(channels)
+            if level != last:
+                self.input_blocks.append(Stack([Downsample(channels, build.layers)]))
+                skips.append(channels)
+        self.middle_block = build.block(channels, channels, attends=True)
+        self.middle_block.append(build.res_block(channels, channels))
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(spec.channel_mult))):
+            for i in range(spec.num_res_blocks + 1):
+                attends = level in spec.attention_levels
+                block = build.block(channels + skips.pop(), mult * width, attends=attends)
+                channels = mult * width
+                if level > 0 and i == spec.num_res_blocks:
+                    block.append(Upsample(channels, build.layers))
+                self.output_blocks.append(block)
+        self.out = nn.Sequential(
+            build.layers.group_norm(channels), nn.SiLU(), build.layers.conv2d(channels, spec.out_channels)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        image: Tensor | None = None,
+        fps: Tensor | None = None,
+        *,
+        hooks: Hooks = NO_HOOKS,
+        temporal: bool = True,
+        concat: Tensor | None = None,
+        guidance: Tensor | None = None,
+        motion: Tensor | None = None,
+        windows: Windows | None = None,
+        early_text: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction, b c f h w, for latents `x`, b c f h w; any f, h and w >= 1.
+
+        timesteps: b, or b f for a noise level of each frame; 0 .. 999.
+        text: b n d, or b f n d for a prompt of each frame.
+        image: image tokens, b m d or b f m d; used by networks with `image_attention`.
+        fps: b, the frames per second that the motion should have (or the frame stride, as the model was trained);
+            None takes the spec's default.
+        temporal: False makes every frame attend to itself alone in temporal attention.
+        concat: b c f h w, the clean latent that networks with `concat_channels` read beside `x`.
+        guidance, motion: b, guidance scales for networks that have an embedding of them; None adds nothing.
+        windows: temporal attention in windows, for clips longer than the network was trained on.
+        early_text: as `text`, in its place in the input blocks and the middle block.
+
+        Raises UserError when the shapes do not fit this network.
+        """
+        self._check(x, text, image)
+        self._check_concat(x, concat)
+        frames = x.shape[2]
+        scales = (guidance, motion)
+        emb = hooks.embedding(self._embed(timesteps, fps, scales, x))
+        early_text = text if early_text is None else early_text
+        image = image.flatten(0, 1) if image is not None and image.ndim == 4 else image
+        late = Call(emb, _rows(text), image, frames, hooks, temporal, windows)
+        call = replace(late, text=_rows(early_text))
+
+        skips: list[Tensor] = []
+        h = to_frames(x if concat is None else torch.cat([x, concat], dim=1))  # (b f) c h w
+        for index, block in enumerate(self.input_blocks):
+            hooks.enter("input", index)
+            h = block(h, call)
+            if index == 0:
+                h = self.init_attn(h, call)
+            h, skip = hooks.after_input(h)
+            skips.append(skip)
+        hooks.enter("middle", 0)
+        h = hooks.after_middle(self.middle_block(h, call))
+        for index, block in enumerate(self.output_blocks):
+            hooks.enter("output", index)
+            h, skip = hooks.before_output(h, skips.pop())
+            h = block(torch.cat([h, skip], dim=1), late, size=skips[-1].shape[-2:] if skips else None)
+        return to_clips(self.out(h), frames)
+
+    def _embed(
+        self, timesteps: Tensor, fps: Tensor | None, scales: tuple[Tensor | None, Tensor | None], x: Tensor
+    ) -> Tensor:
+        """b d, or (b f) d for timesteps of each frame."""
+        width = self.spec.model_channels
+        b, frames, dtype = x.shape[0], x.shape[2], x.dtype
+        when = sinusoid(timesteps.flatten(), width).to(dtype)
+        added = self._scales(*scales, dtype)
+        if added is not None:
+            when = when + (added.repeat_interleave(frames, 0) if timesteps.ndim == 2 else added)
+        emb: Tensor = self.time_embed(when)
+        if self.fps_embedding is not None:
+            fps = torch.full((b,), self.spec.default_fps, device=emb.device) if fps is None else fps
+            if timesteps.ndim == 2:
+                fps = fps.repeat_interleave(frames)
+            emb = emb + self.fps_embedding(sinusoid(fps, width).to(dtype))
+        return emb
+
+    def _scales(self, guidance: Tensor | None, motion: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """b d, what guidance scales add to the timestep's sinusoid; with both kinds, one map of the two together."""
+        spec = self.spec
+        parts: list[Tensor] = []
+        if guidance is not None and self.time_cond_proj is not None:
+            parts.append(self.time_cond_proj(scale_sinusoid(guidance, spec.guidance_width).to(dtype)))
+        if motion is not None and self.motion_cond_proj is not None and self.combine_proj is not None:
+            parts.append(self.motion_cond_proj(scale_sinusoid(motion, spec.motion_width).to(dtype)))
+            if len(parts) == 2:
+                out: Tensor = self.combine_proj(torch.cat(parts, dim=1))
+                return out
+        return parts[0] if parts else None
+
+    def _check_concat(self, x: Tensor, concat: Tensor | None) -> None:
+        wanted = self.spec.concat_channels
+        shape = (x.shape[0], wanted, *x.shape[2:])
+        if wanted and concat is None:
+            raise UserError(
+                "This network reads a picture's latent beside the noised one, and was given none. Give the picture "
+                "to start from, encoded by the model's own autoencoder."
+            )
+        if concat is not None and concat.shape != shape:
+            takes = f"should have the shape {shape}" if wanted else "has no place in this network, which takes none"
+            raise UserError(f"The picture's latent is {tuple(concat.shape)}; it {takes}.")
+
+    def _check(self, x: Tensor, text: Tensor, image: Tensor | None) -> None:
+        spec = self.spec
+        if x.ndim != 5 or x.shape[1] != spec.latent_channels:
+            raise UserError(
+                f"This network takes latents of shape (batch, {spec.latent_channels}, frames, height, width); "
+                f"it was given {tuple(x.shape)}."
+            )
+        if text.shape[-1] != spec.context_dim:
+            raise UserError(
+                f"This network was trained with text embeddings of width {spec.context_dim}; it was given width "
+                f"{text.shape[-1]}. Load the text encoder (CLIP) that belongs to this model."
+            )
+        if image is not None and not spec.image_attention:
+            raise UserError(
+                "This is a text-to-video network: it has no attention over image tokens. "
+                "Use an image-to-video model, or leave the image conditioning out."
+            )
+
+
+def _rows(text: Tensor) -> Tensor:
+    """b n d as it is; b f n d -> (b f) n d"""
+    return text.flatten(0, 1) if text.ndim == 4 else text
+
+
+class _Builder:
+    """Makes the blocks of one network."""
+
+    def __init__(self, spec: UNetSpec, layers: Layers, attention: Attention) -> None:
+        self.spec, self.layers, self.attention = spec, layers, attention
+        self.reach = spec.temporal_length if spec.relative_position else None
+
+    def scale_projection(self, width: int) -> nn.Module | None:
+        return self.layers.linear(width, self.spec.model_channels, bias=False) if width else None
+
+    def res_block(self, c_in: int, c_out: int) -> ResBlock:
+        return ResBlock(c_in, c_out, 4 * self.spec.model_channels, self.spec.temporal_conv, self.layers)
+
+    def block(self, c_in: int, c_out: int, attends: bool) -> Stack:
+        """[ResBlock], or [ResBlock, SpatialTransformer, TemporalTransformer]"""
+        spec, layers = self.spec, self.layers
+        block = Stack([self.res_block(c_in, c_out)])
+        if attends:
+            heads, depth = c_out // spec.head_channels, spec.transformer_depth
+            block.append(
+                SpatialTransformer(
+                    *(c_out, heads, depth, spec.context_dim, spec.image_attention, layers, self.attention),
+                    gate=spec.image_gate,
+                )
+            )
+            block.append(
+                TemporalTransformer(c_out, heads, depth, layers, self.attention, reach=self.reach, causal=spec.causal)
+            )
+        return block

@@ -1,0 +1,188 @@
+"""The options of the commands that make videos, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from pathlib import Path
+
+from .checkpoint import AUTO, DTYPES
+from .denoising import SAMPLERS, Sampling
+from .frames.fitting import FITS
+from .pipeline import Request
+from .specs import PRESETS, ModelSpec, Windows
+
+SEEDS = 2**64
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """The choice of a published model's numbers."""
+    parser.add_argument(
+        "--preset",
+        default=AUTO,
+        choices=(AUTO, *PRESETS),
+        metavar="NAME",
+        help=f"whose noise schedule and defaults to use: {AUTO} (told by the file), {', '.join(PRESETS)}",
+    )
+
+
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """Everything that both ways of making a video take."""
+    parser.add_argument("prompt", help="what the video shows; about 70 words are read")
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--model",
+        "-m",
+        action="append",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the checkpoint; once for each file of a split one",
+    )
+    files.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        default=Path("video.mp4"),
+        help="the video, in the format of its ending (default: %(default)s)",
+    )
+    files.add_argument(
+        "--lora",
+        action="append",
+        type=lora,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA file, with a strength other than 1 behind a colon; may be given several times",
+    )
+    files.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_preset(parser)
+    _add_what(parser.add_argument_group("what to make (the model's own default where none is given)"))
+    _add_how(parser.add_argument_group("how to sample (the model's own default where none is given)"))
+    machine = parser.add_argument_group("where to compute")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    machine.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto: fp16 on a GPU, fp32 on a CPU"
+    )
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--negative", default="", metavar="PROMPT", help="what the video should not show")
+    group.add_argument("--seed", type=seed, default=None, help="0 .. 2^64-1; the same seed gives the same video")
+    group.add_argument("--width", type=int, default=None, help="pixels, a multiple of 8")
+    group.add_argument("--height", type=int, default=None, help="pixels, a multiple of 8")
+    group.add_argument("--frames", type=int, default=None, help="how many; the models were trained with 16")
+    group.add_argument(
+        "--long",
+        choices=("off", "freenoise"),
+        default="off",
+        help="for more than 16 frames: freenoise keeps them one scene, by windows over time and noise used again",
+    )
+    group.add_argument(
+        "--then",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help="what the video shows after that; it turns from one prompt to the next; may be given several times",
+    )
+    group.add_argument(
+        "--fps",
+        type=float,
+        default=None,
+        help="frames per second of the motion, a condition of the model (DynamiCrafter 256: frame stride)",
+    )
+    group.add_argument("--save-fps", type=float, default=None, help="frames per second at which the file plays")
+
+
+def _add_how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--steps", type=int, default=None, help="denoising steps; more is slower and finer")
+    group.add_argument(
+        "--cfg", type=float, default=None, help="how closely the prompt is followed; 1 switches guidance off"
+    )
+    group.add_argument(
+        "--sampler", choices=tuple(SAMPLERS), default=None, help="ddim is the authors', and lcm that of T2V-Turbo"
+    )
+    group.add_argument(
+        "--spacing", choices=("uniform", "trailing", "lcm"), default=None, help="of the steps over the noise"
+    )
+    group.add_argument("--eta", type=float, default=None, help="0..1, fresh noise in each step")
+    group.add_argument("--guidance-rescale", type=float, default=None, help="0..1, against burnt contrast at high cfg")
+    group.add_argument(
+        "--temporal-guidance", type=float, default=0.0, help="0 is off; above, steadier motion, a pass more"
+    )
+    group.add_argument("--motion", type=float, default=None, help="motion guidance of T2V-Turbo v2, about 0 to 0.5")
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """What only videos of a picture take."""
+    group = parser.add_argument_group("models that continue a picture (DynamiCrafter)")
+    group.add_argument("--end-picture", type=Path, default=None, metavar="FILE", help="what the last frame shows")
+    group.add_argument("--loop", action="store_true", help="the video ends where it begins")
+    group.add_argument(
+        "--fit", choices=FITS, default="crop", help="a picture of another shape: cut off, set in black, or the authors'"
+    )
+    group.add_argument(
+        "--image-cfg", type=float, default=None, help="how closely the picture is followed; --cfg is then the prompt's"
+    )
+
+
+def seed(text: str) -> int:
+    """A seed, or the parser's error."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {SEEDS - 1}")
+    return value
+
+
+def strength(text: str) -> float:
+    """A share above 0, or the parser's error."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
+    return value
+
+
+def lora(text: str) -> tuple[Path, float]:
+    """FILE or FILE:STRENGTH; a colon that no number follows belongs to the name."""
+    name, colon, behind = text.rpartition(":")
+    try:
+        value = float(behind) if colon and name else None
+    except ValueError:
+        value = None
+    return (Path(text), 1.0) if value is None else (Path(name), value)
+
+
+def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
+    """The request that the options make of a model, with a seed drawn where none is given."""
+    defaults = spec.defaults
+    windows = Windows() if options.long == "freenoise" else None
+    sampler = options.sampler or defaults.sampler
+    own_spacing = defaults.spacing if sampler == defaults.sampler else None
+    return Request(
+        negative=options.negative,
+        seed=secrets.randbelow(SEEDS) if options.seed is None else options.seed,
+        width=options.width,
+        height=options.height,
+        frames=options.frames,
+        fps=options.fps,
+        cfg=options.cfg,
+        guidance_rescale=options.guidance_rescale,
+        temporal_guidance=options.temporal_guidance,
+        image_cfg=options.image_cfg,
+        motion=options.motion,
+        sampling=Sampling(
+            steps=defaults.steps if options.steps is None else options.steps,
+            sampler=sampler,
+            spacing=options.spacing or own_spacing,
+            eta=(defaults.eta if windows is None else 0.0) if options.eta is None else options.eta,
+        ),
+        fit=options.fit,
+        loop=options.loop,
+        windows=windows,
+        then=tuple(options.then),
+    )

@@ -1,0 +1,357 @@
+"""The whole way on one page: a prompt, and for image-to-video a picture, become the frames of a video.
+
+FILE            -> the parts of a model          checkpoint
+PROMPT, PICTURE -> conditioning                  conditioning
+NOISE           -> latents, step by step         denoising, which calls network
+LATENTS         -> frames -> a video file        frames
+
+crafter = VideoCrafter.load("model.ckpt", device="cuda", dtype=torch.float16)
+frames = crafter.generate("a boat on the sea", request=Request(seed=7))   # f h w 3, 0..1
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Parts, load
+from .checkpoint.lora import with_loras
+from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
+from .denoising import Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
+from .denoising.freenoise import injected
+from .errors import UserError
+from .frames.fitting import Fit, fit, picture_latent
+from .frames.pixels import to_network, to_unit
+from .specs import ModelSpec, Windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is wanted. A None takes the model's own default.
+
+    width, height: pixels, multiples of 8. frames: 1 or more; the models were trained with 16.
+    fps: the frames per second that the *motion* should have, a condition of the network, about 1 to 30. It is not the
+        rate at which a file is saved.
+    cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
+        (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
+    motion: the motion guidance of networks that have it, about 0 to 0.5.
+    steps, sampler, spacing, eta: see `denoising.Sampling`. seed: 0 to 2^64 - 1.
+
+    For models that continue a picture (DynamiCrafter):
+    fit: how the pictures are brought to the clip's size, see `frames.fitting`.
+    loop: the clip ends where it begins. Its last frame, which equals the first, is left out of the video.
+    sharp: take the likeliest latent of a picture instead of a random one, which is what the authors take.
+
+    For clips longer than the model was trained on:
+    windows: temporal attention in windows and noise used again (FreeNoise). The authors take eta 0 with it.
+    then: prompts that follow the first one over time, each turning into the next.
+    """
+
+    negative: str = ""
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    cfg: float | None = None
+    guidance_rescale: float | None = None
+    temporal_guidance: float = 0.0
+    image_cfg: float | None = None
+    motion: float | None = None
+    sampling: Sampling | None = None
+    fit: Fit = "crop"
+    loop: bool = False
+    sharp: bool = False
+    windows: Windows | None = None
+    then: tuple[str, ...] = ()
+
+    def settle(self, spec: ModelSpec) -> Settings:
+        """With the model's defaults in place of each None. Raises UserError for what cannot be made."""
+        defaults = spec.defaults
+        cfg = defaults.cfg if self.cfg is None else self.cfg
+        guidance = Guidance(
+            scale=cfg,
+            rescale=defaults.guidance_rescale if self.guidance_rescale is None else self.guidance_rescale,
+            temporal=self.temporal_guidance,
+            image_scale=self.image_cfg,
+        )
+        if spec.unet.guidance_width:
+            guidance = replace(guidance, scale=1.0)
+        if self.image_cfg is not None and not spec.unet.image_attention:
+            raise UserError("A guidance scale for the picture was given, but this model makes videos from text alone.")
+        sampling = self.sampling or Sampling(
+            steps=defaults.steps,
+            sampler=defaults.sampler,
+            spacing=defaults.spacing,
+            eta=defaults.eta if self.windows is None else 0.0,
+        )
+        settings = Settings(
+            width=defaults.width if self.width is None else self.width,
+            height=defaults.height if self.height is None else self.height,
+            frames=defaults.frames if self.frames is None else self.frames,
+            fps=float(defaults.fps if self.fps is None else self.fps),
+            sampling=replace(sampling, guidance=guidance, windows=self.windows),
+            guidance=cfg if spec.unet.guidance_width else None,
+            motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
+        )
+        check_ends(spec, wanted=self.loop)
+        check_side("Width", settings.width, spec.size_multiple)
+        check_side("Height", settings.height, spec.size_multiple)
+        if settings.frames < 1:
+            raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models learnt with 16.")
+        if not (math.isfinite(settings.fps) and settings.fps > 0):
+            raise UserError(f"The fps condition is {settings.fps:g}; it should be above 0, usually 4 to 30.")
+        return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is made: a request for one model, complete."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    sampling: Sampling
+    guidance: float | None = None
+    motion: float | None = None
+
+    def shape(self, spec: ModelSpec) -> tuple[int, ...]:
+        """The shape of the latents, b c f h w."""
+        factor = spec.size_multiple
+        return (1, spec.autoencoder.latent_channels, self.frames, self.height // factor, self.width // factor)
+
+
+class VideoCrafter:
+    """A loaded model, ready to make videos. Networks run in the type they were loaded in, latents stay float32."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        preset: str = "auto",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        loras: Sequence[tuple[str | PathLike[str], float]] = (),
+    ) -> VideoCrafter:
+        """A model from a checkpoint that holds all its parts, or from the files of a split one; all parts
+        compute in `dtype`. See `checkpoint.load`. loras: LoRA files and their strengths, see `checkpoint.lora`."""
+        parts = load(path, preset=preset, device=device, dtype=dtype)
+        parts.require("unet", "autoencoder", "text_encoder")
+        return cls(with_loras(parts, loras))
+
+    def generate(
+        self,
+        prompt: str,
+        picture: Tensor | None = None,
+        *,
+        request: Request = Request(),
+        source: Source | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        end_picture: Tensor | None = None,
+    ) -> Tensor:
+        """The frames of one video, f h w 3 in 0..1.
+
+        picture: h w 3 in 0..1, any size; needed by image-to-video models, refused by the others.
+        source: a video's latents to start from (see `encode`), with a strength and perhaps a mask.
+        on_step: called after each step, for progress and previews; what it raises stops the run.
+        end_picture: as `picture`, what the last frame shows; for models that continue a picture.
+        """
+        latents = None
+        for step in self.steps(prompt, picture, request=request, source=source, end_picture=end_picture):
+            latents = step.x
+            if on_step is not None:
+                on_step(step)
+        assert latents is not None
+        return self.decode(latents[:, :, :-1] if request.loop else latents)
+
+    def steps(
+        self,
+        prompt: str,
+        picture: Tensor | None = None,
+        *,
+        request: Request = Request(),
+        source: Source | None = None,
+        end_picture: Tensor | None = None,
+    ) -> Iterator[Step]:
+        """The denoising steps of `generate`. Everything given is checked before this returns."""
+        spec, schedule = self.parts.spec, self.parts.schedule
+        settings = request.settle(spec)
+        check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
+        check_ends(spec, wanted=end_picture is not None, loop=request.loop)
+        noise = Noise(request.seed)
+        levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
+        concat = None
+        if picture is not None and spec.unet.concat_channels:
+            size = (settings.height, settings.width)
+            picture = fit(picture, *size, request.fit)
+            last = None if end_picture is None else fit(end_picture, *size, request.fit)
+            concat = self.ends(
+                picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else noise
+            )
+        positive = self._told((prompt, *request.then), picture, settings, concat)
+        negative = textless = None
+        if settings.sampling.guidance.passes:
+            negative = self._told((request.negative,), None if picture is None else GREY, settings, concat)
+        if settings.sampling.guidance.image_scale is not None:
+            textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
+        return sample(
+            injected(partial(self._predict, windows=request.windows), levels),
+            schedule,
+            positive,
+            negative,
+            noise=noise,
+            shape=None if source else settings.shape(spec),
+            source=source,
+            settings=settings.sampling,
+            textless=textless,
+        )
+
+    @torch.inference_mode()
+    def ends(
+        self,
+        first: Tensor,
+        frames: int,
+        last: Tensor | None = None,
+        *,
+        loop: bool = False,
+        noise: NoiseSource | None = None,
+    ) -> Tensor:
+        """The latent beside the noised one, 1 c f h w, of pictures h w 3 in 0..1 at the clip's size; with `loop` the
+        first stands at both ends, exactly the same. `noise` makes samples of the autoencoder's posterior."""
+        latent = self._picture_latent(first, noise)
+        end = latent if loop else None if last is None else self._picture_latent(last, noise)
+        return picture_latent(latent, frames, end)
+
+    def _picture_latent(self, picture: Tensor, noise: NoiseSource | None) -> Tensor:
+        autoencoder = self.parts.autoencoder
+        assert autoencoder is not None
+        pixels = self._pixels(picture[None])
+        if noise is None:
+            return autoencoder.encode(pixels).float()
+        factor = autoencoder.spec.downscale
+        shape = (1, autoencoder.spec.latent_channels, pixels.shape[2] // factor, pixels.shape[3] // factor)
+        return autoencoder.encode_with(pixels, noise.draw(shape, pixels.device, torch.float32)).float()
+
+    def _told(
+        self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None
+    ) -> Conditioning:
+        """The conditioning of a clip: prompts one after the other, a picture, and what else the network reads."""
+        told = self.condition(prompts[0], picture, settings.fps)
+        if told.image is not None:
+            told = replace(told, image=tokens_for_frames(told.image, settings.frames))
+        if len(prompts) > 1:
+            texts = torch.cat([self.condition(prompt, None, settings.fps).text for prompt in prompts])
+            told = replace(told, text=text_over_time(texts, settings.frames), early_text=texts[-1:])
+
+        def row(value: float | None) -> Tensor | None:
+            return None if value is None else told.text.new_tensor([value], dtype=torch.float32)
+
+        return replace(told, concat=concat, guidance=row(settings.guidance), motion=row(settings.motion))
+
+    @torch.inference_mode()
+    def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
+        """What the network is told. `picture`, h w 3 in 0..1, is seen whole, squeezed to a square."""
+        parts = self.parts
+        assert parts.text_encoder is not None
+        text = parts.text_encoder([prompt])
+        image = None
+        if picture is not None and parts.image_encoder is not None and parts.image_tokens is not None:
+            pixels = to_network(picture[None]).to(parts.device)
+            image = picture_tokens(parts.image_encoder, parts.image_tokens, pixels)
+        return Conditioning(text=text, image=image, fps=torch.tensor([fps], device=text.device))
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """The latents, 1 c f h/8 w/8, of a video f h w 3 in 0..1, to start from."""
+        assert self.parts.autoencoder is not None
+        return self.parts.autoencoder.encode(self._pixels(frames)).float().transpose(0, 1)[None]
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The frames, f h w 3 in 0..1, of latents 1 c f h w."""
+        assert self.parts.autoencoder is not None
+        frames = latents[0].transpose(0, 1).to(self.parts.dtype)
+        return to_unit(self.parts.autoencoder.decode(frames).float())
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        return to_network(frames).to(self.parts.device, self.parts.dtype)
+
+    def _predict(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        told: Conditioning,
+        /,
+        *,
+        temporal: bool = True,
+        windows: Windows | None = None,
+    ) -> Tensor:
+        unet = self.parts.unet
+        assert unet is not None
+        dtype = self.parts.dtype
+
+        def cast(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(dtype)
+
+        motion = told.motion
+        if motion is not None:
+            moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
+            motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
+        return unet(
+            x.to(dtype),
+            timestep,
+            told.text.to(dtype),
+            cast(told.image),
+            told.fps,
+            temporal=temporal,
+            concat=cast(told.concat),
+            guidance=told.guidance,
+            motion=motion,
+            windows=windows,
+            early_text=cast(told.early_text),
+        )
+
+
+GREY = torch.full((1, 1, 3), 0.5)
+"""The picture of the unconditional branch: mid grey, which is zero to the network."""
+
+
+def check_picture(*, given: bool, wanted: bool) -> None:
+    """Raises UserError when an image-to-video model lacks a picture, or another model was given one."""
+    if wanted and not given:
+        raise UserError("This is an image-to-video model: give it a picture to start from.")
+    if given and not wanted:
+        raise UserError("This is a text-to-video model: it cannot take a picture. Use an image-to-video model.")
+
+
+def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
+    """Raises UserError when a last picture or a loop is asked of a model that knows none, or both at once."""
+    if (wanted or loop) and not spec.unet.concat_channels:
+        raise UserError(
+            "Loops and clips between two pictures need a model that continues pictures (DynamiCrafter, best its "
+            f"512 model for interpolation); {spec.name} is none."
+        )
+    if wanted and loop:
+        raise UserError("A loop ends with the picture that it begins with: leave out the last picture, or the loop.")
+
+
+def check_side(name: str, pixels: int, multiple: int) -> None:
+    """Raises UserError, naming the two nearest sizes, unless `pixels` is a positive multiple."""
+    if pixels > 0 and pixels % multiple == 0:
+        return
+    below = max(multiple, pixels // multiple * multiple)
+    above = below + multiple
+    raise UserError(
+        f"{name} is {pixels} pixels; it should be a multiple of {multiple}. The nearest are {below} and {above}."
+    )

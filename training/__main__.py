@@ -23,6 +23,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--models", type=Path, default=ROOT / "models", help="where the finished files go")
     options.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
     options.add_argument("--scale", type=float, default=1.0, help="multiplies the minutes of every stage")
+    options.add_argument("--clips", type=int, default=Recipe.clips, help="clips encoded to train on")
+    options.add_argument("--frames", type=int, default=Recipe.frames, help="single frames encoded to train on")
+    options.add_argument("--samples", type=int, default=Recipe.samples, help="clips made at each look at the networks")
+    options.add_argument("--compile", action="store_true", help="torch.compile: slow to start, then quicker")
     options.add_argument("--processes", type=int, default=1, help="processes that share each batch's work, on a CPU")
     options.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     options.add_argument("--device", default="cpu")
@@ -40,8 +44,15 @@ def work(number: int, options: argparse.Namespace) -> None:
     run = Run(
         folder=options.folder,
         models=options.models,
-        recipe=Recipe(scale=options.scale, seed=options.seed),
+        recipe=Recipe(
+            scale=options.scale,
+            clips=options.clips,
+            frames=options.frames,
+            samples=options.samples,
+            seed=options.seed,
+        ),
         device=options.device,
+        compiled=options.compile,
     )
     for stage in options.stages:
         STAGES[stage](run)

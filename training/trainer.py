@@ -86,7 +86,10 @@ class Trainer:
         return self.plan.lr * min(1.0, (self.step + 1) / max(1, self.plan.warmup)) * cosine
 
     def run(self, objective: Objective, *, samples_per_step: int, probe: Probe | None = None) -> None:
-        """Train to the end of the plan. `probe` looks at the averaged model every `probe_minutes` and at the end."""
+        """Train to the end of the plan; nothing happens when it is there already. `probe` looks at the averaged model
+        every `probe_minutes` and at the end."""
+        if self.progress >= 1:
+            return
         losses: list[float] = []
         saved = probed = logged = self.seconds
         while self.progress < 1:

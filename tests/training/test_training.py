@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from training import __main__ as command
 from training.autoencoder import AutoencoderObjective, normalise, random_frames
 from training.diffusion import DiffusionObjective
 from training.files import save_both
@@ -184,3 +185,22 @@ def test_pools_survive_the_disk(tmp_path: Path, pool: Pool) -> None:
     assert again.scenes[5:] == pool.scenes
     assert torch.equal(again.latents[:5], pool.latents)
     assert again.latents.shape[1:] == (FRAMES, 4, 8, 8)
+
+
+def test_the_command_goes_through_all_stages_and_on_where_it_was(
+    tmp_path: Path,
+) -> None:
+    run, models = tmp_path / "run", tmp_path / "models"
+    words = ["--folder", str(run), "--models", str(models), "--scale", "1e-5"]  # a step or two of each stage
+    words += ["--clips", "2", "--frames", "4", "--samples", "1"]
+    threads = torch.get_num_threads()
+    try:
+        assert command.main(words) == 0
+        first = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+        assert command.main([*words, "--stages", "pools", "stills", "videos"]) == 0  # all of them done
+    finally:
+        torch.set_num_threads(threads)
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == first
+    for spec in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO):
+        assert load(models / f"{spec.name}.safetensors").spec == spec
+        assert list(run.glob(f"{spec.name}_*.png"))

@@ -22,6 +22,9 @@ BOTH_DROPPED, ONE_DROPPED = 0.07, 0.05
 SKEW = 0.75
 """Timesteps are 1000 * u ** SKEW for even u: the noisy half of the process, where content is decided, comes up more
 often than the other. 1 would be the even choice of the published training."""
+MOST_WEIGHT = 50.0
+"""Errors of the noise count 1 + 1 / SNR, at most this much: as errors of the content do where noise hides it, since an
+error of the noise that is small against it can be a wholly wrong clip. In the manner of arXiv:2303.09556."""
 
 
 class DiffusionObjective:
@@ -38,6 +41,8 @@ class DiffusionObjective:
         schedule = NoiseSchedule.from_spec(network.spec.diffusion)
         self.signal = (schedule.alphas_cumprod.sqrt() * schedule.scale).float()
         self.noise = (1 - schedule.alphas_cumprod).sqrt().float()
+        weight = (1 + (self.noise / self.signal).square()).clamp(max=MOST_WEIGHT)
+        self.weight = weight / weight[self._spread(torch.arange(len(weight)) / len(weight))].mean()
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, rank()])
@@ -53,7 +58,8 @@ class DiffusionObjective:
         conditions = self._with_pictures(scenes, rng) if pictured else self._with_text(scenes, rng)
         with torch.autocast(device.type, torch.bfloat16):
             out = self.network(x.to(device), timesteps.to(device), *(value.to(device) for value in conditions))
-        return (out.float() - noise.to(device)).square().mean()
+        errors = (out.float() - noise.to(device)).square().mean((1, 2, 3, 4))
+        return (errors * self.weight[timesteps].to(device)).mean()
 
     def _with_text(self, scenes: list[Scene], rng: np.random.Generator) -> list[Tensor]:
         """Words b n, and fps b."""
@@ -73,5 +79,8 @@ class DiffusionObjective:
 
     def _timesteps(self, rng: np.random.Generator) -> Tensor:
         """One timestep from each of `batch` equal shares of the range, in random order."""
-        even = (rng.permutation(self.batch) + rng.random(self.batch)) / self.batch
-        return torch.from_numpy(np.minimum((len(self.signal) * even**self.skew).astype(np.int64), len(self.signal) - 1))
+        return self._spread(torch.from_numpy((rng.permutation(self.batch) + rng.random(self.batch)) / self.batch))
+
+    def _spread(self, even: Tensor) -> Tensor:
+        """The timesteps of numbers in 0..1."""
+        return (len(self.signal) * even**self.skew).long().clamp(max=len(self.signal) - 1)

@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 CROP_SHARE = 0.8
 """The part of the autoencoder's training that sees crops."""
-VIDEO_SKEW = 0.6
-"""As `diffusion.SKEW`: sixteen frames that share a content show it through more noise than one does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +157,7 @@ def train_videos(run: Run) -> None:
 
     plan = run.plan(run.recipe.videos, lr=1.2e-3, final=0.01, ema=0.9993, warmup=100, probe_minutes=14)
     trainer = run.trainer(network, plan, "videos", start)
-    objective = DiffusionObjective(
-        network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 2, skew=VIDEO_SKEW
-    )
+    objective = DiffusionObjective(network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 2)
     probe = VideoProbe(finished_autoencoder(run), run.folder, run.recipe.samples)
     trainer.run(objective, samples_per_step=8, probe=probe)
 

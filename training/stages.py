@@ -43,8 +43,9 @@ class Recipe:
 
     autoencoder: float = 17.0
     stills: float = 18.0
-    reader: float = 8.6
-    videos: float = 90.0
+    videos: float = 30.0
+    reader: float = 9.0
+    pictures: float = 65.0
     scale: float = 1.0
     clips: int = 12288
     frames: int = 32000
@@ -146,18 +147,30 @@ def train_reader(run: Run) -> None:
 
 
 def train_videos(run: Run) -> None:
-    """Both video networks at once on clips, from the weights of the single frames and the exercised image branch."""
+    """The text-to-video network on clips, from the weights of the single frames."""
+    network = seeded(TEXT_TO_VIDEO, run.recipe.seed)
+    run.compile(network)
+    plan = run.plan(run.recipe.videos, lr=1e-3, final=0.9, ema=0.998, warmup=100)
+    trainer = run.trainer(network, plan, "videos", lambda: take_over(network, run.weights("stills")))
+    objective = DiffusionObjective(network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 2)
+    trainer.run(objective, samples_per_step=8)
+
+
+def train_pictures(run: Run) -> None:
+    """Both video networks at once, from the text-to-video network and the exercised image branch, which stays as it
+    is: until the network listens to it, it would only be shaken by the noise of its gradients."""
     network = seeded_with_pictures(IMAGE_TO_VIDEO, run.recipe.seed)
+    network.branch.requires_grad_(False)
     run.compile(network.network)
 
     def start() -> None:
-        take_over(network.network, run.weights("stills"))
+        take_over(network.network, run.weights("videos"))
         branch = {k.removeprefix("branch."): v for k, v in run.weights("reader").items() if k.startswith("branch.")}
         network.branch.load_state_dict(branch)
 
-    plan = run.plan(run.recipe.videos, lr=1.2e-3, final=0.01, ema=0.9993, warmup=100, probe_minutes=14)
-    trainer = run.trainer(network, plan, "videos", start)
-    objective = DiffusionObjective(network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 2)
+    plan = run.plan(run.recipe.pictures, lr=1e-3, final=0.01, ema=0.9993, warmup=100, probe_minutes=14)
+    trainer = run.trainer(network, plan, "pictures", start)
+    objective = DiffusionObjective(network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 3)
     probe = VideoProbe(finished_autoencoder(run), run.folder, run.recipe.samples)
     trainer.run(objective, samples_per_step=8, probe=probe)
 
@@ -167,7 +180,7 @@ def export(run: Run) -> None:
     if rank() > 0:
         return
     network = PictureNetwork(IMAGE_TO_VIDEO)
-    network.load_state_dict(dict(run.weights("videos")))
+    network.load_state_dict(dict(run.weights("pictures")))
     for path in save_both(run.models, finished_autoencoder(run), network):
         logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
@@ -176,7 +189,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "autoencoder": train_autoencoder,
     "pools": make_pools,
     "stills": train_stills,
-    "reader": train_reader,
     "videos": train_videos,
+    "reader": train_reader,
+    "pictures": train_pictures,
     "export": export,
 }

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+EPS = 1e-16
+"""AdamW's; the gradients of the innermost layers are near 1e-9 late in training, and the usual 1e-8 would stop them."""
+
 Objective = Callable[[int], Tensor]
 Probe = Callable[[nn.Module, int], Mapping[str, Any]]
 
@@ -60,7 +63,7 @@ class Trainer:
         self.module, self.plan, self.folder, self.name = module, plan, folder, name
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay, fused=True
+            self.parameters, lr=plan.lr, betas=(0.9, 0.99), eps=EPS, weight_decay=plan.weight_decay, fused=True
         )
         self.adopt()
         self.step = 0

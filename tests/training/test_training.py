@@ -197,7 +197,7 @@ def test_the_command_goes_through_all_stages_and_on_where_it_was(
     try:
         assert command.main(words) == 0
         first = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
-        assert command.main([*words, "--stages", "pools", "stills", "videos"]) == 0  # all of them done
+        assert command.main([*words, "--stages", "pools", "stills", "reader", "pictures"]) == 0  # all of them done
     finally:
         torch.set_num_threads(threads)
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == first

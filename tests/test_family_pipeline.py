@@ -181,7 +181,7 @@ def check_steps(crafter: VideoCrafter, info: dict[str, Any], call: dict[str, Any
     )
     schedule = crafter.parts.schedule
     predict = guide(
-        crafter._predict,
+        crafter.predict,
         told["context"],
         told.get("uncond_context"),
         settings.guidance,
@@ -221,7 +221,7 @@ def test_golden_turbo(path: Path, tmp_path: Path) -> None:
         settings = Sampling(steps=call["steps"], sampler="lcm", guidance=Guidance(scale=1))
         levels = settings.levels(crafter.parts.schedule)
         assert [level.timestep for level in levels[:-1]] == call["t"]
-        denoise = denoiser(partial(lambda told, x, timestep: crafter._predict(x, timestep, told), told), "eps")
+        denoise = denoiser(partial(lambda told, x, timestep: crafter.predict(x, timestep, told), told), "eps")
         recorded = Recorded(t[f"{name}/noise"][0], t[f"{name}/noise"][1:])
         steps = list(SAMPLERS["lcm"](denoise, x_t, levels, recorded, 0.0))
         for step in steps:
@@ -250,7 +250,7 @@ def test_golden_freenoise(path: Path, tmp_path: Path) -> None:
             told = replace(told, text=text_over_time(texts, info["t"]), early_text=texts[-1:])
         settings = Sampling(steps=call["steps"], eta=call["eta"], guidance=Guidance(scale=call["cfg"]))
         levels = settings.levels(crafter.parts.schedule)
-        model = injected(partial(crafter._predict, windows=windows), levels)
+        model = injected(partial(crafter.predict, windows=windows), levels)
         negative = crafter.condition("", None, float(call["fps"]))
         denoise = denoiser(guide(model, told, negative, settings.guidance), "eps")
         steps = list(SAMPLERS["ddim"](denoise, x, levels, Recorded(x * 0, None), call["eta"]))

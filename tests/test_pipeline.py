@@ -128,7 +128,7 @@ def check_run(
     with torch.inference_mode():
         steps = list(
             sample(
-                crafter._predict,
+                crafter.predict,
                 crafter.parts.schedule,
                 positive,
                 negative,

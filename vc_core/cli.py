@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from .errors import UserError
 from .frames.clips import load_clip
 from .frames.pixels import load_picture
 from .frames.video import check_target, format_of, frame_rate, write
-from .options import add_picture_options, add_preset, add_video_options, request_of, strength
+from .longer import Long
+from .longer import frames as long_frames
+from .options import add_picture_options, add_preset, add_video_options, long_of, request_of, strength
 from .pipeline import Request, VideoCrafter, check_ends, check_picture
 from .specs import ModelSpec
 
@@ -151,7 +153,9 @@ def _make_video(options: argparse.Namespace) -> None:
     spec = lora_spec(checkpoint.spec, options.lora)
     check_ends(spec, wanted=options.end_picture is not None, loop=options.loop)
     end_picture = None if options.end_picture is None else load_picture(options.end_picture)
-    request = request_of(options, spec)
+    long = long_of(options)
+    _check_long(options, long)
+    request = long.applied(request_of(options, spec))
     settings = request.settle(spec)
     unchanged = spec is checkpoint.spec
     settings.sampling.levels(checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion))
@@ -161,12 +165,12 @@ def _make_video(options: argparse.Namespace) -> None:
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
     crafter = VideoCrafter.load(options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora)
     source = None if clip is None else Source(crafter.encode(clip), options.strength)
-    frames = _sampled(crafter, options, request, (picture, end_picture), source)
+    frames = _sampled(crafter, options, (request, long), (picture, end_picture), source)
     made = write(
         options.output,
         frames,
         fps=save_fps,
-        metadata={"videocrafter": _recipe(options, request, spec)},
+        metadata={"videocrafter": {**_recipe(options, request, spec), "long": asdict(long)}},
         overwrite=options.overwrite,
     )
     for message in made.messages:
@@ -182,25 +186,45 @@ def _recipe(options: argparse.Namespace, request: Request, spec: ModelSpec) -> d
     return {"model": spec.name, "prompt": options.prompt, **asdict(request)}
 
 
+def _check_long(options: argparse.Namespace, long: Long) -> None:
+    """Raises UserError where a way to long videos does not go together with what else is asked for."""
+    if long.method in ("off", "freenoise") and not long.free_init:
+        return
+    given = {"--video": options.video, "--end-picture": options.end_picture, "--loop": options.loop or None}
+    for name in (name for name, value in given.items() if value is not None):
+        what = "--free-init" if long.free_init else f"--long {long.method}"
+        raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
+
+
 def _sampled(
     crafter: VideoCrafter,
     options: argparse.Namespace,
-    request: Request,
+    request: tuple[Request, Long],
     pictures: tuple[Tensor | None, Tensor | None],
     source: Source | None,
-) -> Tensor:
-    """`pictures` are those of the first and of the last frame."""
-    picture, end = pictures
+) -> Tensor | Iterator[Tensor]:
+    """The frames; of some long videos one after the other, while the rest is being made. `pictures` are those of the
+    first and of the last frame."""
+    (wanted, long), (picture, end) = request, pictures
     log.info("Sampling starts on %s in %s.", crafter.parts.device, crafter.parts.dtype)
-    with tqdm(desc="sampling", unit="step", disable=True if options.quiet else None) as bar:
+    bar = tqdm(desc="sampling", unit="step", disable=True if options.quiet else None)
 
-        def on_step(step: Step) -> None:
-            bar.total = step.total
-            bar.update()
+    def on_step(step: Step) -> None:
+        if step.index == 0:
+            bar.reset(total=step.total)
+        bar.update()
 
+    if long.method not in ("off", "freenoise") or long.free_init:
+        return _closing(bar, long_frames(crafter, options.prompt, picture, request=wanted, long=long, on_step=on_step))
+    with bar:
         return crafter.generate(
-            options.prompt, picture, request=request, source=source, on_step=on_step, end_picture=end
+            options.prompt, picture, request=wanted, source=source, on_step=on_step, end_picture=end
         )
+
+
+def _closing(bar: Any, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    with bar:
+        yield from frames
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from .checkpoint import AUTO, DTYPES
 from .denoising import SAMPLERS, Sampling
+from .denoising.windows import ORDERS
 from .frames.fitting import FITS
+from .longer import METHODS, Long
 from .pipeline import Request
-from .specs import PRESETS, ModelSpec, Windows
+from .specs import PRESETS, ModelSpec
 
 SEEDS = 2**64
 
@@ -73,9 +75,19 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--frames", type=int, default=None, help="how many; the models were trained with 16")
     group.add_argument(
         "--long",
-        choices=("off", "freenoise"),
+        choices=METHODS,
         default="off",
-        help="for more than 16 frames: freenoise keeps them one scene, by windows over time and noise used again",
+        help="for more than 16 frames: freenoise keeps them one scene, by windows over time and noise used again; "
+        "windows needs less memory; fifo makes any length at constant memory; continue goes on clip after clip",
+    )
+    group.add_argument(
+        "--window-order",
+        choices=ORDERS,
+        default="static",
+        help="of --long windows: looped makes a video that ends where it begins (default: %(default)s)",
+    )
+    group.add_argument(
+        "--free-init", type=int, default=0, metavar="N", help="N further rounds for steadier frames (authors: 3 to 5)"
     )
     group.add_argument(
         "--then",
@@ -160,7 +172,6 @@ def lora(text: str) -> tuple[Path, float]:
 def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
     """The request that the options make of a model, with a seed drawn where none is given."""
     defaults = spec.defaults
-    windows = Windows() if options.long == "freenoise" else None
     sampler = options.sampler or defaults.sampler
     own_spacing = defaults.spacing if sampler == defaults.sampler else None
     return Request(
@@ -179,10 +190,19 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
             steps=defaults.steps if options.steps is None else options.steps,
             sampler=sampler,
             spacing=options.spacing or own_spacing,
-            eta=(defaults.eta if windows is None else 0.0) if options.eta is None else options.eta,
+            eta=(0.0 if options.long == "freenoise" else defaults.eta) if options.eta is None else options.eta,
         ),
         fit=options.fit,
         loop=options.loop,
-        windows=windows,
         then=tuple(options.then),
+    )
+
+
+def long_of(options: argparse.Namespace) -> Long:
+    """The way to a long video that the options ask for. Raises UserError for what does not go together."""
+    return Long(
+        method=options.long,
+        stride=8 if options.long == "windows" else 4,
+        order=options.window_order,
+        free_init=options.free_init,
     )

@@ -25,6 +25,7 @@ from .checkpoint.lora import with_loras
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
 from .denoising import Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
 from .denoising.freenoise import injected
+from .denoising.windows import ContextWindows, windowed
 from .errors import UserError
 from .frames.fitting import Fit, fit, picture_latent
 from .frames.pixels import to_network, to_unit
@@ -50,6 +51,7 @@ class Request:
 
     For clips longer than the model was trained on:
     windows: temporal attention in windows and noise used again (FreeNoise). The authors take eta 0 with it.
+    context: windows of whole model calls instead, see `denoising.windows`. `longer` has further ways to long clips.
     then: prompts that follow the first one over time, each turning into the next.
     """
 
@@ -69,7 +71,13 @@ class Request:
     loop: bool = False
     sharp: bool = False
     windows: Windows | None = None
+    context: ContextWindows | None = None
     then: tuple[str, ...] = ()
+
+    @property
+    def reordered(self) -> Windows | None:
+        """The windows that reorder the first noise."""
+        return self.context.noise if self.windows is None and self.context is not None else self.windows
 
     def settle(self, spec: ModelSpec) -> Settings:
         """With the model's defaults in place of each None. Raises UserError for what cannot be made."""
@@ -96,10 +104,14 @@ class Request:
             height=defaults.height if self.height is None else self.height,
             frames=defaults.frames if self.frames is None else self.frames,
             fps=float(defaults.fps if self.fps is None else self.fps),
-            sampling=replace(sampling, guidance=guidance, windows=self.windows),
+            sampling=replace(sampling, guidance=guidance, windows=self.reordered),
             guidance=cfg if spec.unet.guidance_width else None,
             motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
         )
+        if self.windows is not None and self.context is not None:
+            raise UserError(
+                "Windows inside the network and windows of whole model calls were both asked for; take one."
+            )
         check_ends(spec, wanted=self.loop)
         check_side("Width", settings.width, spec.size_multiple)
         check_side("Height", settings.height, spec.size_multiple)
@@ -183,13 +195,16 @@ class VideoCrafter:
         request: Request = Request(),
         source: Source | None = None,
         end_picture: Tensor | None = None,
+        noise: NoiseSource | None = None,
     ) -> Iterator[Step]:
-        """The denoising steps of `generate`. Everything given is checked before this returns."""
+        """The denoising steps of `generate`. Everything given is checked before this returns. `noise` stands for the
+        noise of the request's seed, and is taken as it is: windows do not reorder it."""
         spec, schedule = self.parts.spec, self.parts.schedule
         settings = request.settle(spec)
         check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)
-        noise = Noise(request.seed)
+        sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
+        noise = Noise(request.seed) if noise is None else noise
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
         concat = None
         if picture is not None and spec.unet.concat_channels:
@@ -199,21 +214,22 @@ class VideoCrafter:
             concat = self.ends(
                 picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else noise
             )
-        positive = self._told((prompt, *request.then), picture, settings, concat)
+        positive = self.told((prompt, *request.then), picture, settings, concat)
         negative = textless = None
         if settings.sampling.guidance.passes:
-            negative = self._told((request.negative,), None if picture is None else GREY, settings, concat)
+            negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
+        model = injected(partial(self.predict, windows=request.windows), levels)
         return sample(
-            injected(partial(self._predict, windows=request.windows), levels),
+            model if request.context is None else windowed(model, request.context, levels),
             schedule,
             positive,
             negative,
             noise=noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=settings.sampling,
+            settings=sampling,
             textless=textless,
         )
 
@@ -243,8 +259,8 @@ class VideoCrafter:
         shape = (1, autoencoder.spec.latent_channels, pixels.shape[2] // factor, pixels.shape[3] // factor)
         return autoencoder.encode_with(pixels, noise.draw(shape, pixels.device, torch.float32)).float()
 
-    def _told(
-        self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None
+    def told(
+        self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None = None
     ) -> Conditioning:
         """The conditioning of a clip: prompts one after the other, a picture, and what else the network reads."""
         told = self.condition(prompts[0], picture, settings.fps)
@@ -287,7 +303,7 @@ class VideoCrafter:
     def _pixels(self, frames: Tensor) -> Tensor:
         return to_network(frames).to(self.parts.device, self.parts.dtype)
 
-    def _predict(
+    def predict(
         self,
         x: Tensor,
         timestep: Tensor,
@@ -297,6 +313,7 @@ class VideoCrafter:
         temporal: bool = True,
         windows: Windows | None = None,
     ) -> Tensor:
+        """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f."""
         unet = self.parts.unet
         assert unet is not None
         dtype = self.parts.dtype

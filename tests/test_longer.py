@@ -1,0 +1,167 @@
+"""Long videos by every way, from a prompt to frames and to a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import pytest
+import small_models
+import torch
+from PIL import Image
+
+from vc_core import cli
+from vc_core.denoising import Sampling
+from vc_core.errors import UserError
+from vc_core.longer import METHODS, Long, _after, frames, undrifted
+from vc_core.pipeline import Request, VideoCrafter
+
+WINDOW = 4
+REQUEST = Request(seed=5, width=16, height=24, frames=11, cfg=3.0, sampling=Sampling(steps=2))
+WAYS = [method for method in METHODS if method != "off"]
+
+
+def long(method: str, **settings: object) -> Long:
+    given: dict[str, object] = {"window": WINDOW, "stride": 2, "overlap": 2, "partitions": 1, **settings}
+    return Long(method=method, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("longer")
+    Image.new("RGB", (30, 20), (200, 10, 10)).save(folder / "red.png")
+    kinds = {"text": small_models.TEXT_MODEL, "image": small_models.IMAGE_MODEL}
+    saved = {kind: small_models.save(spec, folder / f"{kind}.safetensors") for kind, spec in kinds.items()}
+    return {**saved, "picture": folder / "red.png"}
+
+
+@pytest.fixture(scope="module")
+def crafter(files: dict[str, Path]) -> VideoCrafter:
+    return VideoCrafter.load(files["text"])
+
+
+@pytest.fixture(scope="module")
+def pictured(files: dict[str, Path]) -> VideoCrafter:
+    return VideoCrafter.load(files["image"])
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_every_way_makes_the_frames_that_were_asked_for(crafter: VideoCrafter, method: str) -> None:
+    made = torch.stack(list(frames(crafter, "a boat", request=REQUEST, long=long(method))))
+    assert made.shape == (11, 24, 16, 3)
+    assert float(made.min()) >= 0
+    assert float(made.max()) <= 1
+    again = torch.stack(list(frames(crafter, "a boat", request=REQUEST, long=long(method))))
+    assert torch.equal(made, again)
+    moved = made.diff(dim=0).abs().mean((1, 2, 3))
+    assert float(moved.min()) > 0, "no doubled frames"
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_a_clip_of_one_window_is_the_plain_clip(crafter: VideoCrafter, method: str) -> None:
+    """Exactly, at the eta that was asked for."""
+    short = replace(REQUEST, frames=WINDOW)
+    plain = crafter.generate("a boat", request=short)
+    assert torch.equal(torch.stack(list(frames(crafter, "a boat", request=short, long=long(method)))), plain)
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_pictures_and_several_prompts_go_with_every_way(pictured: VideoCrafter, method: str) -> None:
+    picture = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(1))
+    request = replace(REQUEST, then=("a storm", "a harbour"))
+    made = list(frames(pictured, "a boat", picture, request=request, long=long(method)))
+    assert len(made) == 11
+    other = list(frames(pictured, "a boat", picture, request=REQUEST, long=long(method)))
+    assert not torch.equal(made[-1], other[-1]), "the later prompts count"
+
+
+def test_freenoise_is_what_the_request_makes_of_it(crafter: VideoCrafter) -> None:
+    way = long("freenoise")
+    made = torch.stack(list(frames(crafter, "a boat", request=REQUEST, long=way)))
+    assert torch.equal(made, crafter.generate("a boat", request=way.applied(REQUEST)))
+
+
+@pytest.mark.parametrize("method", ["fifo", "continue"])
+def test_frames_come_while_the_video_is_made(crafter: VideoCrafter, method: str) -> None:
+    """From an endless video; with the queue one at a time, with segments after each."""
+    steps: list[int] = []
+    endless = replace(REQUEST, frames=10**6)
+    made = frames(crafter, "a boat", request=endless, long=long(method), on_step=lambda s: steps.append(s.index))
+    next(made)
+    first = len(steps)
+    for _ in range(6):
+        next(made)
+    assert first <= 4
+    assert first < len(steps) <= 12
+
+
+def test_a_segment_begins_from_the_last_frames_of_the_one_before() -> None:
+    """They stand first, are kept exactly, and everything behind them is made anew."""
+    kept = torch.arange(6.0).view(1, 1, 6, 1, 1)
+    source = _after(kept, 2)
+    assert source.latents.flatten().tolist() == [4, 5, 5, 5, 5, 5]
+    assert source.mask is not None
+    assert source.mask.flatten().tolist() == [0, 0, 1, 1, 1, 1]
+    assert source.strength == 1
+
+
+def test_drift_is_taken_back_more_and_more() -> None:
+    frame = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = frame.expand(-1, -1, 16, -1, -1)
+    drifted = 1.1 * first[:, :, :8] + 0.5
+    out = undrifted(drifted, first, 1.0)
+    assert torch.equal(undrifted(drifted, first, 0.0), drifted)
+    off = [float((out[:, :, i].mean() - first.mean()).abs()) for i in range(8)]
+    assert off[0] > 0.35
+    assert off[-1] < 0.01
+    assert float(out[:, :, -1].std()) == pytest.approx(float(first.std()), abs=0.01)
+    assert off == sorted(off, reverse=True)
+
+
+@pytest.mark.parametrize("method", ["off", "freenoise", "windows"])
+def test_freeinit_goes_with_windows_and_changes_the_clip(crafter: VideoCrafter, method: str) -> None:
+    calls: list[int] = []
+    way = long(method, free_init=2)
+    made = list(frames(crafter, "a boat", request=REQUEST, long=way, on_step=lambda s: calls.append(s.index)))
+    plain = list(frames(crafter, "a boat", request=REQUEST, long=replace(way, free_init=0)))
+    assert calls == [0, 1] * 3
+    assert not torch.equal(made[0], plain[0])
+
+
+def test_what_does_not_go_together_is_refused(crafter: VideoCrafter) -> None:
+    for wrong in ({"method": "stretch"}, {"overlap": 4}, {"correct": 2.0}, {"method": "fifo", "free_init": 1}):
+        with pytest.raises(UserError):
+            long(**{"method": "continue", **wrong})  # type: ignore[arg-type]
+    both = replace(long("windows").applied(REQUEST), windows=long("freenoise").applied(REQUEST).windows)
+    with pytest.raises(UserError, match="take one"):
+        crafter.generate("a boat", request=both)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--long", "windows", "--window-order", "looped"],
+        ["--long", "fifo"],
+        ["--long", "continue"],
+        ["--long", "freenoise", "--free-init", "1"],
+    ],
+    ids=lambda extra: extra[1],
+)
+def test_the_command_line_writes_long_videos(files: dict[str, Path], tmp_path: Path, extra: list[str]) -> None:
+    target = tmp_path / "long.mp4"
+    size = ["--width", "16", "--height", "24", "--frames", "18", "--steps", "2", "--seed", "3"]
+    common = ["--model", str(files["text"]), "--output", str(target), "--quiet", "--device", "cpu"]
+    assert cli.main(["text-to-video", "a boat", *common, *size, *extra]) == 0
+    with av.open(str(target)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 18
+
+
+def test_the_command_line_says_what_does_not_go_together(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "long.mp4"
+    common = ["--model", str(files["text"]), "--output", str(target), "--video", str(files["picture"])]
+    assert cli.main(["text-to-video", "a boat", *common, "--long", "fifo"]) == cli.UNUSABLE
+    assert "--video does not go together with --long fifo" in capsys.readouterr().err
+    assert not target.exists()

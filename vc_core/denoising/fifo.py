@@ -1,0 +1,177 @@
+"""Clips of any length at constant memory: FIFO-Diffusion (arXiv:2405.11473).
+
+A queue holds frames of rising noise. In each turn every frame is brought one level down, the first leaves it clean, and
+noise joins at the end. The model is called for windows of the queue, whose frames all have a level of their own, and
+with lookahead: windows overlap by half, and only their noisier half is taken, which has cleaner frames before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..specs import Prediction
+from .guidance import Guidance, Model, guide
+from .noise import NoiseSource
+from .samplers import posterior_noise
+from .schedule import Level, NoiseSchedule
+from .windows import of_frames
+
+if TYPE_CHECKING:
+    from ..conditioning import Conditioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """The published settings. size: frames of one model call, an even number. partitions: the queue is so many times
+    as long, which is also the number of noise levels. eta: 0..1, fresh noise in each step."""
+
+    size: int = 16
+    partitions: int = 4
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.size % 2 or self.partitions < 1 or not 0 <= self.eta <= 1:
+            raise UserError(
+                f"A queue of {self.partitions} parts of {self.size} frames with eta {self.eta} was asked for; the "
+                "parts should have an even number of frames, 2 or more, there should be 1 or more, and eta from 0 to 1."
+            )
+
+    @property
+    def length(self) -> int:
+        """Frames in the queue, and noise levels."""
+        return self.size * self.partitions
+
+    @property
+    def early(self) -> int:
+        """Frames that leave the queue before the first one that is to be shown: they only fill it."""
+        return self.length - self.size
+
+    def levels(self, schedule: NoiseSchedule) -> list[Level]:
+        """The levels of a frame on its way, rising: where it ends, then that of each place in the queue."""
+        return schedule.levels(schedule.trailing_timesteps(self.length), "reference")[::-1]
+
+
+def stream(
+    model: Model,
+    schedule: NoiseSchedule,
+    positive: Conditioning,
+    negative: Conditioning | None,
+    *,
+    base: Tensor,
+    frames: int,
+    noise: NoiseSource,
+    guidance: Guidance,
+    queue: Queue = Queue(),
+) -> Iterator[Tensor]:
+    """The latents b c h w of `frames` frames, one after the other, each as soon as it is clean.
+
+    base: the clean latents of a clip of `queue.size` frames, b c f h w, from which the video goes on. The
+    conditionings may hold a text for each of the `frames` frames; places before and after take the nearest.
+    Raises UserError for conditions that FIFO cannot give to single frames.
+    """
+    if positive.concat is not None or positive.motion is not None:
+        raise UserError(
+            "FIFO sampling cannot drive models that continue a picture or have motion guidance: take another way to "
+            "long clips (freenoise, windows, continue)."
+        )
+    if base.shape[2] != queue.size:
+        raise UserError(f"FIFO goes on from a clip of {queue.size} frames; it was given one of {base.shape[2]}.")
+    return _turns(_Line(model, schedule, positive, negative, guidance, queue, frames), base, frames, noise)
+
+
+@torch.no_grad()
+def _turns(line: _Line, base: Tensor, frames: int, noise: NoiseSource) -> Iterator[Tensor]:
+    queue, levels = line.queue, line.levels
+    source = [max(0, place - queue.early) for place in range(-queue.size // 2, queue.length)]
+    depth = [max(0, place + 1) for place in range(-queue.size // 2, queue.length)]
+    drawn = noise.draw((*base.shape[:2], len(source), *base.shape[3:]), base.device, base.dtype)
+    signal, strength = _row(base, [levels[i].signal for i in depth]), _row(base, [levels[i].noise for i in depth])
+    x = signal * base[:, :, source] + strength * drawn
+    for turn in range(queue.early + frames):
+        x = line.step(x, turn - queue.early, noise)
+        if turn >= queue.early:
+            yield x[:, :, queue.size // 2].clone()
+        fresh = noise.draw((*x.shape[:2], 1, *x.shape[3:]), x.device, x.dtype)
+        x = torch.cat([x[:, :, 1:], fresh], dim=2)
+
+
+class _Line:
+    """The queue's places: half a window of frames that have left it, then `length` places of rising noise."""
+
+    def __init__(
+        self,
+        model: Model,
+        schedule: NoiseSchedule,
+        positive: Conditioning,
+        negative: Conditioning | None,
+        guidance: Guidance,
+        queue: Queue,
+        frames: int,
+    ) -> None:
+        self.model, self.prediction = model, schedule.prediction
+        self.positive, self.negative, self.guidance = positive, negative, guidance
+        self.queue, self.frames = queue, frames
+        self.levels = queue.levels(schedule)
+        self.depth = [max(0, place + 1) for place in range(-queue.size // 2, queue.length)]
+
+    def step(self, x: Tensor, first: int, noise: NoiseSource) -> Tensor:
+        """Every place but those that have left goes one level down; `first` is the frame in the first place."""
+        half = self.queue.size // 2
+        out = x.clone()
+        for start in range(0, self.queue.length, half):
+            places = range(start, start + self.queue.size)
+            shown = [min(max(first + place - half, 0), self.frames - 1) for place in places]
+            part, depth = x[:, :, list(places)], [self.depth[place] for place in places]
+            predict = guide(self.model, self._told(self.positive, shown), self._negative(shown), self.guidance)
+            timestep = x.new_tensor([[self.levels[i].timestep for i in depth]]).expand(len(x), -1).float()
+            moved = down(
+                part[:, :, half:],
+                predict(part, timestep)[:, :, half:],
+                [self.levels[i] for i in depth[half:]],
+                [self.levels[i - 1] for i in depth[half:]],
+                self.prediction,
+                noise,
+                self.queue.eta,
+            )
+            out[:, :, start + half : start + self.queue.size] = moved
+        return out
+
+    def _told(self, told: Conditioning, shown: Sequence[int]) -> Conditioning:
+        return of_frames(told, shown, self.frames)
+
+    def _negative(self, shown: Sequence[int]) -> Conditioning | None:
+        return None if self.negative is None else self._told(self.negative, shown)
+
+
+def down(
+    x: Tensor,
+    out: Tensor,
+    here: Sequence[Level],
+    there: Sequence[Level],
+    prediction: Prediction,
+    noise: NoiseSource,
+    eta: float,
+) -> Tensor:
+    """A DDIM step (arXiv:2010.02502, equation 12) of x, b c f h w, in which every frame has levels of its own; the
+    rescale is in the signal of each, so frames keep their contrast on their way through the queue."""
+    alpha, scale = _row(x, [level.alpha for level in here]), _row(x, [level.scale for level in here])
+    eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x if prediction == "v" else out
+    if prediction == "v":
+        x0 = (alpha.sqrt() * x - (1 - alpha).sqrt() * out) / scale
+    else:
+        x0 = (x - (1 - alpha).sqrt() * out) / alpha.sqrt() / scale
+    sigma = _row(x, [eta * posterior_noise(a, b) for a, b in zip(here, there, strict=True)])
+    after, after_scale = _row(x, [level.alpha for level in there]), _row(x, [level.scale for level in there])
+    direction = (1 - after - sigma**2).clamp_min(0).sqrt() * eps
+    return after.sqrt() * after_scale * x0 + direction + sigma * noise.draw(x.shape, x.device, x.dtype)
+
+
+def _row(like: Tensor, values: Sequence[float]) -> Tensor:
+    """f 1 1, to multiply b c f h w"""
+    return like.new_tensor(values)[:, None, None]

@@ -1,0 +1,59 @@
+"""FreeInit (arXiv:2312.07537): a clip is sampled again from a start that keeps the low frequencies of the last result.
+
+Training leaves a trace of the clip in its noisiest latents, which fresh noise lacks; giving it back makes frames belong
+together. Between rounds the result is noised to the first level with the noise it began from, and its high frequencies
+are replaced by those of fresh noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .noise import NoiseSource
+from .schedule import Level
+from .start import noised
+
+ORDER = 4
+CUT_SPACE = 0.25
+CUT_TIME = 0.25
+
+
+def low_pass(shape: Sequence[int], *, order: int = ORDER, space: float = CUT_SPACE, time: float = CUT_TIME) -> Tensor:
+    """The Butterworth filter over (frames, height, width), in the order of an FFT: 1 at frequency 0, 1/2 where the
+    frequency, as a share of the highest of its axis and with time stretched by space / time, reaches `space`."""
+    axes = [torch.fft.fftfreq(size).abs() * 2 for size in shape]
+    f, h, w = torch.meshgrid(*axes, indexing="ij")
+    distance = (space / time * f) ** 2 + h**2 + w**2
+    return 1 / (1 + (distance / space**2) ** order)
+
+
+def mixed(low: Tensor, high: Tensor) -> Tensor:
+    """The low frequencies of one latent b c f h w and the high ones of another, over frames, height and width."""
+    axes = (-3, -2, -1)
+    keep = low_pass(low.shape[-3:]).to(low.device)
+    spectrum = torch.fft.fftn(low.float(), dim=axes) * keep + torch.fft.fftn(high.float(), dim=axes) * (1 - keep)
+    return torch.fft.ifftn(spectrum, dim=axes).real.to(low.dtype)
+
+
+def next_start(result: Tensor, drawn: Tensor, fresh: Tensor, first: Level) -> Tensor:
+    """What the next round starts from. result: the clean latents b c f h w; drawn: the noise that this round began
+    from; fresh: new noise; first: the first level of the run, whose signal holds VideoCrafter's rescale."""
+    return mixed(noised(result, drawn, first), fresh)
+
+
+class GivenStart:
+    """A source whose first draw is given; all others are of another source."""
+
+    def __init__(self, start: Tensor, source: NoiseSource) -> None:
+        self.start: Tensor | None = start
+        self.source = source
+
+    def draw(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        """The next noise of this shape."""
+        if self.start is None:
+            return self.source.draw(shape, device, dtype)
+        given, self.start = self.start, None
+        return given.to(device, dtype)

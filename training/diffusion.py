@@ -26,6 +26,10 @@ MOST_WEIGHT = 50.0
 """Errors of the noise count 1 + 1 / SNR, at most this much: as errors of the content do where noise hides it, since an
 error of the noise that is small against it can be a wholly wrong clip. In the manner of arXiv:2303.09556."""
 
+SLOW_FPS = 12
+FAST_SHARE = 0.3
+"""How often a clip of more than `SLOW_FPS` comes up, against the others: little moves in it from first to last."""
+
 
 class DiffusionObjective:
     """The loss at a step: a batch of the pool with fresh captions, timesteps and noise, all drawn from the step.
@@ -38,6 +42,8 @@ class DiffusionObjective:
         self, network: Network | PictureNetwork, pool: Pool, *, batch: int, seed: int, skew: float = SKEW
     ) -> None:
         self.network, self.pool, self.batch, self.seed, self.skew = network, pool, batch, seed, skew
+        chances = np.array([1.0 if scene.fps <= SLOW_FPS else FAST_SHARE for scene in pool.scenes])
+        self.chances = chances / chances.sum()
         schedule = NoiseSchedule.from_spec(network.spec.diffusion)
         self.signal = (schedule.alphas_cumprod.sqrt() * schedule.scale).float()
         self.noise = (1 - schedule.alphas_cumprod).sqrt().float()
@@ -46,7 +52,7 @@ class DiffusionObjective:
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, rank()])
-        chosen = rng.integers(len(self.pool), size=self.batch)
+        chosen = rng.choice(len(self.pool), self.batch, p=self.chances)
         latents = self.pool.latents[torch.from_numpy(chosen)].float().transpose(1, 2)  # b c f h w
         scenes = [self.pool.scenes[int(i)] for i in chosen]
         device = next(self.network.parameters()).device

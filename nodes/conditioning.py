@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,9 +11,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.errors import UserError
+from ..vc_core.frames.fitting import FITS, Fit
+from ..vc_core.frames.fitting import fit as fitted
+from ..vc_core.frames.pixels import to_network
+from .frames import empty_latent
 from .host.clip_vision import encode_pictures
 from .host.compat import aliases
-from .host.model import FPS, IMAGE_TOKENS
+from .host.model import FPS, GUIDANCE, IMAGE_TOKENS, MOTION, PICTURES
+from .host.vae import encode_frames
 
 CATEGORY = "VideoCrafter/conditioning"
 
@@ -77,12 +84,118 @@ class VideoCrafterImageConditioning(io.ComfyNode):
         image: Tensor,
         strength: float = 1.0,
     ) -> io.NodeOutput:
-        project = _projector(model)
-        picture = _picture(image)
-        tokens = encode_pictures(clip_vision, torch.cat([picture, torch.zeros_like(picture)]), pooled=project.pooled)
-        shown, grey = project(tokens).split(1)
+        shown, grey = _tokens(model, clip_vision, to_network(checked_picture(image)[None]))
         return io.NodeOutput(
             _with(positive, {IMAGE_TOKENS: torch.lerp(grey, shown, strength)}), _with(negative, {IMAGE_TOKENS: grey})
+        )
+
+
+class VideoCrafterPictureToVideo(io.ComfyNode):
+    """A picture to continue, or two to fill the time between, for DynamiCrafter."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterPictureToVideo",
+            display_name="VideoCrafter Picture to Video",
+            category=CATEGORY,
+            description="For DynamiCrafter models: the clip begins with the picture itself. With an end picture it "
+            "finds its way from one to the other; with loop it ends where it began.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The encoded prompt: what should happen."),
+                io.Conditioning.Input("negative", tooltip="The encoded negative prompt (an empty one is usual)."),
+                io.Model.Input("model", tooltip="The DynamiCrafter model that will sample."),
+                io.ClipVision.Input("clip_vision", tooltip="The image encoder from the same checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE from the same checkpoint."),
+                io.Image.Input(
+                    "image", tooltip="The picture at the beginning: one, of any size. Transparent parts become white."
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=8,
+                    max=8192,
+                    step=8,
+                    tooltip="Pixels, a multiple of 8. Trained sizes: 512 x 320, 1024 x 576, 256 x 256, by the model's "
+                    "name.",
+                ),
+                io.Int.Input(
+                    "height", default=320, min=8, max=8192, step=8, tooltip="Pixels, a multiple of 8; see width."
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="Number of frames; the models were trained with 16. A loop gets one more, which equals the "
+                    "first: leave it out of the file (ImageFromBatch).",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default="crop",
+                    tooltip="How a picture of other proportions comes to the clip's size. crop: it fills the frame and "
+                    "what stands over is cut off evenly. pad: it lies inside, black around. published: as the "
+                    "authors' command, which may do both.",
+                ),
+                io.Boolean.Input(
+                    "loop",
+                    default=False,
+                    tooltip="The clip ends with the picture it begins with. Best with the model for interpolation; "
+                    "not together with an end picture.",
+                ),
+                io.Image.Input(
+                    "end_image",
+                    optional=True,
+                    tooltip="The picture at the end, for the model for interpolation: one, of any size; it is brought "
+                    "to the clip's size like the first.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the picture."),
+                io.Conditioning.Output(
+                    "negative_out", display_name="negative", tooltip="The negative prompt with the picture's latent."
+                ),
+                io.Conditioning.Output(
+                    "picture_only",
+                    tooltip="The picture with the negative prompt's text, for the two scales of VideoCrafter KSampler "
+                    "or DualCFGGuider.",
+                ),
+                io.Latent.Output(tooltip="An empty latent of the clip's size and length."),
+            ],
+            **aliases("videocrafter", "dynamicrafter", "image to video", "i2v", "interpolation", "loop", "animate"),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: Conditioning,
+        negative: Conditioning,
+        model: Any,
+        clip_vision: Any,
+        vae: Any,
+        image: Tensor,
+        width: int = 512,
+        height: int = 320,
+        frames: int = 16,
+        fit: Fit = "crop",
+        loop: bool = False,
+        end_image: Tensor | None = None,
+    ) -> io.NodeOutput:
+        latent = empty_latent(width, height, frames + int(loop))
+        _check_continues(model, frames, loop=loop, end=end_image is not None)
+        first = fitted(checked_picture(image), height, width, fit)
+        pictures = [encode_frames(vae, first[None])]
+        if end_image is not None:
+            pictures.append(encode_frames(vae, fitted(checked_picture(end_image), height, width, fit)[None]))
+        elif loop:
+            pictures.append(pictures[0])
+        shown, grey = _tokens(model, clip_vision, to_network(first[None]))
+        return io.NodeOutput(
+            _with(positive, {IMAGE_TOKENS: shown, PICTURES: pictures}),
+            _with(negative, {IMAGE_TOKENS: grey, PICTURES: pictures}),
+            _with(negative, {IMAGE_TOKENS: shown, PICTURES: pictures}),
+            latent,
         )
 
 
@@ -135,8 +248,54 @@ def with_fps(conditioning: Conditioning, fps: float) -> Conditioning:
     return _with(conditioning, {FPS: float(fps)})
 
 
+@dataclass(frozen=True)
+class Told:
+    """Conditionings for a run, and the scale of the guidance between them."""
+
+    conditionings: list[Conditioning | None]
+    cfg: float
+
+
+def with_settings(
+    model: Any, conditionings: Sequence[Conditioning | None], *, fps: float, cfg: float, motion: float
+) -> Told:
+    """The conditionings with the settings of a run, for a MODEL of any kind. An fps of 0 and a negative motion leave
+    what is there. A model that reads its guidance scale gets it, and is then run without guidance."""
+    spec = getattr(model.model, "spec", None)
+    reads_scale = spec is not None and bool(spec.unet.guidance_width)
+    values: dict[str, Any] = {}
+    if reads_scale:
+        values[GUIDANCE] = float(cfg)
+    if motion >= 0:
+        values[MOTION] = float(motion)
+    told = [None if each is None else _with(with_fps(each, fps) if fps else each, values) for each in conditionings]
+    return Told(told, 1.0 if reads_scale else cfg)
+
+
 def _with(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
     return [(text, {**told, **values}) for text, told in conditioning]
+
+
+def _tokens(model: Any, clip_vision: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Image tokens of a picture 1 3 h w in -1..1, and of a plain grey one: each 1 m d, or frames m d."""
+    project = _projector(model)
+    seen = encode_pictures(clip_vision, torch.cat([pictures, torch.zeros_like(pictures)]), pooled=project.pooled)
+    shown, grey = project(seen)
+    return (shown, grey) if shown.ndim == 3 else (shown[None], grey[None])
+
+
+def _check_continues(model: Any, frames: int, *, loop: bool, end: bool) -> None:
+    spec = getattr(model.model, "spec", None)
+    if spec is None or not spec.unet.concat_channels:
+        name = "The model" if spec is None else spec.name
+        raise UserError(
+            f"{name} does not continue pictures: this node is for DynamiCrafter. For VideoCrafter1 I2V use "
+            "VideoCrafter Image Conditioning."
+        )
+    if loop and end:
+        raise UserError("A loop ends with the picture it begins with: switch loop off, or disconnect end_image.")
+    if (loop or end) and frames < 2:
+        raise UserError(f"frames is {frames}; a clip between two pictures has 2 or more, and 16 is best.")
 
 
 def _projector(model: Any) -> Any:
@@ -158,8 +317,8 @@ def _projector(model: Any) -> Any:
     return model.model.image_tokens
 
 
-def _picture(image: Tensor) -> Tensor:
-    """IMAGE -> one picture, 1 3 h w in -1..1"""
+def checked_picture(image: Tensor) -> Tensor:
+    """IMAGE -> one picture, h w 3 in 0..1; transparent parts become white. Raises UserError for anything else."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise UserError(
             f"The picture has the shape {tuple(image.shape)}; it should be (1, height, width, channels) with 1, 3 or 4 "
@@ -169,15 +328,15 @@ def _picture(image: Tensor) -> Tensor:
         raise UserError(
             f"The image input holds {image.shape[0]} pictures and the model takes one. Choose it with Image From Batch."
         )
-    picture = image.float()
+    picture = image[0].float()
     if not bool(torch.isfinite(picture).all()):
         raise UserError("The picture holds NaN or infinite values. Look at the node that made it.")
     if picture.shape[-1] == 4:
         alpha = picture[..., 3:]
         picture = picture[..., :3] * alpha + (1 - alpha)
     if picture.shape[-1] == 1:
-        picture = picture.expand(-1, -1, -1, 3)
-    return picture.clamp(0, 1).movedim(-1, 1) * 2 - 1
+        picture = picture.expand(-1, -1, 3)
+    return picture.clamp(0, 1)
 
 
-NODES: list[type[io.ComfyNode]] = [VideoCrafterImageConditioning, VideoCrafterFPS]
+NODES: list[type[io.ComfyNode]] = [VideoCrafterImageConditioning, VideoCrafterPictureToVideo, VideoCrafterFPS]

@@ -13,33 +13,36 @@ from ..vc_core.denoising.guidance import Guidance
 from ..vc_core.denoising.schedule import NoiseSchedule
 from ..vc_core.errors import UserError
 from ..vc_core.network.layers import to_frames
-from .conditioning import with_fps
+from .conditioning import with_settings
 from .frames import check_latents
 from .host import sampling
 from .host.compat import advanced, aliases
 
 CATEGORY = "VideoCrafter/sampling"
 
-EXACT = "ddim_exact"
-"""The reference's sampler, told apart from ComfyUI's `ddim`, which is Euler."""
+EXACT, EXACT_LCM = "ddim_exact", "lcm_exact"
+"""The references' samplers, told apart from ComfyUI's `ddim`, which is Euler, and `lcm`, which has no boundary
+conditions."""
 
 OWN_SAMPLERS = {
     EXACT: "ddim",
+    EXACT_LCM: "lcm",
     "euler": "euler",
     "euler_ancestral": "euler_ancestral",
     "dpmpp_2m": "dpmpp_2m",
     "dpmpp_2m_sde": "dpmpp_2m_sde",
 }
-SPACINGS = ("uniform", "trailing")
+SPACINGS = ("uniform", "trailing", "lcm")
 
 STEPS = (
-    "Number of steps, 1 to 1000. ddim_exact needs about 50, dpmpp_2m about 20, euler about 25 to 30; time grows in "
-    "proportion. With the scheduler uniform some counts run a few steps more (60 gives 63) and some do not exist; a "
-    "message then names the nearest."
+    "Number of steps, 1 to 1000. ddim_exact needs about 50, dpmpp_2m about 20, euler about 25 to 30, T2V-Turbo with "
+    "lcm_exact 4 (v1) or 8 (v2); time grows in proportion. With the scheduler uniform some counts run a few steps more "
+    "(60 gives 63) and some do not exist; a message then names the nearest."
 )
 SPACING = (
     "uniform spaces the steps as the authors of VideoCrafter do and never visits the very last timestep; trailing "
-    "begins at the very last one, which helps at few steps"
+    "begins at the very last one, which helps at few steps and which DynamiCrafter wants; lcm visits the timesteps "
+    "that T2V-Turbo was distilled at"
 )
 DENOISE = (
     "0.01 to 1, how much of the given latent is made anew: 1 starts from noise alone, lower runs only the last part "
@@ -85,14 +88,15 @@ class VideoCrafterKSampler(io.ComfyNode):
                     round=0.01,
                     tooltip="How strongly the prompt is followed, 0 to 100. The authors use 12; 7 to 9 is softer. 1 "
                     "switches guidance and the negative prompt off and takes half the time. High values burn "
-                    "colours: see guidance_rescale.",
+                    "colours: see guidance_rescale. T2V-Turbo reads the number itself (7.5), at no further cost.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=[EXACT, *sampling.host_samplers()],
+                    options=[EXACT, EXACT_LCM, *sampling.host_samplers()],
                     default=EXACT,
-                    tooltip="ddim_exact is the authors' sampler, number for number; all others are ComfyUI's. "
-                    "dpmpp_2m and euler reach the same quality in about half the steps.",
+                    tooltip="ddim_exact is the authors' sampler, number for number, and lcm_exact that of T2V-Turbo "
+                    "(with the scheduler lcm); all others are ComfyUI's. dpmpp_2m and euler reach the same quality in "
+                    "about half the steps.",
                 ),
                 io.Combo.Input(
                     "scheduler",
@@ -101,7 +105,10 @@ class VideoCrafterKSampler(io.ComfyNode):
                     tooltip=f"Which noise levels the steps visit: {SPACING}. All others are ComfyUI's.",
                 ),
                 io.Conditioning.Input("positive", tooltip="What the clip should show."),
-                io.Conditioning.Input("negative", tooltip="What it should not show; an empty prompt is usual."),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="What it should not show; an empty prompt is usual. It has no effect on T2V-Turbo.",
+                ),
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Size and length of the clip (VideoCrafter Empty Latent), or "
@@ -141,6 +148,35 @@ class VideoCrafterKSampler(io.ComfyNode):
                     "more coherent, too much freezes it. Takes one more pass in each step (half as long again).",
                     **advanced(io.Float.Input),
                 ),
+                io.Conditioning.Input(
+                    "picture_only",
+                    optional=True,
+                    tooltip="From VideoCrafter Picture to Video, for DynamiCrafter: what the picture alone asks for. "
+                    "With it, cfg counts for the text and image_cfg for the picture; one more pass in each step.",
+                ),
+                io.Float.Input(
+                    "image_cfg",
+                    default=1.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    tooltip="How strongly the picture is followed, 0 to 100, where picture_only is connected; without "
+                    "it there is one scale for both.",
+                    **advanced(io.Float.Input),
+                ),
+                io.Float.Input(
+                    "motion",
+                    default=-1.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Motion guidance of T2V-Turbo v2, 0 to 0.5: how much should move. -1 takes the model's "
+                    "own; other models ignore it.",
+                    **advanced(io.Float.Input),
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The clip, for VideoCrafter Decode or VAE Decode.")],
             **aliases("videocrafter", "ksampler", "sampler", "sample video", "ddim", "generate"),
@@ -163,27 +199,35 @@ class VideoCrafterKSampler(io.ComfyNode):
         fps: float = 0.0,
         guidance_rescale: float = 0.0,
         temporal_guidance: float = 0.0,
+        picture_only: Any = None,
+        image_cfg: float = 1.5,
+        motion: float = -1.0,
     ) -> io.NodeOutput:
         latents, mask = latent_image["samples"], latent_image.get("noise_mask")
         _check(latents, denoise, eta)
-        guidance = Guidance(scale=cfg, rescale=guidance_rescale, temporal=temporal_guidance)
+        told = with_settings(model, (positive, negative, picture_only), fps=fps, cfg=cfg, motion=motion)
+        positive, negative, picture_only = told.conditionings
+        guidance = Guidance(scale=told.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg)
         sigmas = _sigmas(model, sampler_name, scheduler, steps, denoise)
         pure = denoise >= 1
+        exact = sampler_name in (EXACT, EXACT_LCM)
         sampler = (
-            sampling.CoreSampler(OWN_SAMPLERS[EXACT], eta, pure=pure)
-            if sampler_name == EXACT
+            sampling.CoreSampler(OWN_SAMPLERS[sampler_name], eta, pure=pure)
+            if exact
             else sampling.host_sampler(sampler_name, eta)
         )
         noise = to_frames(Noise(seed).draw((1, *latents.transpose(0, 1).shape)))
-        if pure and sampler_name != EXACT:
+        if pure and not exact:
             noise = noise * sampling.full_noise(model, sigmas)
         samples = sampling.run(
             sampling.guided(model, guidance),
             sampler,
             sigmas,
-            positive=with_fps(positive, fps) if fps else positive,
-            negative=with_fps(negative, fps) if fps else negative,
-            cfg=cfg,
+            positive=positive,
+            negative=negative,
+            picture_only=picture_only,
+            image_cfg=image_cfg,
+            cfg=guidance.scale,
             noise=noise,
             latent=torch.zeros_like(latents) if pure and mask is None else latents,
             mask=mask,
@@ -209,8 +253,8 @@ class VideoCrafterSampler(io.ComfyNode):
                     options=list(OWN_SAMPLERS),
                     default=EXACT,
                     tooltip="ddim_exact is the authors' sampler, number for number (with VideoCrafter Scheduler, "
-                    "uniform). dpmpp_2m and euler reach the same quality in about half the steps; euler_ancestral "
-                    "and dpmpp_2m_sde add fresh noise in each step.",
+                    "uniform), lcm_exact that of T2V-Turbo (with the spacing lcm). dpmpp_2m and euler reach the same "
+                    "quality in about half the steps; euler_ancestral and dpmpp_2m_sde add fresh noise in each step.",
                 ),
                 io.Float.Input(
                     "eta",

@@ -65,12 +65,7 @@ class VideoCrafterEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, width: int = 512, height: int = 320, frames: int = 16) -> io.NodeOutput:
-        _check_size("width", width)
-        _check_size("height", height)
-        if frames < 1:
-            raise UserError(f"frames is {frames}; a video has at least 1 frame, and the models were trained with 16.")
-        samples = torch.zeros(frames, CHANNELS, height // DOWNSCALE, width // DOWNSCALE)
-        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": DOWNSCALE})
+        return io.NodeOutput(empty_latent(width, height, frames))
 
 
 class VideoCrafterDecode(io.ComfyNode):
@@ -109,6 +104,16 @@ class VideoCrafterDecode(io.ComfyNode):
         if frames_per_chunk < 1:
             raise UserError(f"frames_per_chunk is {frames_per_chunk}; it should be at least 1.")
         return io.NodeOutput(_decode(latents, vae, frames_per_chunk))
+
+
+def empty_latent(width: int, height: int, frames: int) -> dict[str, Any]:
+    """A LATENT of zeros. Raises UserError for sizes in pixels, or numbers of frames, that there cannot be."""
+    _check_size("width", width)
+    _check_size("height", height)
+    if frames < 1:
+        raise UserError(f"frames is {frames}; a video has at least 1 frame, and the models were trained with 16.")
+    samples = torch.zeros(frames, CHANNELS, height // DOWNSCALE, width // DOWNSCALE)
+    return {"samples": samples, "downscale_ratio_spacial": DOWNSCALE}
 
 
 def check_latents(latents: Tensor) -> None:

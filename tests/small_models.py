@@ -54,6 +54,20 @@ IMAGE_MODEL = replace(
     ),
     image_tokens=ResamplerSpec(dim=32, depth=1, head_channels=16, heads=2, queries=3, embedding_dim=64, output_dim=48),
 )
+CONTINUING_MODEL = replace(
+    IMAGE_MODEL,
+    name="small_dynamicrafter",
+    unet=replace(IMAGE_MODEL.unet, in_channels=8, concat_channels=4, default_fps=24),
+    diffusion=DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True),
+    image_tokens=replace(IMAGE_MODEL.image_tokens, frames=5),
+)
+TURBO_MODEL = replace(
+    TEXT_MODEL,
+    name="small_turbo",
+    unet=replace(TEXT_MODEL.unet, guidance_width=24, motion_width=16),
+    diffusion=DiffusionSpec(rescale=None),
+    defaults=replace(TEXT_MODEL.defaults, steps=4, sampler="lcm", spacing="lcm", motion=0.05),
+)
 
 
 def state_dict(spec: ModelSpec, seed: int = 5) -> dict[str, torch.Tensor]:

@@ -22,8 +22,11 @@ from torch import Tensor
 
 from ...vc_core.checkpoint.building import Checkpoint, compare, open_checkpoint, refuse
 from ...vc_core.checkpoint.detection import METADATA_KEY
+from ...vc_core.conditioning import tokens_for_frames
 from ...vc_core.denoising import NoiseSchedule
 from ...vc_core.errors import UserError
+from ...vc_core.frames.fitting import picture_latent
+from ...vc_core.network.layers import to_frames
 from ...vc_core.specs import ModelSpec, to_json
 from . import towers
 from .image_tokens import ImageTokens
@@ -34,7 +37,12 @@ log = logging.getLogger(__name__)
 
 FPS = "videocrafter_fps"
 IMAGE_TOKENS = "videocrafter_image_tokens"
-"""Keys of a CONDITIONING: frames per second (a number), and the tokens of a picture (1 m d, or frames m d)."""
+PICTURES = "videocrafter_pictures"
+GUIDANCE = "videocrafter_guidance"
+MOTION = "videocrafter_motion"
+"""Keys of a CONDITIONING: frames per second (a number); the tokens of a picture (1 m d, or frames m d); the latents of
+the picture at the beginning and perhaps of the one at the end of a clip (a list of one or two, each 1 c h w, as the VAE
+gives them); the guidance scale and the motion guidance for networks that read them (numbers)."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -105,8 +113,28 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         image = kwargs.get(IMAGE_TOKENS)
         if image is not None:
             self._check_image(image)
+            if image.shape[0] > 1:
+                image = tokens_for_frames(image[None], len(kwargs["noise"]))[0]
             out["image"] = comfy.conds.CONDRegular(image.to(kwargs["device"]))
             out["image_per_frame"] = comfy.conds.CONDConstant(image.shape[0] > 1)
+        pictures = kwargs.get(PICTURES)
+        self._check_pictures(pictures, kwargs["noise"])
+        if pictures is not None:
+            latents = [self.process_latent_in(picture) for picture in pictures]
+            beside = to_frames(picture_latent(latents[0], len(kwargs["noise"]), *latents[1:]))
+            out["c_concat"] = comfy.conds.CONDNoiseShape(beside.to(kwargs["device"]))
+        return out | self._scales(kwargs.get(GUIDANCE), kwargs.get(MOTION))
+
+    def _scales(self, guidance: float | None, motion: float | None) -> dict[str, Any]:
+        """The conditions of networks that read guidance scales; the authors' own where none is given."""
+        unet, defaults = self.spec.unet, self.spec.defaults
+        out = {}
+        if unet.guidance_width:
+            out["guidance"] = comfy.conds.CONDConstant(float(defaults.cfg if guidance is None else guidance))
+        motion = defaults.motion if motion is None else motion
+        if unet.motion_width and motion is not None:
+            start = self.spec.diffusion.timesteps * (1 - defaults.motion_share)
+            out["motion"] = comfy.conds.CONDConstant((float(motion), start))
         return out
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
@@ -147,6 +175,27 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
             )
         return text
 
+    def _check_pictures(self, pictures: list[Tensor] | None, noise: Tensor) -> None:
+        wanted = self.spec.unet.concat_channels > 0
+        if wanted and pictures is None:
+            raise UserError(
+                f"{self.spec.name} continues a picture, and the conditioning holds none. Put VideoCrafter Picture to "
+                "Video between the prompts and the sampler."
+            )
+        if pictures is None:
+            return
+        if not wanted:
+            raise UserError(
+                f"The conditioning holds a picture to continue, but {self.spec.name} does not continue pictures. Load "
+                "a DynamiCrafter model, or leave VideoCrafter Picture to Video out."
+            )
+        given, size = pictures[0].shape[-2:], noise.shape[-2:]
+        if given != size:
+            raise UserError(
+                f"The picture was made for clips of {given[1] * 8} x {given[0] * 8} pixels, but the latent has "
+                f"{size[1] * 8} x {size[0] * 8}. Connect the latent that VideoCrafter Picture to Video gives out."
+            )
+
     def _check_image(self, image: Tensor) -> None:
         if not self.spec.unet.image_attention:
             raise UserError(
@@ -163,7 +212,6 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
 def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable_dynamic: bool = False) -> Any:
     """MODEL of an opened file: built on `meta`, checked strictly, the file's tensors assigned."""
     checkpoint.require("unet")
-    _check_supported(checkpoint.spec)
     tensors = checkpoint.detection.contents.parts["unet"]
     parameters = sum(tensor.numel() for tensor in tensors.values())
     config = VideoCrafterConfig(checkpoint.spec, checkpoint.schedule())
@@ -201,16 +249,6 @@ def patcher_class(disable_dynamic: bool = False) -> type:
     """The patcher that core's own loaders use."""
     plain: type = comfy.model_patcher.ModelPatcher
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-
-
-def _check_supported(spec: ModelSpec) -> None:
-    unet = spec.unet
-    if unet.concat_channels or unet.guidance_width or unet.motion_width:
-        reads = "a picture's latent beside the noise" if unet.concat_channels else "its guidance scale as a condition"
-        raise UserError(
-            f"{spec.name} reads {reads}, which the nodes of this version do not give it: they run VideoCrafter1 and "
-            "VideoCrafter2. Choose one of their files."
-        )
 
 
 def _choose_dtype(config: VideoCrafterConfig, weight_dtype: str, parameters: int, stored: torch.dtype) -> torch.dtype:

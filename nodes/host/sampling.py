@@ -18,7 +18,6 @@ from torch import Tensor
 from ...vc_core.denoising import SAMPLERS, Level, Noise, NoiseSchedule
 from ...vc_core.denoising.denoiser import Denoiser, Estimate
 from ...vc_core.denoising.guidance import Guidance, rescale
-from ...vc_core.denoising.schedule import CLEAN
 from ...vc_core.denoising.start import blend, keep
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
@@ -75,8 +74,10 @@ class CoreSampler(comfy.samplers.Sampler):
         return to_frames(x if float(sigmas[-1]) == 0 else x / levels[-1].signal)
 
     def _levels(self, sampling: RescaledSampling, sigmas: Tensor) -> list[Level]:
-        end = sampling.schedule.level(0) if self.name == "ddim" else CLEAN
-        return [sampling.level(float(sigma)) if float(sigma) > 0 else end for sigma in sigmas]
+        levels = [sampling.level(float(sigma)) for sigma in sigmas if float(sigma) > 0]
+        if len(levels) < len(sigmas):
+            levels.append(sampling.schedule.end(levels, "reference" if self.name == "ddim" else "clean"))
+        return levels
 
 
 def rescaled(sampling: Any) -> RescaledSampling:
@@ -178,6 +179,39 @@ def _signal_part(arguments: dict[str, Any]) -> Tensor:
     return x
 
 
+class TwoScales(comfy.samplers.CFGGuider):
+    """Guidance with a scale for the text and one for the picture: u + image_scale * (i - u) + cfg * (c - i), where i is
+    told the picture alone (arXiv:2211.09800, equation 3)."""
+
+    def __init__(self, model: Any, image_scale: float) -> None:
+        super().__init__(model)
+        self.image_scale = image_scale
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None) -> Tensor:
+        """ComfyUI's entry for each call of the model."""
+        options = {**(model_options or {}), "sampler_cfg_function": self._combined, "disable_cfg1_optimization": True}
+        out: Tensor = comfy.samplers.sampling_function(
+            self.inner_model,
+            x,
+            timestep,
+            self.conds["negative"],
+            self.conds["positive"],
+            self.cfg,
+            model_options=options,
+            seed=seed,
+        )
+        return out
+
+    def _combined(self, arguments: dict[str, Any]) -> Tensor:
+        x, unconditional = arguments["input"], arguments["uncond_denoised"]
+        (pictured,) = comfy.samplers.calc_cond_batch(
+            arguments["model"], [self.conds["picture_only"]], x, arguments["sigma"], arguments["model_options"]
+        )
+        guided = unconditional + self.image_scale * (pictured - unconditional)
+        out: Tensor = x - (guided + arguments["cond_scale"] * (arguments["cond_denoised"] - pictured))
+        return out
+
+
 def run(
     model: Any,
     sampler: Any,
@@ -185,31 +219,35 @@ def run(
     *,
     positive: Any,
     negative: Any,
+    picture_only: Any = None,
+    image_cfg: float = 0.0,
     cfg: float,
     noise: Tensor,
     latent: Tensor,
     mask: Tensor | None,
     seed: int,
 ) -> Tensor:
-    """Samples with progress, animated previews and Cancel between blocks. Returns the latents on the host's device."""
+    """Samples with progress, animated previews and Cancel between blocks; with `picture_only`, a CONDITIONING without
+    the text, `image_cfg` is the scale of the picture. Returns the latents on the host's device."""
     watch = Watch(model, len(sigmas) - 1)
     model = model.clone()
     model.model_options.setdefault("transformer_options", {})[TICK] = watch.tick
-    out: Tensor = comfy.sample.sample_custom(
-        model,
-        noise,
-        cfg,
-        sampler,
-        sigmas,
-        positive,
-        negative,
-        latent,
-        noise_mask=mask,
-        callback=watch.step,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
-    return out
+    told: dict[str, Any] = {
+        "callback": watch.step,
+        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
+        "seed": seed,
+    }
+    out: Tensor
+    if picture_only is None:
+        out = comfy.sample.sample_custom(
+            model, noise, cfg, sampler, sigmas, positive, negative, latent, noise_mask=mask, **told
+        )
+        return out
+    guider = TwoScales(model, image_cfg)
+    guider.inner_set_conds({"positive": positive, "negative": negative, "picture_only": picture_only})
+    guider.set_cfg(cfg)
+    out = guider.sample(noise, latent, sampler, sigmas, denoise_mask=mask, **told)
+    return out.to(comfy.model_management.intermediate_device())
 
 
 class Watch:
@@ -272,11 +310,14 @@ def _one_clip(x: Tensor) -> Tensor:
 
 def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
     """The host's guided model in the terms of vc_core's samplers."""
+    sampling = rescaled(model_wrap.inner_model.model_sampling)
+    most = float(sampling.sigma_max)
 
     def denoise(x: Tensor, level: Level) -> Estimate:
         frames = to_frames(x)
-        sigma = torch.full((frames.shape[0],), level.sigma, dtype=torch.float32, device=x.device)
-        out = model_wrap(frames / level.signal, sigma, **extra_args)
+        sigma = torch.full((frames.shape[0],), min(level.sigma, most), dtype=torch.float32, device=x.device)
+        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's least, where no signal is left
+        out = model_wrap(frames / signal, sigma, **extra_args)
         x0 = _one_clip(out)
         return Estimate(x0, (x - level.signal * x0) / level.noise)
 

@@ -62,23 +62,36 @@ class NativeUNet(VideoUNet):
         *,
         image: Tensor | None = None,
         fps: float | None = None,
+        guidance: float | None = None,
+        motion: tuple[float, float] | None = None,
         text_per_frame: bool = False,
         image_per_frame: bool = False,
         **_: Any,
     ) -> Tensor:
+        """`x` carries the picture's latent behind the noised one, for networks that read one. `motion` is the motion
+        guidance and the timestep from which on it counts."""
         clips = len(options.get("cond_or_uncond") or (0,))
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
         call = {"x": x, "timesteps": timesteps, "context": context}
         hooks = PatchHooks(options, control, width=self.spec.model_channels, call=call)
+        when = timesteps[::frames]
+        latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
+
+        def row(value: float | None) -> Tensor | None:
+            return None if value is None else torch.full((clips,), float(value), device=x.device)
+
         out = super().forward(
-            to_clips(x, frames),
-            timesteps[::frames],
+            latents[0],
+            when,
             _of_clips(context, frames, text_per_frame),
             None if image is None else _of_clips(image, frames, image_per_frame),
-            None if fps is None else torch.full((clips,), float(fps), device=x.device),
+            row(fps),
             hooks=hooks,
             temporal=not options.get(WITHOUT_TIME, False),
+            concat=latents[1] if self.spec.concat_channels else None,
+            guidance=row(guidance),
+            motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),
         )
         return to_frames(out)
 

@@ -101,6 +101,14 @@ def decode_frames(vae: Any, latents: Tensor) -> Tensor:
     return out.to("cpu", torch.float32)
 
 
+def encode_frames(vae: Any, frames: Tensor) -> Tensor:
+    """Latents frames c h w as a LATENT holds them (not scaled), on the CPU, of frames h w 3 in 0..1."""
+    if not hasattr(vae, "encode"):
+        raise UserError(f"The vae input is {type(vae).__name__}, not a VAE.")
+    out: Tensor = vae.encode(frames)
+    return out.to("cpu", torch.float32)
+
+
 def check_vae(vae: Any, latents: Tensor) -> None:
     """Raise UserError when these latents are not of the kind that the VAE decodes."""
     channels = getattr(vae, "latent_channels", latents.shape[1])

@@ -12,7 +12,13 @@ from comfyui.inprocess import Comfy
 @pytest.fixture(scope="session")
 def checkpoints(base: Base) -> dict[str, str]:
     """Kind of model -> the name of its file in `checkpoints`."""
-    names = {"text": small.TEXT_MODEL, "relative": small.RELATIVE_MODEL, "image": small.IMAGE_MODEL}
+    names = {
+        "text": small.TEXT_MODEL,
+        "relative": small.RELATIVE_MODEL,
+        "image": small.IMAGE_MODEL,
+        "continuing": small.CONTINUING_MODEL,
+        "turbo": small.TURBO_MODEL,
+    }
     for kind, spec in names.items():
         small.save(spec, base.model("checkpoints", f"{kind}.safetensors"))
     return {kind: f"{kind}.safetensors" for kind in names}
@@ -69,3 +75,13 @@ def relative_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
 @pytest.fixture(scope="session")
 def image_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
     return Loaded(comfy, checkpoints["image"], weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def continuing_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["continuing"], weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def turbo_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["turbo"], weight_dtype="fp32")

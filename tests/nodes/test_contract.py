@@ -32,7 +32,7 @@ KEPT = (
     "category",
     "output_node",
 )
-FILE_LISTS = ("ckpt_name", "unet_name", "vae_name", "clip_name")
+FILE_LISTS = ("ckpt_name", "unet_name", "vae_name", "clip_name", "lora_name")
 
 
 def told(comfy):
@@ -49,9 +49,9 @@ def _settled(node):
         if name in FILE_LISTS:
             spec[1]["options"] = "files"
         elif name == "sampler_name":
-            spec[1]["options"] = [*options[:1], "the host's"]
-        elif name == "scheduler":
             spec[1]["options"] = [*options[:2], "the host's"]
+        elif name == "scheduler":
+            spec[1]["options"] = [*options[:3], "the host's"]
     return {key: info[key] for key in KEPT}
 
 

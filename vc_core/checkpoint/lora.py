@@ -100,7 +100,7 @@ def read_lora(path: Location, spec: UNetSpec) -> Lora:
 def lora_spec(spec: ModelSpec, loras: Iterable[tuple[Location, float]]) -> ModelSpec:
     """What the model becomes: one with a guidance embedding is sampled as T2V-Turbo, at the size of its base."""
     for path, _ in loras:
-        spec = _grown(spec, read_lora(path, spec.unet).guidance_width)
+        spec = grown_spec(spec, read_lora(path, spec.unet).guidance_width)
     return spec
 
 
@@ -109,7 +109,7 @@ def with_loras(parts: Parts, loras: Iterable[tuple[Location, float]]) -> Parts:
     for path, strength in loras:
         assert parts.unet is not None
         lora = read_lora(path, parts.spec.unet)
-        spec = _grown(parts.spec, lora.guidance_width)
+        spec = grown_spec(parts.spec, lora.guidance_width)
         if spec is not parts.spec:
             unet = with_guidance(parts.unet, lora.guidance_width)
             parts = replace(parts, spec=spec, unet=unet, schedule=NoiseSchedule.from_spec(spec.diffusion))
@@ -153,7 +153,8 @@ def with_guidance(unet: VideoUNet, width: int) -> VideoUNet:
     return grown.requires_grad_(False).eval()
 
 
-def _grown(spec: ModelSpec, width: int) -> ModelSpec:
+def grown_spec(spec: ModelSpec, width: int) -> ModelSpec:
+    """The spec of a model that a LoRA gave a guidance embedding of this width; 0 changes nothing."""
     if not width or spec.unet.guidance_width:
         return spec
     defaults = replace(T2V_TURBO.defaults, width=spec.defaults.width, height=spec.defaults.height)

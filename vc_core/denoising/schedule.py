@@ -127,10 +127,12 @@ class NoiseSchedule:
         The reference ends at timestep 0, where a trace of noise remains; "clean" ends without any.
         """
         levels = [self.level(timestep) for timestep in timesteps]
+        return [*levels, self.end(levels, end)]
+
+    def end(self, levels: Sequence[Level], end: End = "reference") -> Level:
+        """The level at which sampling ends, after these."""
         last = self.level(0) if end == "reference" else CLEAN
-        if self.keep_last_scale and levels:
-            last = replace(last, scale=levels[-1].scale)
-        return [*levels, last]
+        return replace(last, scale=levels[-1].scale) if self.keep_last_scale and levels else last
 
     def timesteps(self, steps: int, spacing: Spacing = "uniform") -> list[int]:
         """The timesteps of a run, falling. Raises UserError for a spacing or a count that does not exist."""

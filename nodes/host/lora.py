@@ -1,0 +1,75 @@
+"""LoRA files as weight patches of ComfyUI's own kind, for a MODEL of ours.
+
+Core's loader reads most files for this network by itself. Ours reads as well those whose tensors have no names
+(T2V-Turbo's), and says what does not fit instead of leaving it out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.weight_adapter
+import torch
+from torch import Tensor
+
+from ...vc_core.checkpoint.lora import GUIDANCE, Change, grown_spec, read_lora
+from ...vc_core.denoising import NoiseSchedule
+from ...vc_core.errors import UserError
+from ...vc_core.specs import ModelSpec
+from .model import VideoCrafterConfig, VideoCrafterModel
+
+NETWORK = "diffusion_model."
+
+
+def with_lora(model: Any, path: Path, strength: float) -> Any:
+    """A copy of the MODEL with the changes of the file as patches. Raises UserError for a file of another model."""
+    spec = getattr(model.model, "spec", None)
+    if spec is None:
+        raise UserError(
+            "The model input is not a VideoCrafter model. Connect the one from VideoCrafter's checkpoint loader, or "
+            "use ComfyUI's LoraLoader for other models."
+        )
+    lora = read_lora(path, spec.unet)
+    grown = grown_spec(spec, lora.guidance_width)
+    out = model.clone() if grown is spec else _grown(model, grown)
+    patches = {NETWORK + name: _patch(name, change) for name, change in lora.changes.items()}
+    taken = set(out.add_patches(patches, strength))
+    missing = sorted(patches.keys() - taken)
+    if missing:
+        raise UserError(f"{path} changes weights that this model does not have, for example {missing[0]}.")
+    return out
+
+
+def _patch(name: str, change: Change) -> Any:
+    """up @ down * scale in the form of ComfyUI's adapter, which multiplies by alpha over the rank."""
+    rank = change.down.shape[0]
+    weights = (change.up, change.down, change.scale * rank, None, None, None)
+    return comfy.weight_adapter.LoRAAdapter({name}, weights)
+
+
+def _grown(model: Any, spec: ModelSpec) -> Any:
+    """A MODEL of the same weights, shared, with a guidance embedding that does nothing yet; patches come along."""
+    old = model.model
+    config = VideoCrafterConfig(spec, NoiseSchedule.from_spec(spec.diffusion))
+    config.optimizations = dict(old.model_config.optimizations)
+    config.set_inference_dtype(old.model_config.unet_config.get("dtype"), old.manual_cast_dtype)
+    grown = VideoCrafterModel(config, device="meta")
+    weights = {name: _unpatched(model, name, value) for name, value in old.diffusion_model.state_dict().items()}
+    like = weights["time_embed.0.weight"]
+    weights[GUIDANCE] = torch.zeros(spec.unet.model_channels, spec.unet.guidance_width, dtype=like.dtype)
+    grown.diffusion_model.load_state_dict(weights, strict=True, assign=True)
+    grown.diffusion_model.requires_grad_(False)
+    grown.device = old.device
+    grown.image_tokens = old.image_tokens
+    out = type(model)(grown, load_device=model.load_device, offload_device=model.offload_device)
+    out.patches = {key: list(value) for key, value in model.patches.items()}
+    out.patches_uuid = model.patches_uuid
+    out.model_options = model.clone().model_options
+    return out
+
+
+def _unpatched(model: Any, name: str, value: Tensor) -> Tensor:
+    """A weight as the file has it, also while patches are worked into it."""
+    kept = model.backup.get(NETWORK + name)
+    return value if kept is None else kept.weight

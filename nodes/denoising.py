@@ -13,10 +13,13 @@ from ..vc_core.denoising.guidance import Guidance
 from ..vc_core.denoising.schedule import NoiseSchedule
 from ..vc_core.errors import UserError
 from ..vc_core.network.layers import to_frames
+from ..vc_core.specs import Windows
 from .conditioning import with_settings
 from .frames import check_latents
 from .host import sampling
 from .host.compat import advanced, aliases
+from .host.long import with_freenoise
+from .long import CONTINUE, FREENOISE, LONG_VIDEO, SEGMENT, check_long, continued
 
 CATEGORY = "VideoCrafter/sampling"
 
@@ -177,6 +180,16 @@ class VideoCrafterKSampler(io.ComfyNode):
                     "own; other models ignore it.",
                     **advanced(io.Float.Input),
                 ),
+                io.Combo.Input(
+                    "long_video",
+                    options=list(LONG_VIDEO),
+                    default=LONG_VIDEO[0],
+                    optional=True,
+                    tooltip="For clips of more than 16 frames. freenoise keeps 32, 64, 128 or more frames one scene "
+                    "(windows of 16, every 4; eta 0 suits it). continue makes clip after clip of 16 frames, each from "
+                    "the last 8 of the one before, in the memory of one, with the drift of brightness and colour taken "
+                    "back. off treats all frames as one clip. 16 frames or fewer are the same in all.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The clip, for VideoCrafter Decode or VAE Decode.")],
             **aliases("videocrafter", "ksampler", "sampler", "sample video", "ddim", "generate"),
@@ -202,9 +215,13 @@ class VideoCrafterKSampler(io.ComfyNode):
         picture_only: Any = None,
         image_cfg: float = 1.5,
         motion: float = -1.0,
+        long_video: str = LONG_VIDEO[0],
     ) -> io.NodeOutput:
         latents, mask = latent_image["samples"], latent_image.get("noise_mask")
         _check(latents, denoise, eta)
+        check_long(long_video, model, latents, (positive, negative), from_noise=denoise >= 1 and mask is None)
+        if long_video == FREENOISE:
+            model = with_freenoise(model, Windows(), reuse=True)
         told = with_settings(model, (positive, negative, picture_only), fps=fps, cfg=cfg, motion=motion)
         positive, negative, picture_only = told.conditionings
         guidance = Guidance(scale=told.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg)
@@ -216,24 +233,31 @@ class VideoCrafterKSampler(io.ComfyNode):
             if exact
             else sampling.host_sampler(sampler_name, eta)
         )
-        noise = to_frames(Noise(seed).draw((1, *latents.transpose(0, 1).shape)))
-        if pure and not exact:
-            noise = noise * sampling.full_noise(model, sigmas)
-        samples = sampling.run(
-            sampling.guided(model, guidance),
-            sampler,
-            sigmas,
-            positive=positive,
-            negative=negative,
-            picture_only=picture_only,
-            image_cfg=image_cfg,
-            cfg=guidance.scale,
-            noise=noise,
-            latent=torch.zeros_like(latents) if pure and mask is None else latents,
-            mask=mask,
-            seed=seed,
-        )
-        return io.NodeOutput({**latent_image, "samples": samples})
+        guided = sampling.guided(model, guidance)
+
+        def clip(start: Tensor, kept: Tensor | None, own: int) -> Tensor:
+            """A clip of the start's size, with a noise mask and a seed."""
+            noise = to_frames(Noise(own).draw((1, *start.transpose(0, 1).shape)))
+            if pure and not exact:
+                noise = noise * sampling.full_noise(model, sigmas)
+            return sampling.run(
+                guided,
+                sampler,
+                sigmas,
+                positive=positive,
+                negative=negative,
+                picture_only=picture_only,
+                image_cfg=image_cfg,
+                cfg=guidance.scale,
+                noise=noise,
+                latent=torch.zeros_like(start) if pure and kept is None else start,
+                mask=kept,
+                seed=own,
+            )
+
+        if long_video == CONTINUE and latents.shape[0] > SEGMENT:
+            return io.NodeOutput({**latent_image, "samples": continued(clip, latents, seed)})
+        return io.NodeOutput({**latent_image, "samples": clip(latents, mask, seed)})
 
 
 class VideoCrafterSampler(io.ComfyNode):

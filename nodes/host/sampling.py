@@ -21,6 +21,7 @@ from ...vc_core.denoising.guidance import Guidance, rescale
 from ...vc_core.denoising.start import blend, keep
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
+from .long import reused, skip_orders
 from .model_sampling import RescaledSampling
 from .patches import TICK
 from .unet import WITHOUT_TIME
@@ -57,6 +58,7 @@ class CoreSampler(comfy.samplers.Sampler):
         stream = Noise(extra_args.get("seed") or 0)
         drawn = _one_clip(noise)
         stream.draw(drawn.shape)  # the run's first noise, which `noise` is or stands for
+        skip_orders(stream, reused(extra_args.get("model_options", {})), drawn.shape[2])
         known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
         pure = self.pure if self.pure is not None else not bool(known.any())
         x = drawn if pure else levels[0].signal * known + levels[0].noise * drawn

@@ -16,6 +16,9 @@ from .patches import PatchHooks, host_attention
 WITHOUT_TIME = "videocrafter_without_time"
 """Set in `transformer_options` for the pass of temporal guidance in which frames do not see each other."""
 
+WINDOWS = "videocrafter_windows"
+"""Set in `transformer_options` for temporal attention in windows (`specs.Windows`)."""
+
 
 class NativeUNet(VideoUNet):
     """The names in its state dict are the published ones; everything else here is ComfyUI's way of calling."""
@@ -89,6 +92,7 @@ class NativeUNet(VideoUNet):
             row(fps),
             hooks=hooks,
             temporal=not options.get(WITHOUT_TIME, False),
+            windows=options.get(WINDOWS),
             concat=latents[1] if self.spec.concat_channels else None,
             guidance=row(guidance),
             motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),

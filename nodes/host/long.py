@@ -1,0 +1,72 @@
+"""Long clips in the host: FreeNoise's windows reach the network as an option, its noise through a wrapper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.patcher_extension
+from torch import Tensor
+
+from ...vc_core.denoising import Noise
+from ...vc_core.denoising.freenoise import rescheduled
+from ...vc_core.errors import UserError
+from ...vc_core.network.layers import to_clips, to_frames
+from ...vc_core.specs import Windows
+from .unet import WINDOWS
+
+REUSED = "videocrafter_reused_noise"
+"""Where a patched model keeps, among the `transformer_options`, the windows that reorder the first noise."""
+WRAPPER = "videocrafter_freenoise"
+
+
+def with_freenoise(model: Any, windows: Windows, *, reuse: bool) -> Any:
+    """A MODEL whose temporal attention runs in windows; with `reuse`, later frames begin from the noise of earlier ones
+    in another order, whichever sampler asks for it. Raises UserError for models that are not VideoCrafter's."""
+    if getattr(model.model, "spec", None) is None:
+        raise UserError(
+            "The model input is not a VideoCrafter model. Connect the one from VideoCrafter's checkpoint loader."
+        )
+    model = model.clone()
+    options = model.model_options.setdefault("transformer_options", {})
+    options[WINDOWS] = windows
+    options[REUSED] = windows if reuse else None
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    if hasattr(model, "remove_wrappers_with_key"):
+        model.remove_wrappers_with_key(kind, WRAPPER)
+    if reuse:
+        model.add_wrapper_with_key(kind, WRAPPER, _reordering(windows))
+    return model
+
+
+def reused(model_options: dict[str, Any]) -> Windows | None:
+    """The windows that have reordered the first noise of this run, if any."""
+    found: Windows | None = model_options.get("transformer_options", {}).get(REUSED)
+    return found
+
+
+def skip_orders(stream: Noise, windows: Windows | None, frames: int) -> None:
+    """Takes from the stream what reordering has drawn, so that the noise of the steps is what vc_core draws."""
+    if windows is not None:
+        for _ in range(windows.size, frames, windows.stride):
+            stream.draw((windows.stride,))
+
+
+def _reordering(windows: Windows) -> Any:
+    def outer_sample(executor: Any, noise: Tensor, *arguments: Any, **keywords: Any) -> Any:
+        seed = keywords.get("seed", arguments[SEED] if len(arguments) > SEED else None)
+        return executor(_reordered(noise, windows, seed or 0), *arguments, **keywords)
+
+    return outer_sample
+
+
+SEED = 6
+"""The place of the seed behind the noise in what ComfyUI hands to a run."""
+
+
+def _reordered(noise: Tensor, windows: Windows, seed: int) -> Tensor:
+    if noise.ndim != 4 or noise.shape[0] <= windows.size:
+        return noise
+    clip = to_clips(noise, noise.shape[0])
+    stream = Noise(seed)
+    stream.draw(clip.shape)
+    return to_frames(rescheduled(clip, windows, stream))

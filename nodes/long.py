@@ -1,0 +1,178 @@
+"""Clips longer than the models were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..vc_core.conditioning.types import text_over_time
+from ..vc_core.errors import UserError
+from ..vc_core.longer import undrifted
+from ..vc_core.network.layers import to_clips, to_frames
+from ..vc_core.specs import Windows
+from .frames import check_latents
+from .host.compat import advanced, aliases
+from .host.long import with_freenoise
+
+CATEGORY = "VideoCrafter/long"
+
+FREENOISE, CONTINUE = "freenoise", "continue"
+LONG_VIDEO = ("off", FREENOISE, CONTINUE)
+"""The sampler node's ways to long clips."""
+SEGMENT, OVERLAP = 16, 8
+"""Frames of a clip that is continued, and those that the next one begins with."""
+NOISE_MODES = ("shuffled", "fresh")
+
+
+class VideoCrafterFreeNoise(io.ComfyNode):
+    """A patch that lets a model of 16 frames make many more."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterFreeNoise",
+            display_name="VideoCrafter FreeNoise",
+            category=CATEGORY,
+            description="Lets the model make clips of 32, 64, 128 or more frames that stay one scene: frames see each "
+            "other in overlapping windows, and the noise of the first frames is used again for the later ones "
+            "(FreeNoise). Clips of one window or less do not change.",
+            inputs=[
+                io.Model.Input("model", tooltip="The video model."),
+                io.Int.Input(
+                    "window",
+                    default=16,
+                    min=2,
+                    max=256,
+                    tooltip="Frames that see each other, 2 to 256. The models were trained with 16; other sizes work "
+                    "less well.",
+                ),
+                io.Int.Input(
+                    "stride",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Frames from one window to the next, 1 to the window's size. The authors take 4: smaller "
+                    "is smoother and slower, larger is faster and shows its borders sooner.",
+                ),
+                io.Combo.Input(
+                    "noise",
+                    options=list(NOISE_MODES),
+                    default=NOISE_MODES[0],
+                    tooltip="shuffled: later frames begin from the noise of earlier ones in another order, which keeps "
+                    "object and scene the same, as the authors do. fresh: every frame has noise of its own, for more "
+                    "change.",
+                    **advanced(io.Combo.Input),
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model for long clips, for any sampler. eta 0 suits it best.")],
+            **aliases("videocrafter", "long video", "longer", "128 frames", "sliding window"),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, window: int = 16, stride: int = 4, noise: str = NOISE_MODES[0]) -> io.NodeOutput:
+        if noise not in NOISE_MODES:
+            raise UserError(f"There is no noise mode {noise!r}; choose one of {', '.join(NOISE_MODES)}.")
+        windows = Windows(size=window, stride=stride)
+        return io.NodeOutput(with_freenoise(model, windows, reuse=noise == NOISE_MODES[0]))
+
+
+class VideoCrafterPromptsOverTime(io.ComfyNode):
+    """Several prompts, one after the other."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterPromptsOverTime",
+            display_name="VideoCrafter Prompts Over Time",
+            category=CATEGORY,
+            description="One conditioning out of two to four prompts that follow each other over the clip. Each turns "
+            "into the next over several frames. Needs a long clip: with FreeNoise or context windows.",
+            inputs=[
+                io.Conditioning.Input("first", tooltip="The encoded prompt of the clip's beginning."),
+                io.Conditioning.Input("second", tooltip="The encoded prompt that follows."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The latent that will be sampled: the prompts are spread over its frames.",
+                ),
+                io.Conditioning.Input("third", optional=True, tooltip="A third encoded prompt, if there is one."),
+                io.Conditioning.Input("fourth", optional=True, tooltip="A fourth encoded prompt, if there is one."),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    tooltip="A text for each frame, with everything else (picture, fps) that the first prompt carries."
+                )
+            ],
+            **aliases("videocrafter", "prompt travel", "prompt schedule", "multi prompt"),
+        )
+
+    @classmethod
+    def execute(
+        cls, first: Any, second: Any, latent_image: dict[str, Any], third: Any = None, fourth: Any = None
+    ) -> io.NodeOutput:
+        latents = latent_image["samples"]
+        check_latents(latents)
+        given = [conditioning for conditioning in (first, second, third, fourth) if conditioning is not None]
+        texts = [_text(conditioning) for conditioning in given]
+        shapes = {tuple(text.shape) for text in texts}
+        if len(shapes) > 1:
+            raise UserError(
+                f"The prompts were encoded to different shapes, {sorted(shapes)}. Encode all with the same CLIP "
+                "and keep each within its 77 tokens."
+            )
+        text = text_over_time(torch.cat(texts), latents.shape[0])[0]
+        return io.NodeOutput([(text, dict(first[0][1]))])
+
+
+def _text(conditioning: Any) -> Tensor:
+    """1 tokens d of a CONDITIONING that holds one prompt"""
+    if len(conditioning) != 1 or conditioning[0][0].shape[0] != 1:
+        raise UserError(
+            "Each prompt input takes one encoded prompt; this one was combined of several or has a text for each "
+            "frame. Connect CLIP Text Encode directly."
+        )
+    text: Tensor = conditioning[0][0]
+    return text
+
+
+def continued(make: Callable[[Tensor, Tensor | None, int], Tensor], latents: Tensor, seed: int) -> Tensor:
+    """Clip after clip until there are as many frames, f c h w, as in `latents`: the way of `vc_core.longer`.
+
+    make: (where a clip starts, its noise mask, its seed) -> the clip.
+    """
+    first = kept = make(latents[:SEGMENT], None, seed)
+    parts, number = [first], 0
+    while sum(len(part) for part in parts) < len(latents):
+        number += 1
+        start = torch.cat([kept[-OVERLAP:], kept[-1:].expand(SEGMENT - OVERLAP, -1, -1, -1)])
+        mask = torch.ones(SEGMENT, 1, *start.shape[2:])
+        mask[:OVERLAP] = 0
+        made = to_clips(make(start, mask, (seed + number) % 2**64)[OVERLAP:], SEGMENT - OVERLAP)
+        new = to_frames(undrifted(made, to_clips(first, SEGMENT), 1.0))
+        parts.append(new)
+        kept = torch.cat([kept, new])[-SEGMENT:]
+    return torch.cat(parts)[: len(latents)]
+
+
+def check_long(name: str, model: Any, latents: Tensor, told: tuple[Any, ...], *, from_noise: bool) -> None:
+    """Raises UserError for a way to long videos that does not exist or does not go with the sampler's other inputs."""
+    if name not in LONG_VIDEO:
+        raise UserError(f"There is no way {name!r} to long videos; choose one of {', '.join(LONG_VIDEO)}.")
+    if name != CONTINUE or latents.shape[0] <= SEGMENT:
+        return
+    if not from_noise:
+        raise UserError(
+            "long_video continue makes its clips from noise alone: set denoise to 1 and leave the noise mask out, or "
+            "choose freenoise."
+        )
+    spec = getattr(model.model, "spec", None)
+    each = any(text.shape[0] > 1 for conditioning in told for text, _ in conditioning)
+    if each or (spec is not None and spec.unet.concat_channels):
+        what = "prompts over time" if each else "models that continue a picture"
+        raise UserError(f"long_video continue does not know {what}: choose freenoise.")
+
+
+NODES: list[type[io.ComfyNode]] = [VideoCrafterFreeNoise, VideoCrafterPromptsOverTime]

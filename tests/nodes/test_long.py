@@ -1,0 +1,151 @@
+"""Long clips through the nodes: the numbers of vc_core, no change for short ones, Cancel, and messages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vc_core.conditioning.types import text_over_time
+from vc_core.denoising import Sampling
+from vc_core.errors import UserError
+from vc_core.longer import Long, frames
+from vc_core.network.layers import to_frames
+from vc_core.pipeline import Request, VideoCrafter
+from vc_core.specs import Windows
+
+LONG = 37
+WINDOWS = Windows(size=8, stride=3)
+REQUEST = Request(seed=7, width=16, height=24, frames=LONG, cfg=3.0, sampling=Sampling(steps=4))
+SCALE = 0.18215
+EXACT = 1e-4
+"""Single precision in another order of operations, carried through four steps of a network that does not denoise."""
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def crafter(base, name):
+    return VideoCrafter.load(base.model("checkpoints", name))
+
+
+def freenoise(comfy, loaded, **settings):
+    return comfy.call("VideoCrafterFreeNoise", model=loaded.model, **settings).values[0]
+
+
+@pytest.mark.parametrize("kind", ["text", "relative"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_freenoise_is_that_of_vc_core(request, base, comfy, checkpoints, kind, eta):
+    loaded = request.getfixturevalue(f"{kind}_model")
+    model = freenoise(comfy, loaded, window=8, stride=3)
+    asked = replace(REQUEST, sampling=Sampling(steps=4, eta=eta), windows=WINDOWS)
+    steps = list(crafter(base, checkpoints[kind]).steps("a red square", request=asked))
+    expected = to_frames(steps[-1].x) / SCALE
+    out = loaded.sample(model, steps=4, eta=eta, latent_image=loaded.latent(frames=LONG))
+    assert relative(out, expected) < EXACT
+
+
+def test_the_samplers_option_is_the_patch_with_its_defaults(comfy, text_model):
+    latent = text_model.latent(frames=LONG)
+    patched = text_model.sample(freenoise(comfy, text_model), steps=2, latent_image=latent)
+    assert torch.equal(text_model.sample(steps=2, latent_image=latent, long_video="freenoise"), patched)
+    assert not torch.equal(text_model.sample(steps=2, latent_image=latent), patched)
+
+
+def test_continuation_is_that_of_vc_core(base, checkpoints, text_model):
+    core = crafter(base, checkpoints["text"])
+    expected = torch.stack(list(frames(core, "a red square", request=REQUEST, long=Long(method="continue"))))
+    out = text_model.sample(steps=4, latent_image=text_model.latent(frames=LONG), long_video="continue")
+    assert out.shape[0] == LONG
+    decoded = core.decode((out * SCALE).transpose(0, 1)[None])
+    assert relative(decoded, expected) < EXACT
+
+
+@pytest.mark.parametrize("way", ["freenoise", "continue"])
+@pytest.mark.parametrize("sampler", ["ddim_exact", "euler"])
+def test_sixteen_frames_stay_what_they_are(text_model, way, sampler):
+    settings = {"steps": 2, "latent_image": text_model.latent(frames=16), "sampler_name": sampler}
+    assert torch.equal(text_model.sample(long_video=way, **settings), text_model.sample(**settings))
+
+
+@pytest.mark.parametrize("noise", ["shuffled", "fresh"])
+def test_noise_modes_count_for_every_sampler(comfy, text_model, noise):
+    """Without any step that changes it: what the sampler starts from is what the mode says."""
+    model = freenoise(comfy, text_model, window=8, stride=4, noise=noise)
+    seen = []
+
+    def watch(executor, start, *arguments, **keywords):
+        seen.append(start.clone())
+        return executor(start, *arguments, **keywords)
+
+    import comfy.patcher_extension as extension
+
+    model.add_wrapper_with_key(extension.WrappersMP.OUTER_SAMPLE, "watch", watch)
+    text_model.sample(model, sampler_name="euler", steps=1, latent_image=text_model.latent(frames=16))
+    (start,) = seen
+    later, earlier = start[8:12], start[0:4]
+    same = all(any(torch.equal(a, b) for b in earlier) for a in later)
+    assert same == (noise == "shuffled")
+
+
+def test_prompts_over_time_are_those_of_vc_core(comfy, text_model):
+    first, second = text_model.text("a red square"), text_model.text("a blue circle")
+    latent = text_model.latent(frames=20)
+    ((text, told),) = comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[
+        0
+    ]
+    assert torch.equal(text, text_over_time(torch.cat([first[0][0], second[0][0]]), 20)[0])
+    assert told.keys() == first[0][1].keys()
+    given = {"latent_image": latent, "steps": 2, "long_video": "freenoise"}
+    both = text_model.sample(positive=[(text, told)], **given)
+    assert not torch.equal(both, text_model.sample(positive=first, **given))
+    three = comfy.call(
+        "VideoCrafterPromptsOverTime", first=first, second=second, third=first, latent_image=latent
+    ).values[0]
+    assert torch.equal(three[0][0][-1], first[0][0][0])
+
+
+def test_what_cannot_be_done_is_said(comfy, text_model):
+    text = text_model.text("a boat")
+    with pytest.raises(UserError, match="stride"):
+        freenoise(comfy, text_model, window=8, stride=9)
+    with pytest.raises(UserError, match="noise mode"):
+        freenoise(comfy, text_model, noise="pink")
+    long = text_model.latent(frames=20)
+    with pytest.raises(UserError, match="denoise to 1"):
+        text_model.sample(latent_image=long, long_video="continue", denoise=0.5)
+    with pytest.raises(UserError, match="no way"):
+        text_model.sample(long_video="stretch")
+    each = [(text[0][0].expand(20, -1, -1), {})]
+    with pytest.raises(UserError, match="prompts over time"):
+        text_model.sample(latent_image=long, long_video="continue", positive=each)
+    with pytest.raises(UserError, match="one encoded prompt"):
+        comfy.call("VideoCrafterPromptsOverTime", first=text + text, second=text, latent_image=long)
+    short = [(text[0][0][:, :5], {})]
+    with pytest.raises(UserError, match="different shapes"):
+        comfy.call("VideoCrafterPromptsOverTime", first=text, second=short, latent_image=long)
+
+
+@pytest.mark.parametrize("way", ["freenoise", "continue"])
+def test_cancel_stops_a_long_run(comfy, text_model, way, monkeypatch):
+    import comfy.model_management as management
+
+    calls = []
+
+    def cancelled():
+        calls.append(0)
+        if len(calls) == 30:
+            raise management.InterruptProcessingException
+
+    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", cancelled)
+    with pytest.raises(management.InterruptProcessingException):
+        text_model.sample(steps=50, latent_image=text_model.latent(frames=LONG), long_video=way)
+    assert len(calls) == 30
+
+
+def test_the_given_model_and_conditionings_are_left_alone(comfy, text_model):
+    before = dict(text_model.model.model_options["transformer_options"])
+    freenoise(comfy, text_model)
+    assert text_model.model.model_options["transformer_options"] == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -233,31 +235,31 @@ class VideoCrafterKSampler(io.ComfyNode):
             if exact
             else sampling.host_sampler(sampler_name, eta)
         )
-        guided = sampling.guided(model, guidance)
-
-        def clip(start: Tensor, kept: Tensor | None, own: int) -> Tensor:
-            """A clip of the start's size, with a noise mask and a seed."""
-            noise = to_frames(Noise(own).draw((1, *start.transpose(0, 1).shape)))
-            if pure and not exact:
-                noise = noise * sampling.full_noise(model, sigmas)
-            return sampling.run(
-                guided,
-                sampler,
-                sigmas,
-                positive=positive,
-                negative=negative,
-                picture_only=picture_only,
-                image_cfg=image_cfg,
-                cfg=guidance.scale,
-                noise=noise,
-                latent=torch.zeros_like(start) if pure and kept is None else start,
-                mask=kept,
-                seed=own,
-            )
-
+        run = partial(
+            sampling.run,
+            sampling.guided(model, guidance),
+            sampler,
+            sigmas,
+            positive=positive,
+            negative=negative,
+            picture_only=picture_only,
+            image_cfg=image_cfg,
+            cfg=guidance.scale,
+        )
+        amount = 1.0 if exact or not pure else sampling.full_noise(model, sigmas)
+        clip = partial(_clip, run, amount=amount, pure=pure)
         if long_video == CONTINUE and latents.shape[0] > SEGMENT:
             return io.NodeOutput({**latent_image, "samples": continued(clip, latents, seed)})
         return io.NodeOutput({**latent_image, "samples": clip(latents, mask, seed)})
+
+
+def _clip(
+    run: Callable[..., Tensor], start: Tensor, mask: Tensor | None, seed: int, *, amount: float, pure: bool
+) -> Tensor:
+    """A clip of the start's size, f c h w; `amount` is what its noise is multiplied by."""
+    noise = amount * to_frames(Noise(seed).draw((1, *start.transpose(0, 1).shape)))
+    latent = torch.zeros_like(start) if pure and mask is None else start
+    return run(noise=noise, latent=latent, mask=mask, seed=seed)
 
 
 class VideoCrafterSampler(io.ComfyNode):

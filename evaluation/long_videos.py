@@ -1,0 +1,198 @@
+"""Long clips of the small text model by every way, measured: `python -m evaluation.long_videos`.
+
+Each way makes the same prompts with the same seeds. A clip is cut into segments of 16 frames, and each segment is asked
+what the prompt asks for; the plain 16-frame clips of the prompts are what they are compared with. Speed and memory are
+ratios within one run, each length in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vc_core.denoising import Sampling
+from vc_core.frames.pixels import save_picture
+from vc_core.frames.sheet import contact_sheet
+from vc_core.longer import Long, frames
+from vc_core.pipeline import Request, VideoCrafter
+
+from .detector import Observation, observe
+from .experiments import percent
+from .generate import Array, Case, draw_cases
+from .measures import measure
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+SEGMENT = 16
+WAYS: dict[str, Long] = {
+    "freenoise": Long(method="freenoise"),
+    "windows": Long(method="windows", stride=8),
+    "windows looped": Long(method="windows", stride=8, order="looped"),
+    "continue": Long(method="continue"),
+    "fifo": Long(method="fifo"),
+    "plain": Long(method="off"),
+}
+BORDERS = {"windows": 8, "freenoise": 4, "continue": 8}
+"""Where windows or segments begin, in frames, for the seam error; the others have no fixed borders."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(prog="python -m evaluation.long_videos", description=__doc__)
+    options.add_argument("--model", type=Path, default=ROOT / "models" / "videocrafter_small_t2v.safetensors")
+    options.add_argument("--count", type=int, default=8, help="prompts")
+    options.add_argument("--frames", type=int, nargs="+", default=[64])
+    options.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    options.add_argument("--steps", type=int, default=20)
+    options.add_argument("--cost-of", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="lengths to time")
+    options.add_argument("--result", type=Path, default=ROOT / "benchmarks" / "results" / "long_videos.json")
+    options.add_argument("--sheets", type=Path, default=ROOT / "docs", help="the folder for contact sheets")
+    options.add_argument("--shown", type=int, default=0, help="prompts of the longest length on each sheet")
+    options.add_argument("--cost", nargs=2, metavar=("WAY", "FRAMES"), help=argparse.SUPPRESS)
+    return options
+
+
+def make(crafter: VideoCrafter, case: Case, long: Long, count: int, steps: int) -> Array:
+    """One clip f h w 3; DDIM without fresh noise, as FreeNoise's authors take it."""
+    request = Request(seed=case.seed, frames=count, fps=case.scene.fps, sampling=Sampling(steps=steps, eta=0.0))
+    made = list(frames(crafter, case.prompt, request=request, long=long))
+    return np.asarray(torch.stack(made).numpy(), dtype=np.float32)
+
+
+def segments(clip: Array) -> list[Observation]:
+    """What is seen in each 16 frames of a clip."""
+    return [observe(clip[start : start + SEGMENT]) for start in range(0, len(clip) - SEGMENT + 1, SEGMENT)]
+
+
+def followed(case: Case, seen: Sequence[Observation]) -> dict[str, float]:
+    """The share of segments that show the prompt's colour, shape and motion."""
+    scene = case.scene
+    return {
+        "colour": float(np.mean([saw.colour == scene.colour for saw in seen])),
+        "shape": float(np.mean([saw.shape == scene.shape for saw in seen])),
+        "motion": float(np.mean([saw.motion == scene.motion for saw in seen])),
+    }
+
+
+def border_error(clip: Array, every: int) -> float:
+    """The mean difference of frames across the borders of windows over the median difference of neighbours."""
+    steps = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3))
+    across = steps[every - 1 :: every]
+    return float(across.mean() / max(float(np.median(steps)), 1e-6)) if len(across) else 1.0
+
+
+def judged(cases: Sequence[Case], clips: Sequence[Array], way: str) -> dict[str, Any]:
+    """The figures of one way at one length, averaged over its clips."""
+    rows = []
+    for case, clip in zip(cases, clips, strict=True):
+        seen = segments(clip)
+        whole = observe(clip)
+        figures = asdict(measure(clip))
+        rows.append(
+            {
+                **{key: 100 * value for key, value in followed(case, seen).items()},
+                "identity": 100 * whole.share(colour=whole.colour, shape=whole.shape),
+                "flicker": figures["flicker"],
+                "brightness_drift": figures["brightness_drift"],
+                "colour_drift": figures["colour_drift"],
+                "loop_error": figures["seam_error"],
+                **({"border_error": border_error(clip, BORDERS[way])} if way in BORDERS else {}),
+            }
+        )
+    return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+
+
+def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:
+    """Seconds for each frame and the peak of memory of a clip, sampled and decoded in this process."""
+    import resource
+
+    crafter = VideoCrafter.load(model)
+    case = draw_cases(1, unseen=False)[0]
+    begin = time.perf_counter()
+    made = 0
+    request = Request(seed=1, frames=count, fps=case.scene.fps, sampling=Sampling(steps=steps, eta=0.0))
+    for _ in frames(crafter, case.prompt, request=request, long=WAYS[way]):
+        made += 1
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds per frame": seconds / made, "peak bytes": float(peak)}
+
+
+def costs(options: argparse.Namespace, way: str) -> dict[str, Any]:
+    """Time for each frame and peak memory at every length, over those of the shortest."""
+    measured: dict[int, dict[str, float]] = {}
+    for count in options.cost_of:
+        command = [sys.executable, "-m", "evaluation.long_videos", "--model", str(options.model)]
+        command += ["--steps", "4", "--cost", way, str(count)]
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        measured[count] = json.loads(done.stdout)
+    first = measured[options.cost_of[0]]
+    return {
+        str(count): {key: round(value / first[key], 3) for key, value in found.items()}
+        for count, found in measured.items()
+    }
+
+
+def show(clips: Sequence[Array], place: Path) -> None:
+    """A row of 16 frames, evenly spaced, for each clip."""
+    rows = [torch.from_numpy(clip[np.linspace(0, len(clip) - 1, SEGMENT).round().astype(int)]) for clip in clips]
+    save_picture(place, contact_sheet(torch.cat(rows), SEGMENT))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    crafter = VideoCrafter.load(options.model)
+    cases = draw_cases(options.count, unseen=False, seed=4)
+    short = [make(crafter, case, WAYS["plain"], SEGMENT, options.steps) for case in cases]
+    found: dict[str, Any] = {"16 frames": judged(cases, short, "plain")}
+    for count in options.frames:
+        for way in options.ways:
+            clips = [make(crafter, case, WAYS[way], count, options.steps) for case in cases]
+            figures = judged(cases, clips, way)
+            logger.info("%d frames, %s: %s", count, way, figures)
+            found.setdefault(f"{count} frames", {})[way] = figures
+            if options.shown and count == max(options.frames):
+                show(clips[: options.shown], options.sheets / f"long-{way.replace(' ', '-')}-{count}.png")
+    if options.cost_of:
+        found["cost over 16 frames"] = {way: costs(options, way) for way in options.ways if way != "windows looped"}
+    found["prompts with the right colour at 16 frames"] = percent(
+        [observe(clip).colour == case.scene.colour for case, clip in zip(cases, short, strict=True)]
+    )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.cost:
+        way, count = options.cost
+        sys.stdout.write(json.dumps(cost(options.model, way, int(count), options.steps)) + "\n")
+        return 0
+    about = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "model": options.model.name,
+        "settings": {"prompts": options.count, "steps": options.steps, "eta": 0.0, "sampler": "ddim"},
+    }
+    options.result.write_text(json.dumps({**about, **run(options)}, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{options.result}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

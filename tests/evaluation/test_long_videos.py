@@ -1,0 +1,51 @@
+"""The figures of long videos: what they say of clips whose answers are known, and a whole run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+
+from evaluation.generate import Case
+from evaluation.long_videos import border_error, followed, judged, main, segments
+from training.world import Scene, render
+
+SCENE = Scene(shape="circle", colour="red", motion="right", x=14.0, y=32.0)
+
+
+def clip_of(*colours: str) -> np.ndarray:
+    """16 frames of each colour, one after the other."""
+    return np.concatenate([render([replace(SCENE, colour=colour)])[0].numpy() for colour in colours])
+
+
+def test_segments_are_judged_one_by_one() -> None:
+    case = Case(scene=SCENE, prompt="", seed=1)
+    half = segments(clip_of("red", "blue"))
+    assert [saw.colour for saw in half] == ["red", "blue"]
+    assert followed(case, half) == {"colour": 0.5, "shape": 1.0, "motion": 1.0}
+    figures = judged([case], [clip_of("red", "blue")], "fifo")
+    assert figures["identity"] == pytest.approx(50)
+
+
+def test_borders_that_jump_are_seen() -> None:
+    smooth = np.linspace(0, 1, 33, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
+    assert border_error(smooth, 8) == pytest.approx(1, abs=1e-3)
+    jumping = smooth.copy()
+    jumping[8:] += 0.1
+    assert border_error(jumping, 8) > 1.5
+
+
+def test_the_command_measures_every_way(tmp_path: Path) -> None:
+    model = small_models.save(small_models.TEXT_MODEL, tmp_path / "model.safetensors")
+    result = tmp_path / "result.json"
+    few = ["--count", "1", "--frames", "20", "--steps", "1", "--ways", "freenoise", "plain", "--cost-of", "16"]
+    shown = ["--shown", "1", "--sheets", str(tmp_path)]
+    assert main(["--model", str(model), "--result", str(result), *few, *shown]) == 0
+    found = json.loads(result.read_text(encoding="utf-8"))
+    assert found["20 frames"].keys() == {"freenoise", "plain"}
+    assert found["cost over 16 frames"]["plain"]["16"]["seconds per frame"] == 1
+    assert (tmp_path / "long-freenoise-20.png").is_file()

@@ -8,6 +8,7 @@ ratios within one run, each length in a process of its own.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import platform
@@ -187,6 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         "model": options.model.name,
+        "model sha256": hashlib.sha256(options.model.read_bytes()).hexdigest()[:16],
         "settings": {"prompts": options.count, "steps": options.steps, "eta": 0.0, "sampler": "ddim"},
     }
     options.result.write_text(json.dumps({**about, **run(options)}, indent=1) + "\n", encoding="utf-8")

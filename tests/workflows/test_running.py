@@ -21,6 +21,7 @@ MADE = {
     "video_to_video": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
     "text_to_video_small": (16, 64, 64, 8),
     "image_to_video_small": (16, 64, 64, 8),
+    "text_to_video_long_small": (64, 64, 64, 8),
     "text_to_video_core_nodes_small": (16, 64, 64, 8),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""

@@ -5,6 +5,8 @@
 The checkpoint (7.4 GB for VideoCrafter2) is written once into a temporary folder, with the keys, shapes and types of
 the published file and weights drawn cheaply, and removed at the end. Each measurement is a process of its own: the
 modules alone, the model loaded, and `python -m vc_core text-to-video` with one step on 64x64 pixels and 16 frames.
+With `--nodes` it is the nodes in a real ComfyUI instead (loader, prompt, one step, decode; fp32, the same size), into
+a file of their own; `COMFYUI_PATH` says where ComfyUI lies.
 Needs Linux or macOS, 9 GB of memory for fp32 and 8 GB of disk.
 """
 
@@ -26,6 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "full_size_load.json"
+NODES_RESULT = RESULT.with_name("full_size_load_nodes.json")
 BLOCK = 2**22
 """Random values drawn once; every weight is filled with them."""
 
@@ -64,12 +67,46 @@ if status:
 extra = {{}}
 """
 
+NODES = """
+sys.path.insert(0, {root!r} + "/tests")
+import pathlib, tempfile
+from comfyui.base import make_base
+from comfyui.inprocess import start
+
+def so_far():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {{"peak_bytes": peak, "seconds": time.perf_counter() - begin}}
+
+folder = tempfile.TemporaryDirectory()
+base = make_base(pathlib.Path(folder.name))
+base.model("checkpoints", "model.ckpt").symlink_to({path!r})
+comfy = start(base)
+import comfyui_version, torch
+extra = {{"comfyui": comfyui_version.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()}}
+extra["modules_only"] = so_far()
+model, clip, vae, _ = comfy.call("VideoCrafterCheckpointLoader", ckpt_name="model.ckpt", weight_dtype="fp32").values
+parts = [model.model, clip.cond_stage_model, vae.first_stage_model]
+kept = {{tensor.data_ptr(): tensor.nbytes for part in parts for tensor in part.state_dict().values()}}
+extra |= {{"load": so_far(), "kept_bytes": sum(kept.values())}}
+texts = ("a boat on the sea", "")
+positive, negative = (comfy.call("CLIPTextEncode", text=text, clip=clip).values[0] for text in texts)
+extra["prompt"] = so_far()
+(latent,) = comfy.call("VideoCrafterEmptyLatent", width=64, height=64, frames=16).values
+prompts = {{"positive": positive, "negative": negative}}
+(latent,) = comfy.call("VideoCrafterKSampler", model=model, latent_image=latent, seed=1, steps=1, **prompts).values
+extra["step"] = so_far()
+(frames,) = comfy.call("VideoCrafterDecode", samples=latent, vae=vae).values
+assert frames.shape == (16, 64, 64, 3) and bool(frames.isfinite().all())
+extra["decode"] = so_far()
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, default=ROOT / "tests" / "manifests" / "t2v_512_v2.0.json.gz")
     parser.add_argument("--folder", type=Path, default=None, help="where to write the checkpoint (default: temporary)")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--nodes", action="store_true", help="the nodes in ComfyUI instead of the command line")
+    parser.add_argument("--output", type=Path, default=None, help="the JSON to write (default: in benchmarks/results)")
     parser.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
     parser.add_argument("--make", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -79,10 +116,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "model.ckpt"
         subprocess.run([sys.executable, __file__, "--manifest", options.manifest, "--make", path], check=True)
-        report = measure(path)
+        report = measure_nodes(path) if options.nodes else measure(path)
     report = {"manifest": options.manifest.name.partition(".json")[0], "note": options.note, **report}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    output: Path = options.output or (NODES_RESULT if options.nodes else RESULT)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
@@ -132,8 +170,7 @@ def measure(path: Path) -> dict[str, Any]:
     arguments = ["text-to-video", "a boat on the sea", "--model", str(path), "--output", str(path.with_name("a.mp4"))]
     arguments += ["--width", "64", "--height", "64", "--frames", "16", "--steps", "1", "--seed", "1", "--device", "cpu"]
     report: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "machine": {"system": platform.system(), "processor": processor(), "python": platform.python_version()},
+        **here(),
         "torch": modules.pop("torch"),
         "threads": modules.pop("threads"),
         "file_bytes": path.stat().st_size,
@@ -151,6 +188,19 @@ def measure(path: Path) -> dict[str, Any]:
             "step_peak_over_kept": step["peak_bytes"] / kept,
         }
     return report
+
+
+def measure_nodes(path: Path) -> dict[str, Any]:
+    """The peaks of one process that runs the nodes in ComfyUI, after each of them, and the ratio to what is kept."""
+    nodes = run(NODES.format(root=str(ROOT), path=str(path)))
+    ratio = nodes["peak_bytes"] / nodes["kept_bytes"]
+    return {**here(), "file_bytes": path.stat().st_size, "fp32": {**nodes, "peak_over_kept": ratio}}
+
+
+def here() -> dict[str, Any]:
+    """When and where the numbers were taken."""
+    machine = {"system": platform.system(), "processor": processor(), "python": platform.python_version()}
+    return {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine}
 
 
 def run(work: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ...vc_core.checkpoint.reading import File, read
 from ...vc_core.errors import UserError
 from ...vc_core.specs import TextEncoderSpec
 from . import files, towers
-from .compat import known
+from .compat import fill, known
 from .model import WEIGHT_DTYPES, remember
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _assemble(spec: TextEncoderSpec, tensors: dict[str, Tensor], weight_dtype: s
         model_options={"dtype": dtype} if dtype in (torch.float32, torch.float16, torch.bfloat16) else {},
         **known(comfy.sd.CLIP.__init__, disable_dynamic=disable_dynamic),
     )
-    missing, unexpected = clip.load_sd(tensors, full_model=True)
+    missing, unexpected = fill(clip.cond_stage_model, tensors)
     unused = (f"{towers.CLIP_NAME}.logit_scale", f"{towers.TEXT}text_projection.weight")
     left = [name for name in missing if name not in unused] + list(unexpected)
     if left:

@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 from comfy_api.latest import io
+from torch import Tensor
 
 
 def known(target: Callable[..., Any], /, **keywords: Any) -> dict[str, Any]:
@@ -36,3 +37,14 @@ def aliases(*names: str) -> dict[str, Any]:
 def advanced(kind: Callable[..., Any]) -> dict[str, Any]:
     """Folds an input away among the advanced ones (ComfyUI 0.10 and later); `kind` is its class, as `io.Int.Input`."""
     return known(kind, advanced=True)
+
+
+def fill(module: Any, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Gives the tensors themselves to the module, in the type of its own, so that there is no second copy of them; a
+    module that ComfyUI has built on the GPU takes copies. The names that are missing, and those that do not belong."""
+    own = module.state_dict()
+    assign = all(tensor.device.type == "cpu" for tensor in own.values())
+    if assign:
+        tensors = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in tensors.items()}
+    missing, unexpected = module.load_state_dict(tensors, strict=False, assign=assign)
+    return list(missing), list(unexpected)

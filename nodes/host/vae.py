@@ -17,7 +17,7 @@ from ...vc_core.checkpoint.reading import read
 from ...vc_core.errors import UserError
 from ...vc_core.frames.autoencoder import Autoencoder
 from ...vc_core.specs import AutoencoderSpec
-from .compat import remember_types
+from .compat import fill, remember_types
 from .model import WEIGHT_DTYPES, remember
 
 DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
@@ -51,7 +51,9 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
     dtype = kind if kind in (torch.float32, torch.float16, torch.bfloat16) else None
     native = spec.norm_groups == NATIVE_GROUPS and spec.channels % NATIVE_GROUPS == 0
     if native:
-        vae = comfy.sd.VAE(sd=checkpoint.weights("autoencoder"), config={"params": _config(spec)}, dtype=dtype)
+        weights = checkpoint.weights("autoencoder")
+        vae = comfy.sd.VAE(sd=weights, config={"params": _config(spec)}, dtype=dtype)
+        fill(vae.first_stage_model, weights)
     else:
         vae = _around(checkpoint, dtype)
     vae.latent_channels = spec.latent_channels

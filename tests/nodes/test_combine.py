@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -104,6 +105,23 @@ def test_cancel_leaves_no_file(comfy: Comfy, images):
         run(comfy, images, filename_prefix="cancelled")
     assert seen.steps[-1][1] == 7
     assert len(seen.steps) < 7
+    assert set(comfy.base.output.rglob("*")) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+@pytest.mark.parametrize("name", ["mp4 h264", "gif"])
+def test_a_full_disk_leaves_no_file_and_says_so(comfy: Comfy, images, name):
+    """A limit on the size of files stands for the disk: the system itself refuses to write on."""
+    import resource
+
+    before = set(comfy.base.output.rglob("*"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"There is no room for the whole file.*Make space"):
+            run(comfy, images, format=name, filename_prefix="full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert set(comfy.base.output.rglob("*")) == before
 
 

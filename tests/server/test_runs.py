@@ -17,6 +17,8 @@ ALLOWED_GROWTH = 24 * 2**20
 """Bytes. A leak of one small model, or of the activations of one run, in each run would be ten times as much."""
 STEPS = 100
 """So many that Cancel, which takes its way over HTTP, arrives before the last one on a fast machine too."""
+TRIES = 3
+"""A machine busy with other things may still deliver it late."""
 
 
 def pictures(server: Server, run):
@@ -48,9 +50,13 @@ def test_a_run_after_cancel_equals_an_uninterrupted_one(server: Server, text_pro
         if event.type == "progress" and event.data["node"] == "5" and event.data["value"] == 1:
             server.interrupt()
 
-    stopped = server.run(prompt, on_event=cancel)
-    assert stopped.status == "interrupted"
-    assert stopped.progress["5"][-1][0] < STEPS
+    for _ in range(TRIES):
+        stopped = server.run(prompt, on_event=cancel)
+        if stopped.status == "interrupted" and stopped.progress["5"][-1][0] < STEPS:
+            break
+        _forget(server)
+    else:
+        pytest.fail(f"Cancel came after the last step in {TRIES} runs of {STEPS} steps")
     again = server.run(prompt)
     assert "5" not in again.cached
     for ours, theirs in zip(pictures(server, again), whole, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,16 @@ def _cut_down(canvas, name):
     sizes = {"width": stand_ins.WIDTH, "height": stand_ins.HEIGHT}
     for widget, value in {**sizes, "frames": stand_ins.FRAMES}.items():
         canvas.set("VideoCrafterEmptyLatent", widget, value)
-    for widget, value in sizes.items():
-        canvas.set("ImageScale", widget, value)
+    for scaling in stand_ins.nodes_of(stand_ins.load(name), "ImageScale"):
+        times = scaling["widgets_values"][1] // 512
+        for widget, value in sizes.items():
+            canvas.set("ImageScale", widget, times * value)
     canvas.set("ImageFromBatch", "length", stand_ins.FRAMES)
+
+
+def _values(graph):
+    """Node -> its widgets' values; a page writes those of a node without widgets as an empty list or not at all."""
+    return {node["id"]: node.get("widgets_values") or [] for node in graph["nodes"]}
 
 
 @pytest.mark.parametrize("name", [file.stem for file in stand_ins.FILES])
@@ -61,13 +69,12 @@ def test_workflow_is_dropped_runs_and_plays(canvas, shots, name):
     assert seen["invalid"] == []
     assert seen["overlaps"] == []
     assert seen["dialogs"] == []
-    kept = {node["id"]: node.get("widgets_values") for node in seen["graph"]["nodes"]}
-    assert kept == {node["id"]: node.get("widgets_values") for node in workflow["nodes"]}
+    assert _values(seen["graph"]) == _values(workflow)
     assert len(seen["graph"]["links"]) == len(workflow["links"])
 
     _cut_down(canvas, name)
     ended = canvas.run()
-    assert ended["end"] == "execution_success", ended["detail"]
+    assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
     assert ended["previews"] > 0
     videos = canvas.videos()
     canvas.shot(shots / f"{name}.png")
@@ -77,7 +84,9 @@ def test_workflow_is_dropped_runs_and_plays(canvas, shots, name):
 
 def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp_path):
     workflow = stand_ins.load("text_to_video_small")
-    run = server.run(stand_ins.cut_down(server.to_prompt(workflow)), workflow=workflow)
+    prompt = stand_ins.cut_down(server.to_prompt(workflow))
+    with ThreadPoolExecutor(1) as pool:  # the page has this thread's event loop
+        run = pool.submit(server.run, prompt, workflow=workflow).result()
     (tmp_path / "made.mp4").write_bytes(server.view(run.files[0]))
     canvas.drop(tmp_path / "made.mp4")
     types = sorted(node["type"] for node in canvas.look()["graph"]["nodes"])
@@ -96,7 +105,7 @@ def test_blueprints_unfold_and_run(canvas, server, tmp_path):
         prompt = canvas.page.evaluate("async () => (await app.graphToPrompt()).output")
         kinds = {inner["class_type"] for inner in prompt.values()}
         assert {"VideoCrafterCheckpointLoader", "VideoCrafterKSampler", "VideoCrafterDecode", "CreateVideo"} <= kinds
-        assert node["title"] == file.stem
+        assert node.get("title", file.stem) == file.stem, "the page leaves out a title that is the name of the type"
 
 
 def test_help_page_opens(canvas):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .operations import linear_class, norm_class, over_frames
+
 NORM_EPS = 1e-5
 
 
@@ -29,7 +31,7 @@ class Layers:
         self.where: dict[str, Any] = {"device": device, "dtype": dtype}
 
     def linear(self, d_in: int, d_out: int, bias: bool = True) -> nn.Module:
-        layer: nn.Module = self.operations.Linear(d_in, d_out, bias=bias, **self.where)
+        layer: nn.Module = linear_class(self.operations)(d_in, d_out, bias=bias, **self.where)
         return layer
 
     def conv1d(self, c_in: int, c_out: int) -> nn.Module:
@@ -43,11 +45,13 @@ class Layers:
 
     def conv_over_frames(self, channels: int) -> nn.Module:
         """A convolution over three neighbouring frames, pixel by pixel."""
-        layer: nn.Module = self.operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **self.where)
+        layer: nn.Module = over_frames(self.operations.Conv3d)(
+            channels, channels, (3, 1, 1), padding=(1, 0, 0), **self.where
+        )
         return layer
 
     def group_norm(self, channels: int, eps: float = NORM_EPS) -> nn.Module:
-        layer: nn.Module = self.operations.GroupNorm(self.groups, channels, eps=eps, **self.where)
+        layer: nn.Module = norm_class(self.operations)(self.groups, channels, eps=eps, **self.where)
         return layer
 
     def layer_norm(self, width: int) -> nn.Module:
@@ -63,6 +67,12 @@ def to_clips(x: Tensor, frames: int) -> Tensor:
 def to_frames(x: Tensor) -> Tensor:
     """b c f h w -> (b f) c h w"""
     return x.transpose(1, 2).flatten(0, 1)
+
+
+def suited(x: Tensor) -> Tensor:
+    """n c h w in the memory format in which its device computes convolutions and norms fastest: channels last on a CPU,
+    where every change between frames, clips and tokens is then a view."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 def sinusoid(values: Tensor, width: int) -> Tensor:

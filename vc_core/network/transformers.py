@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..specs import Windows
 from .attention import Attention, causal_mask, join_heads, split_heads
 from .hooks import Hooks
-from .layers import Layers, to_clips, to_frames
+from .layers import Layers, to_clips
 
 TRANSFORMER_NORM_EPS = 1e-6
 
@@ -180,11 +180,14 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = max(1, AT_ONCE // (8 * x.shape[-1]))
+        rows = max(1, AT_ONCE // (8 * x.shape[-1]) // 16) * 16  # a number that `operations.Linear` can split
         if torch.is_grad_enabled() or x.shape[:-1].numel() <= rows:
-            out: Tensor = self.net(x)
-            return out
-        return torch.cat([self.net(part) for part in x.flatten(0, -2).split(rows)]).view(x.shape)
+            whole: Tensor = self.net(x)
+            return whole
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for part, result in zip(x.flatten(0, -2).split(rows), out.flatten(0, -2).split(rows), strict=True):
+            result.copy_(self.net(part))
+        return out
 
 
 class Block(nn.Module):
@@ -302,8 +305,8 @@ class TemporalTransformer(nn.Module):
         h = self._project(self.proj_in, clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c))  # (b h w) f inner
         for block in self.transformer_blocks:
             h = block(h, temporal, windows)
-        h = self._project(self.proj_out, h).view(b, height, width, f, c)
-        return x + to_frames(h.permute(0, 4, 3, 1, 2))
+        h = self._project(self.proj_out, h).view(b, height * width, f, c).transpose(1, 2)
+        return x + h.reshape(b * f, height, width, c).permute(0, 3, 1, 2)
 
     def _project(self, layer: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = layer(x.transpose(1, 2)).transpose(1, 2) if self.conv_projection else layer(x)

@@ -26,6 +26,7 @@ from .layers import (
     embedding_mlp,
     scale_sinusoid,
     sinusoid,
+    suited,
     to_clips,
     to_frames,
 )
@@ -85,6 +86,7 @@ class VideoUNet(nn.Module):
         super().__init__()
         self.spec = spec
         self.attention = attention
+        self.own_layers = operations is nn
         build = _Builder(spec, Layers(operations, spec.norm_groups, device, dtype), attention)
         width = spec.model_channels
         self.time_embed = embedding_mlp(width, 4 * width, build.layers)
@@ -176,7 +178,7 @@ class VideoUNet(nn.Module):
         call = replace(late, text=_rows(early_text))
 
         skips: list[Tensor] = []
-        h = to_frames(x if concat is None else torch.cat([x, concat], dim=1))  # (b f) c h w
+        h = self._frames(x, concat)
         for index, block in enumerate(self.input_blocks):
             hooks.enter("input", index)
             h = block(h, call)
@@ -191,6 +193,11 @@ class VideoUNet(nn.Module):
             h, skip = hooks.before_output(h, skips.pop())
             h = block(torch.cat([h, skip], dim=1), late, size=skips[-1].shape[-2:] if skips else None)
         return to_clips(self.out(h), frames)
+
+    def _frames(self, x: Tensor, concat: Tensor | None) -> Tensor:
+        """The frames that the first convolution reads, (b f) c h w."""
+        h = to_frames(x if concat is None else torch.cat([x, concat], dim=1))
+        return suited(h) if self.own_layers else h
 
     def _embed(
         self, timesteps: Tensor, fps: Tensor | None, scales: tuple[Tensor | None, Tensor | None], x: Tensor

@@ -1,0 +1,1 @@
+"""Speed and memory of this repository, as ratios to what the same machine reaches in the same run."""

@@ -1,0 +1,162 @@
+"""Measure speed and memory on this machine, as ratios to its own matrix product in the same run.
+
+python -m benchmarks                              # everything that ends in reasonable time
+python -m benchmarks --only unet --longest 1000   # also the sizes that take minutes
+python -m benchmarks --device cuda --dtype fp16
+python -m benchmarks --compare old.json new.json  # two results side by side
+python -m benchmarks --compare HEAD~5 HEAD --only unet   # two revisions, measured one after the other
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ("unet", "autoencoder", "video", "planned")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
+    options.add_argument("--preset", default="videocrafter2_512", help="the published layout (default: %(default)s)")
+    options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    options.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
+    options.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
+    options.add_argument("--repeats", type=int, default=3, help="measurements of which the median counts")
+    options.add_argument("--longest", type=float, default=240.0, help="seconds beyond which a pass is left out")
+    options.add_argument("--side", type=int, default=4096, help="of the matrices of the yardstick")
+    options.add_argument("--sizes", nargs="+", type=size, default=None, metavar="FxHxW", help="of latents, UNet passes")
+    options.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
+    options.add_argument("--output", type=Path, default=None, help="the JSON file (default: benchmarks/results/DEVICE)")
+    options.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="results, or revisions to be measured")
+    options.add_argument("--source", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    return options
+
+
+def size(text: str) -> tuple[int, int, int]:
+    """Frames, height and width."""
+    frames, height, width = (int(part) for part in text.split("x"))
+    return frames, height, width
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.compare:
+        from .table import compared
+
+        old, new = (result_of(which, options) for which in options.compare)
+        sys.stdout.write(compared(old, new) + "\n")
+        return 0
+    result = measured(options)
+    output = options.output or RESULTS / f"speed_{options.device.replace(':', '')}_{options.dtype}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    from .table import table
+
+    sys.stdout.write(table(result) + "\n")
+    return 0
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """The result of a run on this machine."""
+    sys.path.insert(0, str(options.source))  # another revision's vc_core, where one is compared
+    import torch
+
+    from vc_core.specs import PRESETS
+
+    from . import measuring
+    from .clock import Clock
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    clock = Clock(torch.device(options.device), options.repeats)
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    bench = measuring.Bench(
+        clock, PRESETS[options.preset], kinds[options.dtype], longest=options.longest, side=options.side
+    )
+    bench.sizes = tuple(options.sizes or measuring.SIZES)
+    bench.result.update(about(options, clock))
+    measuring.matmul(bench)
+    for part in options.only:
+        logging.getLogger(__name__).info("%s", part)
+        measuring.PARTS[part](bench)
+    return bench.result
+
+
+def about(options: argparse.Namespace, clock: Any) -> dict[str, Any]:
+    """When, where and with what a result was made."""
+    import torch
+
+    device = torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else processor()
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "revision": revision(options.source),
+        "preset": options.preset,
+        "dtype": options.dtype,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "clock": clock.kind,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "note": options.note,
+    }
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return found or platform.processor()
+
+
+def revision(folder: Path) -> str:
+    """The commit of a working tree, with a plus sign behind it where files were changed; empty outside of one."""
+    git = ["git", "-C", str(folder)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def result_of(which: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A stored result, or that of a revision, measured now in a working tree of its own."""
+    path = Path(which)
+    if path.is_file():
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+    with tempfile.TemporaryDirectory() as folder:
+        tree, output = Path(folder) / "tree", Path(folder) / "result.json"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), which], check=True)
+        try:
+            command = [sys.executable, "-m", "benchmarks", "--source", str(tree), "--output", str(output)]
+            for option in ("preset", "device", "dtype", "threads", "repeats", "longest", "side"):
+                command += [f"--{option}", str(getattr(options, option))]
+            command += ["--only", *options.only]
+            if options.sizes:
+                command += ["--sizes", *("x".join(map(str, one)) for one in options.sizes)]
+            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            return {**json.loads(output.read_text(encoding="utf-8")), "revision": which}
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

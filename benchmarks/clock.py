@@ -1,0 +1,97 @@
+"""Seconds, operations and bytes of a call, on a CPU and on a CUDA device."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+LONG = 20.0
+"""Seconds from which on a call is measured once, without a warm-up of its own."""
+
+STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Measures on one device. On a CPU with one thread it counts that thread's seconds of computing, which other
+    programs on the machine change little; with more threads the wall clock's; on CUDA those between two events."""
+
+    device: torch.device
+    repeats: int = 3
+
+    @property
+    def kind(self) -> str:
+        if self.device.type == "cuda":
+            return "events"
+        return "processor time" if torch.get_num_threads() == 1 else "wall clock"
+
+    def now(self) -> float:
+        """The reading of a CPU's clock, in seconds."""
+        return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+    def once(self, work: Callable[[], Any]) -> float:
+        """The seconds of one call."""
+        if self.device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            work()
+            end.record()
+            torch.cuda.synchronize(self.device)
+            return float(begin.elapsed_time(end)) / 1000
+        begun = self.now()
+        work()
+        return self.now() - begun
+
+    def seconds(self, work: Callable[[], Any], expected: float = 0.0) -> float:
+        """The median of some calls after one to warm up; of one call alone where it is expected to be long."""
+        if expected > LONG:
+            return self.once(work)
+        self.once(work)
+        return statistics.median(self.once(work) for _ in range(self.repeats))
+
+    def peak(self, work: Callable[[], Any]) -> dict[str, int]:
+        """Bytes held at the most during the call: of the process on a CPU, of torch's allocator on CUDA; and above what
+        was held before it. Empty where the system does not tell."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            work()
+            torch.cuda.synchronize(self.device)
+            most = torch.cuda.max_memory_allocated(self.device)
+            return {"peak_bytes": most, "above_bytes": most - before}
+        if not STATUS.exists() or not FORGET.exists():
+            work()
+            return {}
+        FORGET.write_text("5", encoding="ascii")  # the peak is counted anew
+        before = resident("VmRSS")
+        work()
+        most = resident("VmHWM")
+        return {"peak_bytes": most, "above_bytes": most - before}
+
+
+def resident(name: str) -> int:
+    """A figure of this process on Linux, in bytes."""
+    lines = STATUS.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
+
+
+def operations(work: Callable[[], Any]) -> int:
+    """Multiplications and additions of matrix products, convolutions and attention in the call; run it on `meta`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def matrix_rate(clock: Clock, dtype: torch.dtype, side: int = 4096) -> float:
+    """Operations per second of torch.matmul of two square matrices."""
+    a, b = (torch.randn(side, side, device=clock.device).to(dtype) for _ in range(2))
+    return 2 * side**3 / clock.seconds(lambda: a @ b)

@@ -1,0 +1,250 @@
+"""What is measured. Each function returns a part of the result, as numbers under plain names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vc_core.denoising.guidance import Guidance, guide
+from vc_core.frames.autoencoder import Autoencoder
+from vc_core.network.unet import VideoUNet
+from vc_core.pipeline import Request, VideoCrafter
+from vc_core.specs import ModelSpec, Windows
+
+from . import models
+from .breakdown import Breakdown
+from .clock import Clock, matrix_rate, operations
+from .live import fused, live_bytes
+
+log = logging.getLogger(__name__)
+
+Size = tuple[int, int, int]
+"""Frames, and height and width of the latents (an eighth of the video's)."""
+
+SIZES: tuple[Size, ...] = ((16, 8, 8), (16, 16, 16), (16, 24, 24), (16, 40, 64), (16, 72, 128))
+GROWTH: tuple[int, ...] = (16, 32, 64, 128)
+GROWTH_SIDE = 8
+PLANNED: tuple[Size, ...] = ((16, 40, 64), (16, 72, 128))
+SMALL_MODEL = Path(__file__).resolve().parent.parent / "models" / "videocrafter_small_t2v.safetensors"
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Bench:
+    """One run: what to measure with, and what was found."""
+
+    clock: Clock
+    spec: ModelSpec
+    dtype: torch.dtype = torch.float32
+    longest: float = 240.0
+    side: int = 4096
+    sizes: tuple[Size, ...] = SIZES
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.clock.device
+
+    @property
+    def rate(self) -> float:
+        """Operations per second of a matrix product in the type of this run."""
+        return float(self.result["matmul"][str(self.dtype).removeprefix("torch.")])
+
+    def inputs(self, size: Size, dtype: torch.dtype | None = None, device: torch.device | None = None) -> list[Any]:
+        """What a UNet is called with."""
+        device, dtype = device or self.device, dtype or self.dtype
+        unet = self.spec.unet
+        told = models.told(unet, 2, device, dtype)
+        timestep = torch.tensor([500.0], device=device)
+        return [models.latents(unet, size, device, dtype), timestep, told.text, None, told.fps]
+
+    def operations(self, size: Size, **keywords: Any) -> int:
+        """Of one UNet pass."""
+        meta = torch.device("meta")
+        network = VideoUNet(self.spec.unet, device=meta)
+        given = self.inputs(size, torch.float32, meta)
+        with torch.no_grad():
+            return operations(lambda: network(*given, **keywords))
+
+    def fits(self, size: Size) -> bool:
+        """Whether a pass of this size is expected to end in time, at the rate of a plain matrix product."""
+        return self.operations(size) / self.rate <= self.longest
+
+
+def matmul(bench: Bench) -> None:
+    """The rate of torch.matmul in each type of interest: the yardstick of everything else."""
+    kinds = [torch.float32, torch.bfloat16] + ([torch.float16] if bench.device.type == "cuda" else [])
+    bench.result["matmul"] = {
+        str(kind).removeprefix("torch."): matrix_rate(bench.clock, kind, bench.side) for kind in kinds
+    }
+
+
+def unet(bench: Bench) -> None:
+    """UNet passes of growing size, a guided step, growth with frames, and the same pass in bfloat16."""
+    network = models.unet(bench.spec.unet, bench.device, bench.dtype)
+    weights = models.weight_bytes(network)
+    passes = {}
+    for size in bench.sizes:
+        if not bench.fits(size):
+            passes[name(size)] = {"left_out": f"would take more than {bench.longest:g} s"}
+            continue
+        passes[name(size)] = one_pass(bench, network, size)
+    bench.result["unet"] = {"weight_bytes": weights, "passes": passes}
+    bench.result["guided"] = guided(bench, network)
+    bench.result["frames"] = growth(bench, network)
+    if bench.dtype == torch.float32:
+        bench.result["bfloat16"] = half(bench, network)
+
+
+@torch.inference_mode()
+def one_pass(bench: Bench, network: VideoUNet, size: Size) -> dict[str, Any]:
+    """Seconds, achieved rate over a matrix product's, memory, and where the time goes."""
+    given, count = bench.inputs(size), bench.operations(size)
+    log.info("UNet pass %s, %.2f TFLOP", name(size), count / 1e12)
+    expected = count / bench.rate
+    seconds = bench.clock.seconds(lambda: network(*given), expected)
+    out: dict[str, Any] = {
+        "operations": count,
+        "seconds": seconds,
+        "rate_over_matmul": count / seconds / bench.rate,
+        **bench.clock.peak(lambda: network(*given)),
+    }
+    out["shares"] = Breakdown(network, bench.clock).measure(*given)
+    return out
+
+
+@torch.inference_mode()
+def guided(bench: Bench, network: VideoUNet) -> dict[str, Any]:
+    """A step with guidance against two passes without, at the sizes that are quick."""
+    spec, found = bench.spec.unet, {}
+    positive, negative = (models.told(spec, seed, bench.device, bench.dtype) for seed in (2, 3))
+    model = models.Network(network)
+    for size in [size for size in bench.sizes if bench.operations(size) / bench.rate < bench.longest / 10]:
+        x, timestep = bench.inputs(size)[:2]
+        step = guide(model, positive, negative, Guidance(scale=12.0), **models.TOGETHER)
+        expected = 2 * bench.operations(size) / bench.rate
+
+        def passes(x: Tensor = x, timestep: Tensor = timestep) -> None:
+            model(x, timestep, positive)
+            model(x, timestep, negative)
+
+        def run(x: Tensor = x, timestep: Tensor = timestep, step: Any = step) -> None:
+            step(x, timestep)
+
+        apart, joined = bench.clock.seconds(passes, expected), bench.clock.seconds(run, expected)
+        found[name(size)] = {"two_passes": apart, "step": joined, "step_over_two_passes": joined / apart}
+    return found
+
+
+@torch.inference_mode()
+def growth(bench: Bench, network: VideoUNet) -> dict[str, Any]:
+    """Time for each frame as clips grow, plain and with attention in windows, against that of 16 frames."""
+    found: dict[str, Any] = {}
+    for title, windows in (("plain", None), ("windows", Windows())):
+        first = 0.0
+        for frames in GROWTH:
+            size = (frames, GROWTH_SIDE, GROWTH_SIDE)
+            if not bench.fits(size):
+                continue
+            given = bench.inputs(size)
+
+            def run(given: list[Any] = given, windows: Windows | None = windows) -> None:
+                network(*given, windows=windows)
+
+            each = bench.clock.seconds(run) / frames
+            first = first or each
+            found.setdefault(title, {})[str(frames)] = {"seconds_per_frame": each, "over_16": each / first}
+    return found
+
+
+@torch.inference_mode()
+def half(bench: Bench, network: VideoUNet) -> dict[str, Any]:
+    """The same passes with weights and values in bfloat16. The network is changed by it."""
+    network.to(torch.bfloat16)
+    found = {}
+    for size_name, exact in bench.result["unet"]["passes"].items():
+        size = tuple(int(part) for part in size_name.split("x"))
+        if "seconds" not in exact:
+            continue
+        given = bench.inputs(size, torch.bfloat16)  # type: ignore[arg-type]
+        seconds = bench.clock.seconds(lambda given=given: network(*given), exact["seconds"])  # type: ignore[misc]
+        rate = exact["operations"] / seconds / bench.result["matmul"]["bfloat16"]
+        found[size_name] = {
+            "seconds": seconds,
+            "over_float32": seconds / exact["seconds"],
+            "rate_over_matmul": rate,
+        }
+    return found
+
+
+@torch.inference_mode()
+def autoencoder(bench: Bench) -> None:
+    """Decode and encode of one frame and of a chunked clip."""
+    network = models.autoencoder(bench.spec.autoencoder, bench.device, bench.dtype)
+    meta = Autoencoder(bench.spec.autoencoder, device="meta")
+    z = models.latents(bench.spec.unet, (16, 40, 64), bench.device, bench.dtype)[0].transpose(0, 1)
+    pixels = torch.rand(1, 3, 320, 512, device=bench.device).to(bench.dtype) * 2 - 1
+    jobs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "decode_1": (lambda: network.decode(z[:1]), lambda: meta.decode(z[:1].to("meta", torch.float32))),
+        "encode_1": (lambda: network.encode(pixels), lambda: meta.encode(pixels.to("meta", torch.float32))),
+    }
+    found: dict[str, Any] = {}
+    for title, (work, count) in jobs.items():
+        total, seconds = operations(count), bench.clock.seconds(work)
+        found[title] = {
+            "operations": total,
+            "seconds": seconds,
+            "rate_over_matmul": total / seconds / bench.rate,
+            **bench.clock.peak(work),
+        }
+    if 16 * found["decode_1"]["seconds"] <= bench.longest:
+        for title, frames in (("decode_4", 4), ("decode_16", 16)):
+            found[title] = bench.clock.peak(lambda frames=frames: network.decode(z[:frames]))  # type: ignore[misc]
+    bench.result["autoencoder"] = found
+
+
+def video(bench: Bench) -> None:
+    """A whole clip of the small model in the box: 10 steps with guidance, and decoding."""
+    from vc_core.denoising import Sampling
+
+    crafter = VideoCrafter.load(SMALL_MODEL, device=bench.device, dtype=bench.dtype)
+    request = Request(seed=1, sampling=Sampling(steps=10))
+    seconds = bench.clock.seconds(lambda: crafter.generate("a red square moves to the left", request=request))
+    bench.result["small_video"] = {"steps": 10, "seconds": seconds}
+
+
+@torch.no_grad()
+def planned(bench: Bench) -> None:
+    """Bytes that live at one time in a pass with fp16, by accounting: nothing is run."""
+    network = VideoUNet(bench.spec.unet, device="meta", dtype=torch.float16, attention=fused)
+    decoder = Autoencoder(bench.spec.autoencoder, device="meta", dtype=torch.float16)
+    meta = torch.device("meta")
+    found = {}
+    for size in PLANNED:
+        given = bench.inputs(size, torch.float16, meta)
+        frame = given[0][0].transpose(0, 1)[:1]
+        found[name(size)] = {
+            "weight_bytes": models.weight_bytes(network),
+            "pass_bytes": live_bytes(lambda given=given: network(*given)),  # type: ignore[misc]
+            "decode_bytes_per_frame": live_bytes(lambda frame=frame: decoder.decode(frame)),  # type: ignore[misc]
+        }
+    bench.result["planned_fp16"] = found
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "unet": unet,
+    "autoencoder": autoencoder,
+    "video": video,
+    "planned": planned,
+}
+
+
+def name(size: Sequence[int]) -> str:
+    """Frames, height and width of latents."""
+    return "x".join(map(str, size))

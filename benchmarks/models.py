@@ -1,0 +1,79 @@
+"""Networks in the published layouts with weights drawn cheaply, and what is put into them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vc_core.conditioning import Conditioning
+from vc_core.denoising.guidance import guide
+from vc_core.frames.autoencoder import Autoencoder
+from vc_core.network.unet import VideoUNet
+from vc_core.specs import AutoencoderSpec, UNetSpec
+
+BLOCK = 2**22
+"""Random values drawn once; every weight is filled with them."""
+
+TEXT_TOKENS = 77
+
+
+def unet(spec: UNetSpec, device: torch.device, dtype: torch.dtype) -> VideoUNet:
+    """A UNet whose activations stay finite."""
+    network = VideoUNet(spec, device="meta").eval().to(dtype).to_empty(device=device)
+    return filled(network)
+
+
+def autoencoder(spec: AutoencoderSpec, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """An autoencoder whose activations stay finite."""
+    return filled(Autoencoder(spec, device="meta").eval().to(dtype).to_empty(device=device))
+
+
+def filled(module: Any) -> Any:
+    """Norms near 1, and weights of a size that keeps the spread of what goes through them."""
+    block = torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            flat = parameter.view(-1)
+            norm = parameter.ndim == 1 and name.endswith("weight")
+            spread = 0.02 if parameter.ndim < 2 else math.sqrt(1 / parameter[0].numel())
+            for start in range(0, len(flat), BLOCK):
+                part = flat[start : start + BLOCK]
+                part.copy_(block[: len(part)].to(part.device) * spread + float(norm))
+    return module
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def latents(spec: UNetSpec, size: tuple[int, int, int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """1 c f h w"""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, spec.latent_channels, *size, generator=generator).to(device, dtype)
+
+
+def told(spec: UNetSpec, seed: int, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
+    """A text's conditioning."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(1, TEXT_TOKENS, spec.context_dim, generator=generator).to(device, dtype)
+    return Conditioning(text=text, fps=torch.tensor([8.0], device=device))
+
+
+TOGETHER: dict[str, Any] = {"together": True} if "together" in inspect.signature(guide).parameters else {}
+"""Asks `guide` for one pass of both conditionings, where the measured revision can do that."""
+
+
+class Network:
+    """A UNet as a model of `vc_core.denoising`, counting its passes."""
+
+    def __init__(self, network: VideoUNet) -> None:
+        self.network = network
+
+    def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, /, *, temporal: bool = True) -> Tensor:
+        out: Tensor = self.network(x, timestep, told.text, told.image, told.fps, temporal=temporal)
+        return out

@@ -1,0 +1,80 @@
+"""Layer classes whose forward takes the cheapest of several equal ways. Their parameters and names are torch's own.
+
+On a CPU in float32 a matrix product through torch's `linear` reaches about half the rate of a convolution on processors
+for which the linear algebra library was not tuned, so a large product runs as a convolution of 1 x 1. A convolution
+over time alone, 3 x 1 x 1, runs as one of two axes: frames, and all pixels of a frame in a row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PARTS = range(16, 49)
+"""Into how many equal parts the rows of a product may be split: torch sends convolutions of 1 x 1 to the fast library
+from a batch of 16 on."""
+
+WORTH_IT = 2**23
+"""Multiply-adds from which on a product is larger than what a convolution's set-up costs."""
+
+
+class Linear(nn.Linear):
+    """x W^T + b of `nn.Linear`. On a CPU in float32 it is computed as a convolution where the shape allows it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        parts = _parts(input, self.weight)
+        if not parts:
+            return F.linear(input, self.weight, self.bias)
+        d_out, d_in = self.weight.shape
+        rows = input.reshape(parts, -1, 1, d_in).permute(0, 3, 1, 2)  # parts d_in rows 1, in channels_last
+        out = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1).reshape(*input.shape[:-1], d_out)
+
+
+def _parts(x: Tensor, weight: Tensor) -> int:
+    """Into how many parts the rows of x should be split for a convolution; 0 where a plain product is better."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * len(weight) < WORTH_IT:
+        return 0
+    rows = x.numel() // x.shape[-1]
+    return next((parts for parts in PARTS if rows % parts == 0), 0)
+
+
+class GroupNorm(nn.GroupNorm):
+    """The norm of `nn.GroupNorm`. In channels-last memory torch takes the variance as E[x^2] - E[x]^2, which loses groups
+    of a small spread; there each group is first brought near zero, which changes nothing but the rounding."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cpu" and not input.is_contiguous():
+            centre = input.flatten(2).mean(-1).unflatten(1, (self.num_groups, -1)).mean(-1)  # n groups
+            centre = centre.repeat_interleave(input.shape[1] // self.num_groups, dim=1)  # n c
+            input = input - centre.view(*centre.shape, *[1] * (input.ndim - 2))
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class OverFrames:
+    """Makes a Conv3d of 3 x 1 x 1, stride 1 and padding 1 over the frames, compute itself as a Conv2d."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
+        """b c f h w -> b c f h w. `_` takes what a host's layers say about padding, which is fixed here."""
+        out = F.conv2d(input.flatten(3), weight[..., 0], bias, padding=(1, 0))
+        return out.unflatten(3, input.shape[3:])
+
+
+def linear_class(operations: Any) -> Any:
+    """The linear layer of an operations namespace; `Linear` in place of torch's own."""
+    return Linear if operations is nn else operations.Linear
+
+
+def norm_class(operations: Any) -> Any:
+    """The group norm of an operations namespace; `GroupNorm` in place of torch's own."""
+    return GroupNorm if operations is nn else operations.GroupNorm
+
+
+@cache
+def over_frames(conv3d: Any) -> Any:
+    """The Conv3d class of an operations namespace, computed over the frames alone."""
+    return type(f"{conv3d.__name__}OverFrames", (OverFrames, conv3d), {})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .checkpoint import AUTO, DTYPES
 from .denoising import SAMPLERS, Sampling
+from .denoising.caching import QUALITIES
 from .denoising.windows import ORDERS
 from .frames.fitting import FITS
 from .longer import METHODS, Long
@@ -121,6 +122,12 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--temporal-guidance", type=float, default=0.0, help="0 is off; above, steadier motion, a pass more"
     )
+    group.add_argument(
+        "--cache",
+        choices=QUALITIES,
+        default=None,
+        help="nearly the same video with about 2, 3 or 4 times fewer operations (off if not given)",
+    )
     group.add_argument("--motion", type=float, default=None, help="motion guidance of T2V-Turbo v2, about 0 to 0.5")
 
 
@@ -186,6 +193,7 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
         temporal_guidance=options.temporal_guidance,
         image_cfg=options.image_cfg,
         motion=options.motion,
+        cache=options.cache,
         sampling=Sampling(
             steps=defaults.steps if options.steps is None else options.steps,
             sampler=sampler,

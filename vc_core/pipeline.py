@@ -24,11 +24,13 @@ from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
 from .denoising import Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
+from .denoising.caching import SHALLOW, Cache, Quality, step_cache
 from .denoising.freenoise import injected
 from .denoising.windows import ContextWindows, windowed
 from .errors import UserError
 from .frames.fitting import Fit, fit, picture_latent
 from .frames.pixels import to_network, to_unit
+from .network.unet import Deep
 from .specs import ModelSpec, Windows
 
 
@@ -43,6 +45,9 @@ class Request:
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
     motion: the motion guidance of networks that have it, about 0 to 0.5.
     steps, sampler, spacing, eta: see `denoising.Sampling`. seed: 0 to 2^64 - 1.
+    cache: a quality of `denoising.caching`, "high", "balanced" or "fast": makes nearly the same video with fewer
+        operations. None computes everything. With `context` only passes of the negative prompt are left out.
+    together: positive and negative in one pass, faster and with the memory of two; None where the clip is small.
 
     For models that continue a picture (DynamiCrafter):
     fit: how the pictures are brought to the clip's size, see `frames.fitting`.
@@ -67,6 +72,8 @@ class Request:
     image_cfg: float | None = None
     motion: float | None = None
     sampling: Sampling | None = None
+    cache: Quality | None = None
+    together: bool | None = None
     fit: Fit = "crop"
     loop: bool = False
     sharp: bool = False
@@ -104,7 +111,7 @@ class Request:
             height=defaults.height if self.height is None else self.height,
             frames=defaults.frames if self.frames is None else self.frames,
             fps=float(defaults.fps if self.fps is None else self.fps),
-            sampling=replace(sampling, guidance=guidance, windows=self.reordered),
+            sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.cache),
             guidance=cfg if spec.unet.guidance_width else None,
             motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
         )
@@ -220,7 +227,11 @@ class VideoCrafter:
             negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
-        model = injected(partial(self.predict, windows=request.windows), levels)
+        whole = request.context is None  # each window of whole calls is a pass of other frames
+        starts = [level.timestep for level in levels[:-1]]
+        cache = step_cache(starts, request.cache) if request.cache is not None and whole else None
+        joined = math.prod(settings.shape(spec)[2:]) <= TOGETHER if request.together is None else request.together
+        model = injected(partial(self.predict, windows=request.windows, cache=cache), levels)
         return sample(
             model if request.context is None else windowed(model, request.context, levels),
             schedule,
@@ -229,7 +240,7 @@ class VideoCrafter:
             noise=noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=sampling,
+            settings=replace(sampling, together=joined and whole),
             textless=textless,
         )
 
@@ -312,6 +323,7 @@ class VideoCrafter:
         *,
         temporal: bool = True,
         windows: Windows | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f."""
         unet = self.parts.unet
@@ -325,7 +337,10 @@ class VideoCrafter:
         if motion is not None:
             moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
             motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
-        return unet(
+        key, level = (id(told.text), told.early_text is None, temporal, x.shape), float(timestep.flatten()[0])
+        deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
+        computed = deep is not None and deep.features is None
+        out = unet(
             x.to(dtype),
             timestep,
             told.text.to(dtype),
@@ -337,8 +352,16 @@ class VideoCrafter:
             motion=motion,
             windows=windows,
             early_text=cast(told.early_text),
+            deep=deep,
         )
+        if computed and cache is not None and deep is not None and deep.features is not None:
+            cache.add(key, level, deep.features)
+        return out
 
+
+TOGETHER = 2**14
+"""Latent positions, frames times height times width, up to which positive and negative run in one pass: what they share
+is then worth more than the memory of two."""
 
 GREY = torch.full((1, 1, 3), 0.5)
 """The picture of the unconditional branch: mid grey, which is zero to the network."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from golden_cases import cases, load, relative_error
 from vc_core.errors import UserError
 from vc_core.network.attention import ATTENTION
-from vc_core.network.unet import VideoUNet
+from vc_core.network.operations import GroupNorm, Linear
+from vc_core.network.unet import Deep, VideoUNet
 from vc_core.specs import PRESETS, UNetSpec
 
 TOLERANCE = 3e-5  # float32 against float64 is 1e-6 .. 6e-6
@@ -214,3 +215,59 @@ def test_feed_forward_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch)
     whole = model(x, timesteps, text)
     monkeypatch.setattr("vc_core.network.transformers.AT_ONCE", 8 * 32 * 7)  # seven tokens of the first level
     torch.testing.assert_close(model(x, timesteps, text), whole, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"image_attention": True, "relative_position": True}], ids=["text", "image"])
+@torch.no_grad()
+def test_conditionings_of_the_same_latents_may_come_together(changes: dict[str, Any]) -> None:
+    model = tiny(**changes)
+    x, timesteps, text = inputs()
+    fps = torch.tensor([8, 24])
+    texts = [text, text.flip(1), text * 0.5]
+    images = [torch.full((2, 5, 11), value) for value in (0.1, 0.2, 0.3)] if changes else [None] * 3
+    apart = [model(x, timesteps, text, image, fps) for text, image in zip(texts, images, strict=True)]
+    joined = torch.cat(images) if changes else None
+    together = model(x, timesteps, torch.cat(texts), joined, fps)
+    torch.testing.assert_close(together, torch.cat(apart), atol=2e-5, rtol=0)
+    per_frame = [text[:, None].expand(-1, 3, -1, -1) for text in texts]
+    torch.testing.assert_close(
+        model(x, timesteps, torch.cat(per_frame), joined, fps), torch.cat(apart), atol=2e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("shallow", [1, 2, 3])
+@torch.no_grad()
+def test_deep_features_stand_for_the_blocks_that_made_them(shallow: int) -> None:
+    """With the features of the very same input the result is the same; with those of another it differs, and the
+    deeper blocks do not run."""
+    model = tiny()
+    x, timesteps, text = inputs()
+    whole = model(x, timesteps, text)
+    deep = Deep(shallow)
+    assert torch.equal(model(x, timesteps, text, deep=deep), whole)
+    assert deep.features is not None
+    ran: list[str] = []
+    model.middle_block.register_forward_hook(lambda *_: ran.append("middle"))
+    assert torch.equal(model(x, timesteps, text, deep=deep), whole)
+    changed = model(x + 0.1, timesteps, text, deep=deep)
+    assert not ran
+    assert not torch.allclose(changed, whole, atol=1e-3)
+    assert not torch.allclose(changed, model(x + 0.1, timesteps, text), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_product_as_a_convolution_equals_the_product() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = Linear(96, 128)
+    for rows in ((16, 700), (3, 5, 320), (11, 1009)):  # the last cannot be split
+        x = torch.randn(*rows, 96, generator=generator)
+        torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_norm_in_channels_last_memory_keeps_groups_of_a_small_spread() -> None:
+    x = 100 + 0.1 * torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    layer = GroupNorm(4, 16)
+    exact = torch.nn.functional.group_norm(x.double(), 4)
+    ours = layer(x.contiguous(memory_format=torch.channels_last))
+    assert relative_error(ours, exact.float()) < 2e-4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,27 @@ class Conditioning:
     guidance: Tensor | None = None
     motion: Tensor | None = None
     early_text: Tensor | None = None
+
+
+def join(parts: Sequence[Conditioning]) -> Conditioning | None:
+    """Conditionings of the same clips as one, text and image one behind the other; None where they differ in more than
+    that, or in shape."""
+    first = parts[0]
+    for name in ("fps", "concat", "guidance", "motion"):
+        if any(not _equal(getattr(first, name), getattr(part, name)) for part in parts[1:]):
+            return None
+    joined: dict[str, Tensor | None] = {}
+    for name in ("text", "image", "early_text"):
+        given = [getattr(part, name) for part in parts]
+        there = [tensor for tensor in given if tensor is not None]
+        if there and (len(there) < len(parts) or any(tensor.shape != there[0].shape for tensor in there)):
+            return None
+        joined[name] = torch.cat(there) if there else None
+    return replace(first, **joined)  # type: ignore[arg-type]
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 def text_over_time(texts: Tensor, frames: int) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from ..conditioning.types import join
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,21 @@ class Model(Protocol):
     """A network behind its conditioning."""
 
     def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, /, *, temporal: bool = True) -> Tensor:
-        """(x: b c f h w, timestep: b float) -> eps or v: b c f h w; `temporal=False` lets frames not see each other."""
+        """(x: b c f h w, timestep: b float) -> eps or v: b c f h w; `temporal=False` lets frames not see each other.
+
+        Asked for passes `together`, the conditioning holds text and image of several for each clip, and so does the
+        result, (k b) c f h w: all clips for the first conditioning, then for the second.
+        """
+
+
+class Continued(Protocol):
+    """What can stand for a pass: the difference of its prediction to the positive one."""
+
+    def difference(self, number: int, timestep: Tensor) -> Tensor | None:
+        """b c f h w for the pass of that number, from 0; None where it should run."""
+
+    def add(self, number: int, timestep: Tensor, difference: Tensor) -> None:
+        """What a pass gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +81,19 @@ def guide(
     negative: Conditioning | None,
     guidance: Guidance,
     textless: Conditioning | None = None,
+    *,
+    together: bool = False,
+    continued: Continued | None = None,
 ) -> Predictor:
     """The guided prediction u + scale * (c - u) + temporal * (c - c without temporal attention), then rescaled.
 
     With an image scale, i being the prediction from the picture without the text (`textless`), it begins with
     u + image_scale * (i - u) + scale * (c - i), as in arXiv:2211.09800, equation 3.
 
-    The passes run one after the other, so that memory is that of one. They are combined in the type of x, because half
-    precision would lose their small difference. Raises UserError when a conditioning that the scales need is missing.
+    The passes run one after the other, so that memory is that of one; `together` makes those of conditionings that
+    differ in text and image alone one pass, which computes what they share once. `continued` may stand for passes other
+    than the positive one. They are combined in the type of x, because half precision would lose their small difference.
+    Raises UserError when a conditioning that the scales need is missing.
     """
     if guidance.image_scale is not None and textless is None:
         raise UserError(
@@ -86,14 +106,17 @@ def guide(
             "Encode a negative prompt (an empty one is usual), or set the scale to 1."
         )
 
+    others = [told for told in (negative, textless) if told is not None] if guidance.passes else []
+    run = passes_of(model, [positive, *others[: 1 if guidance.image_scale is None else 2]], together, continued)
+
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        conditional = model(x, timestep, positive).to(x.dtype)
+        conditional, *rest = run(x, timestep)
         guided = conditional
-        if negative is not None and guidance.passes:
-            unconditional = model(x, timestep, negative).to(x.dtype)
+        if rest:
+            unconditional = rest[0]
             guided = unconditional + guidance.scale * (conditional - unconditional)
-            if guidance.image_scale is not None and textless is not None:
-                pictured = model(x, timestep, textless).to(x.dtype)
+            if guidance.image_scale is not None:
+                pictured = rest[1]
                 guided = unconditional + guidance.image_scale * (pictured - unconditional)
                 guided = guided + guidance.scale * (conditional - pictured)
         if guidance.temporal:
@@ -104,6 +127,31 @@ def guide(
         return guided
 
     return predict
+
+
+def passes_of(
+    model: Model, told: Sequence[Conditioning], together: bool, continued: Continued | None
+) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    """The predictions for some conditionings, in their order and in the type of x."""
+    joined = join(told) if together and continued is None and len(told) > 1 else None
+
+    def run(x: Tensor, timestep: Tensor) -> list[Tensor]:
+        if joined is not None:
+            return list(model(x, timestep, joined).to(x.dtype).chunk(len(told)))
+        first, *rest = told
+        out = [model(x, timestep, first).to(x.dtype)]
+        for number, other in enumerate(rest):
+            found = None if continued is None else continued.difference(number, timestep)
+            if found is None:
+                one = model(x, timestep, other).to(x.dtype)
+                if continued is not None:
+                    continued.add(number, timestep, one - out[0])
+            else:
+                one = out[0] + found
+            out.append(one)
+        return out
+
+    return run
 
 
 def rescale(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:

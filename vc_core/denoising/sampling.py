@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UserError
 from ..specs import Windows
+from .caching import GuidanceCache, Quality, check_quality
 from .denoiser import denoiser
 from .freenoise import rescheduled
 from .guidance import Guidance, Model, guide
@@ -34,6 +35,9 @@ class Sampling:
     eta: 0..1, the share of fresh noise in each step, for the samplers that have any.
     end: "reference" leaves the trace of noise that the reference leaves, "clean" none; None is "reference" for ddim and
         "clean" for the others, as users of each expect.
+    together: positive and negative in one pass where the model can do that (see `guidance.Model`): faster by what they
+        share, with the memory of two.
+    guidance_cache: a quality of `caching`, which leaves most of the negative passes out; None computes them all.
     windows: for clips longer than the model was trained on: the noise of the first frames is used again for the later
         ones in another order (FreeNoise). The model is the one to attend in the same windows.
     """
@@ -45,6 +49,8 @@ class Sampling:
     end: End | None = None
     guidance: Guidance = field(default_factory=Guidance)
     windows: Windows | None = None
+    together: bool = False
+    guidance_cache: Quality | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -53,6 +59,8 @@ class Sampling:
             raise UserError(f"eta is {self.eta}; it should be from 0 (no fresh noise) to 1 (as much as the reference).")
         if self.end not in (None, "reference", "clean"):
             raise UserError(f"The end of sampling is {self.end!r}; it can be 'reference', 'clean' or None.")
+        if self.guidance_cache is not None:
+            check_quality(self.guidance_cache)
 
     def levels(self, schedule: NoiseSchedule) -> list[Level]:
         """The noise levels of a run from pure noise: where each step starts, then where the last one ends."""
@@ -87,7 +95,10 @@ def sample(
         if other is not None:
             _check_conditioning(other, shape, which)
     levels = settings.levels(schedule)
-    denoise = denoiser(guide(model, positive, negative, settings.guidance, textless), schedule.prediction)
+    starts = [level.timestep for level in levels[:-1]]
+    cache = None if settings.guidance_cache is None else GuidanceCache(starts, settings.guidance_cache)
+    guided = guide(model, positive, negative, settings.guidance, textless, together=settings.together, continued=cache)
+    denoise = denoiser(guided, schedule.prediction)
 
     def run() -> Iterator[Step]:
         drawn = noise.draw(shape, positive.text.device, torch.float32)

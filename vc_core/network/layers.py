@@ -69,6 +69,11 @@ def to_frames(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
+def repeated(x: Tensor, rows: int) -> Tensor:
+    """x, over and over until it has so many rows."""
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+
+
 def suited(x: Tensor) -> Tensor:
     """n c h w in the memory format in which its device computes convolutions and norms fastest: channels last on a CPU,
     where every change between frames, clips and tokens is then a view."""

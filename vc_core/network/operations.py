@@ -44,15 +44,26 @@ def _parts(x: Tensor, weight: Tensor) -> int:
 
 
 class GroupNorm(nn.GroupNorm):
-    """The norm of `nn.GroupNorm`. In channels-last memory torch takes the variance as E[x^2] - E[x]^2, which loses groups
-    of a small spread; there each group is first brought near zero, which changes nothing but the rounding."""
+    """The norm of `nn.GroupNorm`. In channels-last memory on a CPU torch takes E[x^2] - E[x]^2 as the variance, which
+    loses groups of a small spread; there it is taken around the mean."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu" and not input.is_contiguous():
-            centre = input.flatten(2).mean(-1).unflatten(1, (self.num_groups, -1)).mean(-1)  # n groups
-            centre = centre.repeat_interleave(input.shape[1] // self.num_groups, dim=1)  # n c
-            input = input - centre.view(*centre.shape, *[1] * (input.ndim - 2))
-        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        if input.device.type != "cpu" or input.is_contiguous() or input.dtype != torch.float32:
+            return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        centred = input - self._over_pixels(self._of_groups(input.flatten(2).mean(-1)), input)
+        variance = self._of_groups(centred.square().flatten(2).mean(-1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self._over_pixels(self.bias, input), centred, self._over_pixels(scale, input))
+
+    def _of_groups(self, values: Tensor) -> Tensor:
+        """n c -> n c, the mean of each group for its channels"""
+        each = values.shape[1] // self.num_groups
+        return values.unflatten(1, (-1, each)).mean(-1).repeat_interleave(each, dim=1)
+
+    @staticmethod
+    def _over_pixels(values: Tensor, x: Tensor) -> Tensor:
+        """n c or c, shaped to be broadcast over x"""
+        return values.view(*values.shape, *[1] * (x.ndim - 2))
 
 
 class OverFrames:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..specs import Windows
 from .attention import Attention, causal_mask, join_heads, split_heads
 from .hooks import Hooks
-from .layers import Layers, to_clips
+from .layers import Layers, repeated, to_clips
 
 TRANSFORMER_NORM_EPS = 1e-6
 
@@ -204,13 +204,15 @@ class Block(nn.Module):
 
 
 class SpatialBlock(Block):
-    """Tokens of one frame attend to each other, then to text and image."""
+    """Tokens of one frame attend to each other, then to text and image: (b f) n d -> rows n d, which are more where
+    there are several conditionings of the same frames."""
 
     attn2: CrossAttention
 
-    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
         x = x + hooks.self_attention(self.attn1, self.norm1(x))
         x = hooks.between_attentions(x)
+        x = repeated(x, rows)
         x = x + hooks.cross_attention(self.attn2, self.norm2(x), text, image)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
@@ -227,7 +229,7 @@ class TemporalBlock(Block):
 
 
 class SpatialTransformer(nn.Module):
-    """(b f) c h w -> (b f) c h w; pixels are tokens."""
+    """(b f) c h w -> rows c h w; pixels are tokens. `rows` are those of all conditionings."""
 
     def __init__(
         self,
@@ -255,10 +257,11 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = layers.linear(channels, channels)
 
-    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
         h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b f) (h w) c
         for block in self.transformer_blocks:
-            h = block(h, text, image, hooks)
+            h = block(h, text, image, hooks, rows)
+        x = repeated(x, rows)
         return x + self.proj_out(h).transpose(1, 2).reshape(x.shape)
 
 

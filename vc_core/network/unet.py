@@ -24,6 +24,7 @@ from .layers import (
     ResBlock,
     Upsample,
     embedding_mlp,
+    repeated,
     scale_sinusoid,
     sinusoid,
     suited,
@@ -40,12 +41,30 @@ class Call:
     """What every block of one forward pass receives."""
 
     emb: Tensor  # b d, or (b f) d
-    text: Tensor  # b n d, or (b f) n d
-    image: Tensor | None  # b m d, or (b f) m d
+    text: Tensor  # b n d, or (b f) n d; of all conditionings
+    image: Tensor | None  # b m d, or (b f) m d; of all conditionings
     frames: int
     hooks: Hooks
     temporal: bool
     windows: Windows | None = None
+    rows: int = 0  # b f
+    copies: int = 1  # conditionings for each clip
+
+    def emb_of(self, h: Tensor) -> Tensor:
+        """The embedding for the clips in h, which are one for each conditioning from the first text on."""
+        return self.emb if h.shape[0] == self.rows else repeated(self.emb, self.copies * len(self.emb))
+
+
+@dataclass(eq=False)
+class Deep:
+    """The deep features of one pass, for others that resemble it (arXiv:2312.00858).
+
+    shallow: how many of the first input blocks and of the last output blocks run in every pass, 1 or more.
+    features: (b f) c h w, what the first of those output blocks receives; None asks for a whole pass, which fills it.
+    """
+
+    shallow: int
+    features: Tensor | None = None
 
 
 class Stack(nn.ModuleList):
@@ -55,9 +74,9 @@ class Stack(nn.ModuleList):
         """`size` is that of the next skip connection, for a block that ends in an Upsample."""
         for layer in self:
             if isinstance(layer, ResBlock):
-                h = layer(h, call.emb, call.frames)
+                h = layer(h, call.emb_of(h), call.frames)
             elif isinstance(layer, SpatialTransformer):
-                h = layer(h, call.text, call.image, call.hooks)
+                h = layer(h, call.text, call.image, call.hooks, call.copies * call.rows)
             elif isinstance(layer, TemporalTransformer):
                 h = layer(h, call.frames, call.temporal, call.windows)
             elif isinstance(layer, Upsample):
@@ -95,21 +114,7 @@ class VideoUNet(nn.Module):
         self.motion_cond_proj = build.scale_projection(spec.motion_width)
         self.combine_proj = build.scale_projection(2 * width if spec.motion_width else 0)
         self.input_blocks = nn.ModuleList([Stack([build.layers.conv2d(spec.in_channels, width)])])
-        self.init_attn = Stack(
-            [
-                TemporalTransformer(
-                    width,
-                    INIT_ATTENTION_HEADS,
-                    spec.transformer_depth,
-                    build.layers,
-                    attention,
-                    inner=INIT_ATTENTION_HEADS * spec.head_channels,
-                    conv_projection=True,
-                    reach=build.reach,
-                    causal=spec.causal,
-                )
-            ]
-        )
+        self.init_attn = Stack([build.first_attention()])
         skips = [width]
         channels = width
         last = len(spec.channel_mult) - 1
@@ -151,8 +156,13 @@ class VideoUNet(nn.Module):
         motion: Tensor | None = None,
         windows: Windows | None = None,
         early_text: Tensor | None = None,
+        deep: Deep | None = None,
     ) -> Tensor:
         """The prediction, b c f h w, for latents `x`, b c f h w; any f, h and w >= 1.
+
+        Several conditionings of the same latents may come together: `text` and `image` then hold those of all clips for
+        the first conditioning, then for the second, and so does the result, (k b) c f h w. What comes before the first
+        text is computed once.
 
         timesteps: b, or b f for a noise level of each frame; 0 .. 999.
         text: b n d, or b f n d for a prompt of each frame.
@@ -164,35 +174,52 @@ class VideoUNet(nn.Module):
         guidance, motion: b, guidance scales for networks that have an embedding of them; None adds nothing.
         windows: temporal attention in windows, for clips longer than the network was trained on.
         early_text: as `text`, in its place in the input blocks and the middle block.
+        deep: takes the features of the deeper blocks, or where it holds some, stands for those blocks.
 
         Raises UserError when the shapes do not fit this network.
         """
         self._check(x, text, image)
         self._check_concat(x, concat)
-        frames = x.shape[2]
-        scales = (guidance, motion)
-        emb = hooks.embedding(self._embed(timesteps, fps, scales, x))
+        emb = hooks.embedding(self._embed(timesteps, fps, (guidance, motion), x))
         early_text = text if early_text is None else early_text
         image = image.flatten(0, 1) if image is not None and image.ndim == 4 else image
-        late = Call(emb, _rows(text), image, frames, hooks, temporal, windows)
+        size = (x.shape[0] * x.shape[2], len(text) // len(x))
+        late = Call(emb, _rows(text), image, x.shape[2], hooks, temporal, windows, *size)
         call = replace(late, text=_rows(early_text))
+        kept = None if deep is None else deep.features
+        run = len(self.input_blocks) if deep is None or kept is None else deep.shallow
 
+        h, skips = self._down(self._frames(x, concat), call, run)
+        if kept is None:
+            hooks.enter("middle", 0)
+            h = hooks.after_middle(self.middle_block(h, call))
+        else:
+            h = kept
+        return to_clips(self.out(self._up(h, skips, late, deep)), x.shape[2])
+
+    def _down(self, h: Tensor, call: Call, run: int) -> tuple[Tensor, list[Tensor]]:
+        """The first `run` input blocks -> their result, and what they keep for the skip connections."""
         skips: list[Tensor] = []
-        h = self._frames(x, concat)
-        for index, block in enumerate(self.input_blocks):
-            hooks.enter("input", index)
+        for index, block in enumerate(self.input_blocks[:run]):
+            call.hooks.enter("input", index)
             h = block(h, call)
             if index == 0:
                 h = self.init_attn(h, call)
-            h, skip = hooks.after_input(h)
+            h, skip = call.hooks.after_input(h)
             skips.append(skip)
-        hooks.enter("middle", 0)
-        h = hooks.after_middle(self.middle_block(h, call))
-        for index, block in enumerate(self.output_blocks):
-            hooks.enter("output", index)
-            h, skip = hooks.before_output(h, skips.pop())
-            h = block(torch.cat([h, skip], dim=1), late, size=skips[-1].shape[-2:] if skips else None)
-        return to_clips(self.out(h), frames)
+        return h, skips
+
+    def _up(self, h: Tensor, skips: list[Tensor], call: Call, deep: Deep | None) -> Tensor:
+        """The last output blocks, one for each skip connection."""
+        first = len(self.output_blocks) - len(skips)
+        for index, block in list(enumerate(self.output_blocks))[first:]:
+            call.hooks.enter("output", index)
+            if deep is not None and len(skips) == deep.shallow:
+                deep.features = h
+            h, skip = call.hooks.before_output(h, skips.pop())
+            joined = torch.cat([h, repeated(skip, len(h))], dim=1)
+            h = block(joined, call, size=skips[-1].shape[-2:] if skips else None)
+        return h
 
     def _frames(self, x: Tensor, concat: Tensor | None) -> Tensor:
         """The frames that the first convolution reads, (b f) c h w."""
@@ -278,6 +305,17 @@ class _Builder:
 
     def res_block(self, c_in: int, c_out: int) -> ResBlock:
         return ResBlock(c_in, c_out, 4 * self.spec.model_channels, self.spec.temporal_conv, self.layers)
+
+    def first_attention(self) -> TemporalTransformer:
+        """What stands behind the first convolution; it has heads and a width of its own."""
+        spec, heads = self.spec, INIT_ATTENTION_HEADS
+        return TemporalTransformer(
+            *(spec.model_channels, heads, spec.transformer_depth, self.layers, self.attention),
+            inner=heads * spec.head_channels,
+            conv_projection=True,
+            reach=self.reach,
+            causal=spec.causal,
+        )
 
     def block(self, c_in: int, c_out: int, attends: bool) -> Stack:
         """[ResBlock], or [ResBlock, SpatialTransformer, TemporalTransformer]"""

@@ -126,7 +126,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--cache",
         choices=QUALITIES,
         default=None,
-        help="nearly the same video with about 2, 3 or 4 times fewer operations (off if not given)",
+        help="nearly the same video with 2 to 4 times fewer operations (off if not given)",
     )
     group.add_argument("--motion", type=float, default=None, help="motion guidance of T2V-Turbo v2, about 0 to 0.5")
 

@@ -66,6 +66,13 @@ def test_a_clip_of_one_window_is_the_plain_clip(crafter: VideoCrafter, method: s
     assert torch.equal(torch.stack(list(frames(crafter, "a boat", request=short, long=long(method)))), plain)
 
 
+def test_fifo_has_no_use_for_a_cache(crafter: VideoCrafter) -> None:
+    with pytest.raises(UserError, match="Leave the cache off"):
+        next(frames(crafter, "a boat", request=replace(REQUEST, cache="high"), long=long("fifo")))
+    short = replace(REQUEST, cache="high", frames=WINDOW)
+    assert len(list(frames(crafter, "a boat", request=short, long=long("fifo")))) == WINDOW
+
+
 @pytest.mark.parametrize("method", WAYS)
 def test_pictures_and_several_prompts_go_with_every_way(pictured: VideoCrafter, method: str) -> None:
     picture = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(1))

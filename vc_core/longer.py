@@ -103,6 +103,11 @@ def frames(
     if wanted <= long.window and long.method in ("fifo", "continue"):
         long = replace(long, method="off")
     if long.method == "fifo":
+        if request.cache is not None:
+            raise UserError(
+                f"The cache {request.cache} was asked for with fifo, whose passes each hold another noise level for "
+                "every frame, so that none continues the last. Leave the cache off, or choose another way."
+            )
         parts = _fifo(crafter, prompt, picture, request, long, on_step)
     elif long.method == "continue":
         parts = _segments(crafter, (prompt, *request.then), picture, request, long, on_step)

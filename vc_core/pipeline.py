@@ -227,13 +227,16 @@ class VideoCrafter:
             negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
-        whole = request.context is None  # each window of whole calls is a pass of other frames
+        context = request.context
+        if context is not None and settings.frames <= context.size:
+            context = None
+        whole = context is None  # each window of whole calls is a pass of other frames
         starts = [level.timestep for level in levels[:-1]]
         cache = step_cache(starts, request.cache) if request.cache is not None and whole else None
         joined = math.prod(settings.shape(spec)[2:]) <= TOGETHER if request.together is None else request.together
         model = injected(partial(self.predict, windows=request.windows, cache=cache), levels)
         return sample(
-            model if request.context is None else windowed(model, request.context, levels),
+            model if context is None else windowed(model, context, levels),
             schedule,
             positive,
             negative,

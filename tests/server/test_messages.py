@@ -160,6 +160,7 @@ def test_a_clip_of_the_wrong_width(server: Server, text_prompt, base: Base):
 def test_prompts_without_end_are_cut_with_a_warning(server: Server, text_prompt):
     run = server.run(text_prompt(text="a red square " * 800, steps=1, frames=1))
     assert run.status == "success", run.error
+    assert "The prompt has 2400 tokens and the model reads 75: the last 2325 are cut, from 'a red square" in server.log
     assert server.run(text_prompt(text="", steps=1, frames=1)).status == "success"
 
 

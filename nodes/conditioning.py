@@ -15,7 +15,7 @@ from ..vc_core.frames.fitting import FITS, Fit
 from ..vc_core.frames.fitting import fit as fitted
 from ..vc_core.frames.pixels import to_network
 from .frames import empty_latent
-from .host.clip_vision import encode_pictures
+from .host.clip_vision import encode_pictures, encoded_picture
 from .host.compat import aliases
 from .host.model import FPS, GUIDANCE, IMAGE_TOKENS, MOTION, PICTURES
 from .host.vae import encode_frames
@@ -23,6 +23,9 @@ from .host.vae import encode_frames
 CATEGORY = "VideoCrafter/conditioning"
 
 Conditioning = list[tuple[Any, dict[str, Any]]]
+
+GREY_SIZE = 8
+"""Pixels; a plain picture is the same in any size."""
 
 
 class VideoCrafterImageConditioning(io.ComfyNode):
@@ -51,6 +54,7 @@ class VideoCrafterImageConditioning(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "image",
+                    optional=True,
                     tooltip="One picture of any size. The encoder squeezes it to a square as a "
                     "whole, nothing is cut off; give it the proportions of the video. Transparent parts "
                     "become white.",
@@ -63,6 +67,12 @@ class VideoCrafterImageConditioning(io.ComfyNode):
                     step=0.05,
                     tooltip="0 to 2, how much the picture counts: 1 as in training, 0 not at all (as if it were "
                     "grey), lower leaves more freedom to the prompt, above 1 exaggerates it.",
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    optional=True,
+                    tooltip="Instead of image: a picture that CLIP Vision Encode has encoded with the same image "
+                    "encoder (crop none is nearest to what the model learnt with).",
                 ),
             ],
             outputs=[
@@ -81,10 +91,17 @@ class VideoCrafterImageConditioning(io.ComfyNode):
         negative: Conditioning,
         model: Any,
         clip_vision: Any,
-        image: Tensor,
+        image: Tensor | None = None,
         strength: float = 1.0,
+        clip_vision_output: Any = None,
     ) -> io.NodeOutput:
-        shown, grey = _tokens(model, clip_vision, to_network(checked_picture(image)[None]))
+        if (image is None) == (clip_vision_output is None):
+            raise UserError(
+                f"{'Neither' if image is None else 'Both'} of image and clip_vision_output is connected: connect the "
+                "picture to image, or what CLIP Vision Encode made of it to clip_vision_output."
+            )
+        picture = None if image is None else to_network(checked_picture(image)[None])
+        shown, grey = _tokens(model, clip_vision, picture, clip_vision_output)
         return io.NodeOutput(
             _with(positive, {IMAGE_TOKENS: torch.lerp(grey, shown, strength)}), _with(negative, {IMAGE_TOKENS: grey})
         )
@@ -276,11 +293,18 @@ def _with(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
     return [(text, {**told, **values}) for text, told in conditioning]
 
 
-def _tokens(model: Any, clip_vision: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Image tokens of a picture 1 3 h w in -1..1, and of a plain grey one: each 1 m d, or frames m d."""
+def _tokens(model: Any, clip_vision: Any, picture: Tensor | None, encoded: Any = None) -> tuple[Tensor, Tensor]:
+    """Image tokens of a picture 1 3 h w in -1..1, or of one that core has encoded, and of a plain grey one: each 1 m d,
+    or frames m d."""
     project = _projector(model)
-    seen = encode_pictures(clip_vision, torch.cat([pictures, torch.zeros_like(pictures)]), pooled=project.pooled)
-    shown, grey = project(seen)
+    pooled = project.pooled
+    plain = encode_pictures(clip_vision, torch.zeros(1, 3, GREY_SIZE, GREY_SIZE), pooled=pooled)
+    seen = (
+        encoded_picture(encoded, pooled=pooled)
+        if picture is None
+        else encode_pictures(clip_vision, picture, pooled=pooled)
+    )
+    shown, grey = project(seen)[0], project(plain)[0]
     return (shown, grey) if shown.ndim == 3 else (shown[None], grey[None])
 
 

@@ -79,6 +79,22 @@ def encode_pictures(encoder: Any, pictures: Tensor, *, pooled: bool = False) -> 
     return tokens.float().cpu()
 
 
+def encoded_picture(output: Any, *, pooled: bool = False) -> Tensor:
+    """The same of one picture, 1 tokens width or 1 width, out of what core's CLIP Vision Encode has made of it."""
+    found: Tensor | None = getattr(output, "image_embeds" if pooled else "last_hidden_state", None)
+    if found is None:
+        raise UserError(
+            f"The clip_vision_output input is {type(output).__name__}, not what CLIP Vision Encode gives. Connect that "
+            "node, or an image."
+        )
+    if found.shape[0] != 1:
+        raise UserError(
+            f"The clip_vision_output input holds {found.shape[0]} pictures and the model takes one. Choose it with "
+            "Image From Batch in front of CLIP Vision Encode."
+        )
+    return found.float().cpu()
+
+
 def _config(spec: ImageEncoderSpec) -> dict[str, Any]:
     """The tower in the words of ComfyUI's configuration files."""
     return {

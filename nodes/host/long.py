@@ -22,20 +22,30 @@ WRAPPER = "videocrafter_freenoise"
 def with_freenoise(model: Any, windows: Windows, *, reuse: bool) -> Any:
     """A MODEL whose temporal attention runs in windows; with `reuse`, later frames begin from the noise of earlier ones
     in another order, whichever sampler asks for it. Raises UserError for models that are not VideoCrafter's."""
+    check_own(model)
+    model = with_reordered_noise(model, windows if reuse else None)
+    model.model_options["transformer_options"][WINDOWS] = windows
+    return model
+
+
+def with_reordered_noise(model: Any, windows: Windows | None) -> Any:
+    """A copy of the MODEL whose runs begin with reordered noise; None takes that back."""
+    model = model.clone()
+    model.model_options.setdefault("transformer_options", {})[REUSED] = windows
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    if hasattr(model, "remove_wrappers_with_key"):
+        model.remove_wrappers_with_key(kind, WRAPPER)
+    if windows is not None:
+        model.add_wrapper_with_key(kind, WRAPPER, _reordering(windows))
+    return model
+
+
+def check_own(model: Any) -> None:
+    """Raises UserError for models that are not VideoCrafter's."""
     if getattr(model.model, "spec", None) is None:
         raise UserError(
             "The model input is not a VideoCrafter model. Connect the one from VideoCrafter's checkpoint loader."
         )
-    model = model.clone()
-    options = model.model_options.setdefault("transformer_options", {})
-    options[WINDOWS] = windows
-    options[REUSED] = windows if reuse else None
-    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
-    if hasattr(model, "remove_wrappers_with_key"):
-        model.remove_wrappers_with_key(kind, WRAPPER)
-    if reuse:
-        model.add_wrapper_with_key(kind, WRAPPER, _reordering(windows))
-    return model
 
 
 def reused(model_options: dict[str, Any]) -> Windows | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import small_models as small
+import torch
 
 from comfyui.base import Base
 from comfyui.inprocess import Comfy
+from vc_core.network.transformers import TemporalTransformer
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,21 @@ class Loaded:
 
     def latent(self, width: int = 16, height: int = 24, frames: int = 3) -> dict:
         return self.comfy.call("VideoCrafterEmptyLatent", width=width, height=height, frames=frames).values[0]
+
+    def apart(self, model: object = None) -> object:
+        """A copy of the MODEL in which frames do not see each other: what mixes them ends in zeros."""
+        model = (model or self.model).clone()
+        unet = model.model.diffusion_model
+        temporal = [name for name, module in unet.named_modules() if isinstance(module, TemporalTransformer)]
+        ends = (*(f"{name}.proj_out." for name in temporal), "temopral_conv.conv4.3.")
+        zeros = {
+            f"diffusion_model.{name}": ("set", (torch.zeros_like(value),))
+            for name, value in unet.state_dict().items()
+            if any(end in name for end in ends)
+        }
+        taken = model.add_patches(zeros)
+        assert len(taken) == len(zeros) > 0
+        return model
 
     def sample(self, model: object = None, **options: object) -> object:
         settings = {

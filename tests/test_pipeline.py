@@ -54,9 +54,17 @@ def spec_of(info: dict[str, Any]) -> ModelSpec:
             fps_condition=unet["fps_cond"],
             image_attention=unet.get("use_image_attention", False),
         ),
-        diffusion=DiffusionSpec(rescale=config.get("scale_b", 0.3) if config["use_scale"] else None),
+        diffusion=DiffusionSpec(
+            timesteps=config["timesteps"],
+            beta_start=config["linear_start"],
+            beta_end=config["linear_end"],
+            rescale=config.get("scale_b", 0.3) if config["use_scale"] else None,
+        ),
         autoencoder=AutoencoderSpec(
-            channels=numbers["ch"], channel_mult=tuple(numbers["ch_mult"]), num_res_blocks=numbers["num_res_blocks"]
+            channels=numbers["ch"],
+            channel_mult=tuple(numbers["ch_mult"]),
+            num_res_blocks=numbers["num_res_blocks"],
+            scale_factor=config["scale_factor"],
         ),
         text_encoder=TextEncoderSpec(
             width=text["width"], heads=text["heads"], layers=text["layers"], embed_dim=clip["embed_dim"]
@@ -105,16 +113,33 @@ def test_golden_from_prompt_to_frames(path: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {**weights, **buffers}}, tmp_path / "model.ckpt")
     crafter = VideoCrafter.load(tmp_path / "model.ckpt", preset=spec_of(info))
 
-    fps = float(info["fps"][0])
-    picture = (t["image/cond"][0].permute(1, 2, 0) + 1) / 2 if "image/cond" in t else None
-    positive = crafter.condition(info["prompts"][0], picture, fps)
-    negative = crafter.condition("", None if picture is None else GREY, fps)
+    pictures = [None] * info["b"]
+    if "image/cond" in t:
+        pictures = [(picture.permute(1, 2, 0) + 1) / 2 for picture in t["image/cond"]]
+    positive, negative = (
+        joined([crafter.condition(*told) for told in zip(prompts, shown, info["fps"], strict=True)])
+        for prompts, shown in (
+            (info["prompts"], pictures),
+            ([""] * info["b"], [None if picture is None else GREY for picture in pictures]),
+        )
+    )
     for ours, golden in ((positive, t["context"]), (negative, t["uncond_context"])):
-        joined = ours.text if ours.image is None else torch.cat([ours.text, ours.image], dim=1)
-        assert relative_error(joined, golden) < TOLERANCE_IMAGE
+        tokens = ours.text if ours.image is None else torch.cat([ours.text, ours.image], dim=1)
+        assert relative_error(tokens, golden) < TOLERANCE_IMAGE
 
+    assert info["calls"]
     for call in info["calls"]:
         check_run(crafter, call, t, positive, negative)
+
+
+def joined(told: Sequence[Conditioning]) -> Conditioning:
+    """The conditionings of single clips as that of a batch."""
+    images = [one.image for one in told if one.image is not None]
+    return Conditioning(
+        text=torch.cat([one.text for one in told]),
+        image=torch.cat(images) if images else None,
+        fps=torch.cat([one.fps for one in told if one.fps is not None]),
+    )
 
 
 def check_run(
@@ -137,14 +162,14 @@ def check_run(
                 settings=settings,
             )
         )
-        video = crafter.decode(steps[-1].x)  # f h w 3
+        videos = [crafter.decode(latents[None]) for latents in steps[-1].x]  # f h w 3
     for row, index in enumerate(call["x_rows_are_steps"]):
         assert relative_error(steps[index].x, t[f"{name}/x"][row]) < tolerance, (name, index)
-    golden = t[f"{name}/video_u8"][0].permute(1, 2, 3, 0)  # frames kept, h, w, 3
-    kept = [0, len(video) - 1] if len(golden) == 2 else list(range(len(golden)))
-    matched = [(video[i] * 255).to(torch.uint8) for i in kept]
-    if len(golden) == len(video):
-        differing = (torch.stack(matched).int() - golden.int()).abs()
+        if call["steps"] == len(t.get(f"{name}/pred_x0", [])):
+            assert relative_error(steps[index].denoised, t[f"{name}/pred_x0"][index]) < tolerance, (name, index)
+    for video, stored in zip(videos, t[f"{name}/video_u8"], strict=True):
+        golden = stored.permute(1, 2, 3, 0)  # all frames, or the first ones, h w 3
+        differing = ((video[: len(golden)] * 255).to(torch.uint8).int() - golden.int()).abs()
         # values at a rounding border move by one; longer runs of a random network carry more rounding error
         assert differing.max() <= (1 if call["steps"] <= 20 else 4), name
 

@@ -53,43 +53,34 @@ def fps_of(call: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor | None:
     return None if call["fps"] == "default" else torch.full((call["b"],), int(call["fps"]))
 
 
+def check(model: VideoUNet, call: dict[str, Any], t: dict[str, Tensor], tolerance: float) -> None:
+    """One call of a case; in networks that see pictures, what follows the text are image tokens."""
+    name = call["name"]
+    context = t[f"{name}/in/context"]
+    text, image = context, None
+    if model.spec.image_attention:
+        text, image = context[:, :TEXT_TOKENS], context[:, TEXT_TOKENS:]
+    with torch.no_grad():
+        y = model(t[f"{name}/in/x"], t[f"{name}/in/timesteps"], text, image, fps_of(call, t))
+    assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+
+
 @pytest.mark.parametrize("path", cases("unet"), ids=lambda path: path.stem)
 def test_golden_unet(path: Path) -> None:
     info, weights, t = load(path)
-    spec = spec_of(info["config"])
-    model = VideoUNet(spec, device="meta").eval()
+    model = VideoUNet(spec_of(info["config"]), device="meta").eval()
     model.load_state_dict(weights, assign=True)
-    tolerance = TOLERANCE_EPS if info["weights"]["profile"] == "small" else TOLERANCE
     assert info["calls"]
     for call in info["calls"]:
-        name = call["name"]
-        context = t[f"{name}/in/context"]
-        image = context[:, TEXT_TOKENS:] if spec.image_attention else None
-        with torch.no_grad():
-            y = model(
-                t[f"{name}/in/x"],
-                t[f"{name}/in/timesteps"],
-                context[:, :TEXT_TOKENS],
-                image,
-                fps_of(call, t),
-            )
-        assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+        check(model, call, t, TOLERANCE_EPS if info["weights"]["profile"] == "small" else TOLERANCE)
 
 
 @pytest.mark.parametrize("path", cases("unet")[:3], ids=lambda path: path.stem)
 def test_golden_unet_with_plain_attention(path: Path) -> None:
     info, weights, t = load(path)
-    spec = spec_of(info["config"])
-    model = VideoUNet(spec, attention=ATTENTION["plain"]).eval()
+    model = VideoUNet(spec_of(info["config"]), attention=ATTENTION["plain"]).eval()
     model.load_state_dict(weights)
-    call = info["calls"][0]
-    context = t[f"{call['name']}/in/context"]
-    image = context[:, TEXT_TOKENS:] if spec.image_attention else None
-    with torch.no_grad():
-        y = model(
-            t[f"{call['name']}/in/x"], torch.tensor(call["timesteps"]), context[:, :TEXT_TOKENS], image, fps_of(call, t)
-        )
-    assert relative_error(y, t[f"{call['name']}/out/y"]) < TOLERANCE
+    check(model, info["calls"][0], t, TOLERANCE)
 
 
 @pytest.mark.parametrize(

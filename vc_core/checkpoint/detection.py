@@ -362,5 +362,5 @@ def _title(spec: ModelSpec, contents: Contents) -> str:
     published = PRESETS.get(spec.name)
     if published is not None and published.unet == spec.unet and published.diffusion == spec.diffusion:
         return TITLES[spec.name]
-    kind = "image-to-video" if spec.unet.image_attention else "text-to-video"
-    return f"a {kind} model of the VideoCrafter kind ({spec.name}, {spec.unet.model_channels} channels)"
+    kind = "an image-to-video" if spec.unet.image_attention else "a text-to-video"
+    return f"{kind} model of VideoCrafter's architecture ({spec.name}, {spec.unet.model_channels} channels)"

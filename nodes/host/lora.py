@@ -51,7 +51,7 @@ def _patch(name: str, change: Change) -> Any:
 def _grown(model: Any, spec: ModelSpec) -> Any:
     """A MODEL of the same weights, shared, with a guidance embedding that does nothing yet; patches come along."""
     old = model.model
-    config = VideoCrafterConfig(spec, NoiseSchedule.from_spec(spec.diffusion))
+    config = VideoCrafterConfig(spec, NoiseSchedule.from_spec(spec.diffusion), old.latent_format)
     config.optimizations = dict(old.model_config.optimizations)
     config.set_inference_dtype(old.model_config.unet_config.get("dtype"), old.manual_cast_dtype)
     grown = VideoCrafterModel(config, device="meta")
@@ -65,7 +65,8 @@ def _grown(model: Any, spec: ModelSpec) -> Any:
     out = type(model)(grown, load_device=model.load_device, offload_device=model.offload_device)
     out.patches = {key: list(value) for key, value in model.patches.items()}
     out.patches_uuid = model.patches_uuid
-    out.model_options = model.clone().model_options
+    copied = model.clone()
+    out.model_options, out.wrappers = copied.model_options, copied.wrappers
     return out
 
 

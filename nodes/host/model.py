@@ -30,7 +30,9 @@ from ...vc_core.network.layers import to_frames
 from ...vc_core.specs import ModelSpec, to_json
 from . import towers
 from .image_tokens import ImageTokens
+from .latents import latent_format
 from .model_sampling import model_sampling
+from .previews import animate
 from .unet import NativeUNet
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class VideoCrafterConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.2
     clip_vision_prefix = "embedder.model.visual."
 
-    def __init__(self, spec: ModelSpec, schedule: NoiseSchedule) -> None:
+    def __init__(self, spec: ModelSpec, schedule: NoiseSchedule, latent_format: Any) -> None:
         self.spec, self.schedule = spec, schedule
         unet = spec.unet
         super().__init__(
@@ -74,6 +76,7 @@ class VideoCrafterConfig(comfy.supported_models_base.BASE):
                 "context_dim": unet.context_dim,
             }
         )
+        self.latent_format = latent_format
         diffusion = spec.diffusion
         self.sampling_settings = {
             "linear_start": diffusion.beta_start,
@@ -214,7 +217,7 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable
     checkpoint.require("unet")
     tensors = checkpoint.detection.contents.parts["unet"]
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    config = VideoCrafterConfig(checkpoint.spec, checkpoint.schedule())
+    config = VideoCrafterConfig(checkpoint.spec, checkpoint.schedule(), latent_format(checkpoint))
     dtype = _choose_dtype(config, weight_dtype, parameters, next(iter(tensors.values())).dtype)
     config.optimizations["fp8"] = weight_dtype.endswith("_fast")
     model = VideoCrafterModel(config, device="meta")
@@ -227,9 +230,8 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable
         model.to(offload)
     if "image_tokens" in checkpoint.parts:
         model.image_tokens = ImageTokens(checkpoint)
-    return patcher_class(disable_dynamic)(
-        model, load_device=comfy.model_management.get_torch_device(), offload_device=offload
-    )
+    device = comfy.model_management.get_torch_device()
+    return animate(patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload))
 
 
 def load_model_file(path: Path, preset: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:

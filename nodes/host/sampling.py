@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 import torch
 from torch import Tensor
 
@@ -24,10 +22,8 @@ from ...vc_core.network.layers import to_clips, to_frames
 from .long import reused, skip_orders
 from .model_sampling import RescaledSampling
 from .patches import TICK
+from .previews import Previews
 from .unet import WITHOUT_TIME
-
-PREVIEW_SECONDS = 0.125
-"""Frames of a preview follow each other at about eight in a second."""
 
 
 class CoreSampler(comfy.samplers.Sampler):
@@ -253,15 +249,11 @@ def run(
 
 
 class Watch:
-    """Reports a run to the page: a step forward after each step, and between them the frames of the newest preview."""
+    """Reports a run to the page: a step forward after each step, and the frames of the newest clip."""
 
     def __init__(self, model: Any, steps: int) -> None:
-        self.bar = comfy.utils.ProgressBar(steps)
-        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self.done, self.steps = 0, steps
-        self.clip: Tensor | None = None
-        self.frame = 0
-        self.due = 0.0
+        self.previews = Previews(model, steps)
+        self.tick = self.previews.tick
 
     def step(self, index: int, denoised: Tensor, x: Tensor, total: int) -> None:
         """ComfyUI's callback. Raises UserError when the latents are no longer finite."""
@@ -271,26 +263,7 @@ class Watch:
                 "weight_dtype fp32 or bf16 if it runs in fp16, lower cfg, or try the ddim_exact sampler; if it "
                 "happens at the first step, check the model's file for damage."
             )
-        self.done, self.steps = index + 1, total
-        self.clip = denoised.detach()
-        self.bar.update_absolute(self.done, total, self._next_frame())
-
-    def tick(self) -> None:
-        """Called between blocks: shows the next frame of the preview when its time has come."""
-        if time.monotonic() < self.due:
-            return
-        picture = self._next_frame()
-        if picture is not None:
-            self.bar.update_absolute(self.done, self.steps, picture)
-
-    def _next_frame(self) -> Any:
-        """The next frame of the newest clip, round and round, as ComfyUI sends pictures; None without previews."""
-        if self.clip is None or not self.previewer:
-            return None
-        self.due = time.monotonic() + PREVIEW_SECONDS
-        shown = self.frame % self.clip.shape[0]
-        self.frame += 1
-        return self.previewer.decode_latent_to_preview_image("JPEG", self.clip[shown : shown + 1])
+        self.previews.show(denoised, index + 1, total)
 
 
 class Progress:

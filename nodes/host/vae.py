@@ -18,13 +18,10 @@ from ...vc_core.errors import UserError
 from ...vc_core.frames.autoencoder import Autoencoder
 from ...vc_core.specs import AutoencoderSpec
 from .compat import fill, remember_types
+from .latents import NATIVE_GROUPS, is_native
 from .model import WEIGHT_DTYPES, remember
 
 DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
-
-
-NATIVE_GROUPS = 32
-"""ComfyUI's autoencoder norms in this many groups, so its widths are multiples of it."""
 
 
 class OwnAutoencoder(Autoencoder):
@@ -49,8 +46,7 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
     spec = checkpoint.spec.autoencoder
     kind = WEIGHT_DTYPES[weight_dtype]
     dtype = kind if kind in (torch.float32, torch.float16, torch.bfloat16) else None
-    native = spec.norm_groups == NATIVE_GROUPS and spec.channels % NATIVE_GROUPS == 0
-    if native:
+    if is_native(spec):
         weights = checkpoint.weights("autoencoder")
         vae = comfy.sd.VAE(sd=weights, config={"params": _config(spec)}, dtype=dtype)
         fill(vae.first_stage_model, weights)

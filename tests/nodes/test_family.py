@@ -277,6 +277,15 @@ def test_turbos_nameless_list_makes_a_few_step_model_of_a_text_model(base, comfy
 
 
 @pytest.mark.usefixtures("loras")
+def test_a_lora_list_keeps_the_windows_and_previews_of_the_model(comfy, text_model):
+    (long,) = comfy.call("VideoCrafterFreeNoise", model=text_model.model).values
+    grown = with_file(comfy, long, "turbo_list.pt")
+    assert grown.wrappers == long.wrappers
+    assert grown.wrappers is not long.wrappers
+    assert grown.model.latent_format is long.model.latent_format
+
+
+@pytest.mark.usefixtures("loras")
 def test_loras_of_other_models_are_refused(comfy, text_model, image_model):
     with pytest.raises(Exception, match="LoRA of another model"):
         with_file(comfy, text_model.model, "other.safetensors")

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import pytest
 import small_models
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vc_core.errors import UserError
 
 # --- while it runs ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def previews():
-    """Previews switched on, as a server has them with --preview-method auto."""
-    from comfy.cli_args import LatentPreviewMethod, args
-
-    before, args.preview_method = args.preview_method, LatentPreviewMethod.Auto
-    yield
-    args.preview_method = before
-
-
-def test_progress_and_previews_of_the_clip(comfy, text_model, previews, monkeypatch):
-    sampling = comfy.module("nodes.host.sampling")
-    monkeypatch.setattr(sampling, "PREVIEW_SECONDS", 0.0)
-    with comfy.progress() as seen:
-        text_model.sample(steps=4)
-    assert [step for step in dict.fromkeys(seen.steps) if step[0]] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    pictures = [np.asarray(picture) for _, picture, _ in seen.previews]
-    assert all(isinstance(picture, Image.Image) for _, picture, _ in seen.previews)
-    assert len({picture.tobytes() for picture in pictures}) > 4, "the preview shows one frame of the clip only"
 
 
 @pytest.mark.parametrize("sampler", ["ddim_exact", "euler"])

@@ -11,14 +11,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.errors import UserError
-from ..vc_core.frames.fitting import FITS, Fit
-from ..vc_core.frames.fitting import fit as fitted
 from ..vc_core.frames.pixels import to_network
-from .frames import empty_latent
 from .host.clip_vision import encode_pictures, encoded_picture
 from .host.compat import aliases
-from .host.model import FPS, GUIDANCE, IMAGE_TOKENS, MOTION, PICTURES
-from .host.vae import encode_frames
+from .host.model import FPS, GUIDANCE, IMAGE_TOKENS, MOTION
 
 CATEGORY = "VideoCrafter/conditioning"
 
@@ -101,118 +97,10 @@ class VideoCrafterImageConditioning(io.ComfyNode):
                 "picture to image, or what CLIP Vision Encode made of it to clip_vision_output."
             )
         picture = None if image is None else to_network(checked_picture(image)[None])
-        shown, grey = _tokens(model, clip_vision, picture, clip_vision_output)
+        shown, grey = picture_tokens(model, clip_vision, picture, clip_vision_output)
         return io.NodeOutput(
-            _with(positive, {IMAGE_TOKENS: torch.lerp(grey, shown, strength)}), _with(negative, {IMAGE_TOKENS: grey})
-        )
-
-
-class VideoCrafterPictureToVideo(io.ComfyNode):
-    """A picture to continue, or two to fill the time between, for DynamiCrafter."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="VideoCrafterPictureToVideo",
-            display_name="VideoCrafter Picture to Video",
-            category=CATEGORY,
-            description="For DynamiCrafter models: the clip begins with the picture itself. With an end picture it "
-            "finds its way from one to the other; with loop it ends where it began.",
-            inputs=[
-                io.Conditioning.Input("positive", tooltip="The encoded prompt: what should happen."),
-                io.Conditioning.Input("negative", tooltip="The encoded negative prompt (an empty one is usual)."),
-                io.Model.Input("model", tooltip="The DynamiCrafter model that will sample."),
-                io.ClipVision.Input("clip_vision", tooltip="The image encoder from the same checkpoint."),
-                io.Vae.Input("vae", tooltip="The VAE from the same checkpoint."),
-                io.Image.Input(
-                    "image", tooltip="The picture at the beginning: one, of any size. Transparent parts become white."
-                ),
-                io.Int.Input(
-                    "width",
-                    default=512,
-                    min=8,
-                    max=8192,
-                    step=8,
-                    tooltip="Pixels, a multiple of 8. Trained sizes: 512 x 320, 1024 x 576, 256 x 256, by the model's "
-                    "name.",
-                ),
-                io.Int.Input(
-                    "height", default=320, min=8, max=8192, step=8, tooltip="Pixels, a multiple of 8; see width."
-                ),
-                io.Int.Input(
-                    "frames",
-                    default=16,
-                    min=1,
-                    max=4096,
-                    tooltip="Number of frames; the models were trained with 16. A loop gets one more, which equals the "
-                    "first: leave it out of the file (ImageFromBatch).",
-                ),
-                io.Combo.Input(
-                    "fit",
-                    options=list(FITS),
-                    default="crop",
-                    tooltip="How a picture of other proportions comes to the clip's size. crop: it fills the frame and "
-                    "what stands over is cut off evenly. pad: it lies inside, black around. published: as the "
-                    "authors' command, which may do both.",
-                ),
-                io.Boolean.Input(
-                    "loop",
-                    default=False,
-                    tooltip="The clip ends with the picture it begins with. Best with the model for interpolation; "
-                    "not together with an end picture.",
-                ),
-                io.Image.Input(
-                    "end_image",
-                    optional=True,
-                    tooltip="The picture at the end, for the model for interpolation: one, of any size; it is brought "
-                    "to the clip's size like the first.",
-                ),
-            ],
-            outputs=[
-                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the picture."),
-                io.Conditioning.Output(
-                    "negative_out", display_name="negative", tooltip="The negative prompt with the picture's latent."
-                ),
-                io.Conditioning.Output(
-                    "picture_only",
-                    tooltip="The picture with the negative prompt's text, for the two scales of VideoCrafter KSampler "
-                    "or DualCFGGuider.",
-                ),
-                io.Latent.Output(tooltip="An empty latent of the clip's size and length."),
-            ],
-            **aliases("videocrafter", "dynamicrafter", "image to video", "i2v", "interpolation", "loop", "animate"),
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        positive: Conditioning,
-        negative: Conditioning,
-        model: Any,
-        clip_vision: Any,
-        vae: Any,
-        image: Tensor,
-        width: int = 512,
-        height: int = 320,
-        frames: int = 16,
-        fit: Fit = "crop",
-        loop: bool = False,
-        end_image: Tensor | None = None,
-    ) -> io.NodeOutput:
-        latent = empty_latent(width, height, frames + int(loop))
-        _check_continues(model, frames, loop=loop, end=end_image is not None)
-        first = fitted(checked_picture(image), height, width, fit)
-        pictures = [encode_frames(vae, first[None])]
-        if end_image is not None:
-            pictures.append(encode_frames(vae, fitted(checked_picture(end_image), height, width, fit)[None]))
-        elif loop:
-            pictures.append(pictures[0])
-        shown, grey = _tokens(model, clip_vision, to_network(first[None]))
-        return io.NodeOutput(
-            _with(positive, {IMAGE_TOKENS: shown, PICTURES: pictures}),
-            _with(negative, {IMAGE_TOKENS: grey, PICTURES: pictures}),
-            _with(negative, {IMAGE_TOKENS: shown, PICTURES: pictures}),
-            latent,
+            with_values(positive, {IMAGE_TOKENS: torch.lerp(grey, shown, strength)}),
+            with_values(negative, {IMAGE_TOKENS: grey}),
         )
 
 
@@ -262,7 +150,7 @@ def with_fps(conditioning: Conditioning, fps: float) -> Conditioning:
     """A copy of the conditioning that asks for this many frames per second."""
     if not 0 < fps <= 1000:
         raise UserError(f"The fps condition is {fps:g}; it should be above 0. The models know about 4 to 30.")
-    return _with(conditioning, {FPS: float(fps)})
+    return with_values(conditioning, {FPS: float(fps)})
 
 
 @dataclass(frozen=True)
@@ -285,15 +173,17 @@ def with_settings(
         values[GUIDANCE] = float(cfg)
     if motion >= 0:
         values[MOTION] = float(motion)
-    told = [None if each is None else _with(with_fps(each, fps) if fps else each, values) for each in conditionings]
+    asked = [None if each is None else with_fps(each, fps) if fps else each for each in conditionings]
+    told = [None if each is None else with_values(each, values) for each in asked]
     return Told(told, 1.0 if reads_scale else cfg)
 
 
-def _with(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
+def with_values(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
+    """A copy of the conditioning that carries these values as well."""
     return [(text, {**told, **values}) for text, told in conditioning]
 
 
-def _tokens(model: Any, clip_vision: Any, picture: Tensor | None, encoded: Any = None) -> tuple[Tensor, Tensor]:
+def picture_tokens(model: Any, clip_vision: Any, picture: Tensor | None, encoded: Any = None) -> tuple[Tensor, Tensor]:
     """Image tokens of a picture 1 3 h w in -1..1, or of one that core has encoded, and of a plain grey one: each 1 m d,
     or frames m d."""
     project = _projector(model)
@@ -306,20 +196,6 @@ def _tokens(model: Any, clip_vision: Any, picture: Tensor | None, encoded: Any =
     )
     shown, grey = project(seen)[0], project(plain)[0]
     return (shown, grey) if shown.ndim == 3 else (shown[None], grey[None])
-
-
-def _check_continues(model: Any, frames: int, *, loop: bool, end: bool) -> None:
-    spec = getattr(model.model, "spec", None)
-    if spec is None or not spec.unet.concat_channels:
-        name = "The model" if spec is None else spec.name
-        raise UserError(
-            f"{name} does not continue pictures: this node is for DynamiCrafter. For VideoCrafter1 I2V use "
-            "VideoCrafter Image Conditioning."
-        )
-    if loop and end:
-        raise UserError("A loop ends with the picture it begins with: switch loop off, or disconnect end_image.")
-    if (loop or end) and frames < 2:
-        raise UserError(f"frames is {frames}; a clip between two pictures has 2 or more, and 16 is best.")
 
 
 def _projector(model: Any) -> Any:
@@ -363,4 +239,4 @@ def checked_picture(image: Tensor) -> Tensor:
     return picture.clamp(0, 1)
 
 
-NODES: list[type[io.ComfyNode]] = [VideoCrafterImageConditioning, VideoCrafterPictureToVideo, VideoCrafterFPS]
+NODES: list[type[io.ComfyNode]] = [VideoCrafterImageConditioning, VideoCrafterFPS]

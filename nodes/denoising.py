@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from .frames import check_latents
 from .host import sampling
 from .host.compat import advanced, aliases
 from .host.long import with_freenoise
+from .keyframes import along, ways_of
 from .long import CONTINUE, FREENOISE, LONG_VIDEO, SEGMENT, check_long, continued
 
 CATEGORY = "VideoCrafter/sampling"
@@ -225,7 +226,6 @@ class VideoCrafterKSampler(io.ComfyNode):
         if long_video == FREENOISE:
             model = with_freenoise(model, Windows(), reuse=True)
         told = with_settings(model, (positive, negative, picture_only), fps=fps, cfg=cfg, motion=motion)
-        positive, negative, picture_only = told.conditionings
         guidance = Guidance(scale=told.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg)
         sigmas = _sigmas(model, sampler_name, scheduler, steps, denoise)
         pure = denoise >= 1
@@ -240,26 +240,35 @@ class VideoCrafterKSampler(io.ComfyNode):
             sampling.guided(model, guidance),
             sampler,
             sigmas,
-            positive=positive,
-            negative=negative,
-            picture_only=picture_only,
             image_cfg=image_cfg,
             cfg=guidance.scale,
         )
         amount = 1.0 if exact or not pure else sampling.full_noise(model, sigmas)
-        clip = partial(_clip, run, amount=amount, pure=pure)
+        named = dict(zip(("positive", "negative", "picture_only"), told.conditionings, strict=True))
+        make = partial(_clip, run, amount=amount, pure=pure)
+        if ways_of(told.conditionings):
+            return io.NodeOutput({**latent_image, "samples": along(make, named, latents, mask, seed)})
+        clip = partial(make, told=named)
         if long_video == CONTINUE and latents.shape[0] > SEGMENT:
             return io.NodeOutput({**latent_image, "samples": continued(clip, latents, seed)})
         return io.NodeOutput({**latent_image, "samples": clip(latents, mask, seed)})
 
 
 def _clip(
-    run: Callable[..., Tensor], start: Tensor, mask: Tensor | None, seed: int, *, amount: float, pure: bool
+    run: Callable[..., Tensor],
+    start: Tensor,
+    mask: Tensor | None,
+    seed: int,
+    told: Mapping[str, Any],
+    *,
+    amount: float,
+    pure: bool,
 ) -> Tensor:
-    """A clip of the start's size, f c h w; `amount` is what its noise is multiplied by."""
+    """A clip of the start's size, f c h w; `told` are its conditionings by name, and `amount` is what its noise is
+    multiplied by."""
     noise = amount * to_frames(Noise(seed).draw((1, *start.transpose(0, 1).shape)))
     latent = torch.zeros_like(start) if pure and mask is None else start
-    return run(noise=noise, latent=latent, mask=mask, seed=seed)
+    return run(noise=noise, latent=latent, mask=mask, seed=seed, **told)
 
 
 class VideoCrafterSampler(io.ComfyNode):

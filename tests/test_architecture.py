@@ -28,7 +28,7 @@ ARROWS = {
     "denoising": {"specs", "conditioning"},
     "checkpoint": {"specs", "network", "conditioning", "frames", "denoising"},
 }
-EVERYTHING = {"pipeline", "longer", "cli", "demo", "options", "__main__", "__init__"}
+EVERYTHING = {"pipeline", "keyframes", "longer", "cli", "demo", "options", "__main__", "__init__"}
 
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "node_helpers"}
 COMFYUI |= {"execution", "nodes", "server"}

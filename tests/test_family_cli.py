@@ -90,8 +90,15 @@ def run(*arguments: Any) -> int:
 
 @pytest.mark.parametrize(
     ("extra", "frames"),
-    [((), 4), (("--end-picture", "tall"), 4), (("--loop",), 3), (("--fit", "pad", "--image-cfg", "2"), 4)],
-    ids=["one picture", "two pictures", "loop", "two scales"],
+    [
+        ((), 4),
+        (("--end-picture", "tall"), 4),
+        (("--loop",), 3),
+        (("--fit", "pad", "--image-cfg", "2"), 4),
+        (("--end-picture", "tall", "--end-picture", "red", "--then", "b"), 7),
+        (("--end-picture", "tall", "--loop"), 6),
+    ],
+    ids=["one picture", "two pictures", "loop", "two scales", "key frames", "a ring of two"],
 )
 def test_image_to_video(extra: tuple[str, ...], frames: int, files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
@@ -134,7 +141,7 @@ def test_a_lora_makes_a_few_step_model(files: dict[str, Path], tmp_path: Path) -
     ("command", "extra", "message"),
     [
         ("text", ("--lora", "red"), "not a model file"),
-        ("image", ("--loop", "--end-picture", "tall"), "A loop ends with the picture that it begins with"),
+        ("image", ("--loop", "--end-picture", "tall", "--frames", "1"), "2 key frames with 1 frames"),
         ("image", ("--end-picture", "nowhere.png"), "There is no picture"),
     ],
 )

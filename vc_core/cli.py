@@ -28,6 +28,7 @@ from .errors import UserError
 from .frames.clips import load_clip
 from .frames.pixels import load_picture
 from .frames.video import check_target, format_of, frame_rate, write
+from .keyframes import frames as key_frames
 from .longer import Long
 from .longer import frames as long_frames
 from .options import add_picture_options, add_preset, add_video_options, long_of, request_of, strength
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--strength", type=strength, default=0.6, help="above 0 (changes little) to 1 (anew); default: %(default)s"
     )
-    text.set_defaults(picture=None, end_picture=None, loop=False, fit="crop", image_cfg=None)
+    text.set_defaults(picture=None, end_picture=[], loop=False, fit="crop", image_cfg=None)
     image = _command(commands, "image-to-video", "make a video from a picture and a prompt", _make_video)
     image.set_defaults(video=None)
     image.add_argument("--picture", "-i", type=Path, required=True, help="the picture that the video shows, any size")
@@ -151,8 +152,8 @@ def _make_video(options: argparse.Namespace) -> None:
         checkpoint.require(part)
     check_picture(given=picture is not None, wanted="image_encoder" in checkpoint.parts)
     spec = lora_spec(checkpoint.spec, options.lora)
-    check_ends(spec, wanted=options.end_picture is not None, loop=options.loop)
-    end_picture = None if options.end_picture is None else load_picture(options.end_picture)
+    check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
+    ends = [load_picture(path) for path in options.end_picture]
     long = long_of(options)
     _check_long(options, long)
     request = long.applied(request_of(options, spec))
@@ -165,7 +166,7 @@ def _make_video(options: argparse.Namespace) -> None:
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
     crafter = VideoCrafter.load(options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora)
     source = None if clip is None else Source(crafter.encode(clip), options.strength)
-    frames = _sampled(crafter, options, (request, long), (picture, end_picture), source)
+    frames = _sampled(crafter, options, (request, long), (picture, ends), source)
     made = write(
         options.output,
         frames,
@@ -190,7 +191,7 @@ def _check_long(options: argparse.Namespace, long: Long) -> None:
     """Raises UserError where a way to long videos does not go together with what else is asked for."""
     if long.method in ("off", "freenoise") and not long.free_init:
         return
-    given = {"--video": options.video, "--end-picture": options.end_picture, "--loop": options.loop or None}
+    given = {"--video": options.video, "--end-picture": options.end_picture or None, "--loop": options.loop or None}
     for name in (name for name, value in given.items() if value is not None):
         what = "--free-init" if long.free_init else f"--long {long.method}"
         raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
@@ -200,12 +201,12 @@ def _sampled(
     crafter: VideoCrafter,
     options: argparse.Namespace,
     request: tuple[Request, Long],
-    pictures: tuple[Tensor | None, Tensor | None],
+    pictures: tuple[Tensor | None, Sequence[Tensor]],
     source: Source | None,
 ) -> Tensor | Iterator[Tensor]:
-    """The frames; of some long videos one after the other, while the rest is being made. `pictures` are those of the
-    first and of the last frame."""
-    (wanted, long), (picture, end) = request, pictures
+    """The frames; of some videos one after the other, while the rest is being made. `pictures` are that of the first
+    frame, and those that the video then comes to."""
+    (wanted, long), (picture, ends) = request, pictures
     log.info("Sampling starts on %s in %s.", crafter.parts.device, crafter.parts.dtype)
     bar = tqdm(desc="sampling", unit="step", disable=True if options.quiet else None)
 
@@ -216,7 +217,12 @@ def _sampled(
 
     if long.method not in ("off", "freenoise") or long.free_init:
         return _closing(bar, long_frames(crafter, options.prompt, picture, request=wanted, long=long, on_step=on_step))
+    if picture is not None and (len(ends) > 1 or (ends and options.loop)):
+        row, prompts = (picture, *ends), (options.prompt, *options.then)
+        made = key_frames(crafter, prompts, row, request=wanted, closed=options.loop, on_step=on_step)
+        return _closing(bar, made)
     with bar:
+        end = ends[0] if ends else None
         return crafter.generate(
             options.prompt, picture, request=wanted, source=source, on_step=on_step, end_picture=end
         )

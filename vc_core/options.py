@@ -134,8 +134,18 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What only videos of a picture take."""
     group = parser.add_argument_group("models that continue a picture (DynamiCrafter)")
-    group.add_argument("--end-picture", type=Path, default=None, metavar="FILE", help="what the last frame shows")
-    group.add_argument("--loop", action="store_true", help="the video ends where it begins")
+    group.add_argument(
+        "--end-picture",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="what the last frame shows; given several times, a row of key frames: --frames counts those from one to "
+        "the next, both included, and each --then is the prompt of the next way",
+    )
+    group.add_argument(
+        "--loop", action="store_true", help="the video ends where it begins, also by way of the end pictures"
+    )
     group.add_argument(
         "--fit", choices=FITS, default="crop", help="a picture of another shape: cut off, set in black, or the authors'"
     )

@@ -42,9 +42,11 @@ IMAGE_TOKENS = "videocrafter_image_tokens"
 PICTURES = "videocrafter_pictures"
 GUIDANCE = "videocrafter_guidance"
 MOTION = "videocrafter_motion"
+KEY_FRAMES = "videocrafter_key_frames"
 """Keys of a CONDITIONING: frames per second (a number); the tokens of a picture (1 m d, or frames m d); the latents of
 the picture at the beginning and perhaps of the one at the end of a clip (a list of one or two, each 1 c h w, as the VAE
-gives them); the guidance scale and the motion guidance for networks that read them (numbers)."""
+gives them); the guidance scale and the motion guidance for networks that read them (numbers); and of a row of key
+frames, which our sampler node makes way by way, what each way adds to the conditioning (see `nodes.keyframes`)."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -121,6 +123,11 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
             out["image"] = comfy.conds.CONDRegular(image.to(kwargs["device"]))
             out["image_per_frame"] = comfy.conds.CONDConstant(image.shape[0] > 1)
         pictures = kwargs.get(PICTURES)
+        if kwargs.get(KEY_FRAMES) is not None:
+            raise UserError(
+                "The conditioning holds a row of key frames, which VideoCrafter KSampler makes way by way. Sample it "
+                "with that node, or give VideoCrafter Picture to Video two pictures at most."
+            )
         self._check_pictures(pictures, kwargs["noise"])
         if pictures is not None:
             latents = [self.process_latent_in(picture) for picture in pictures]

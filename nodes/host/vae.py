@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...vc_core.checkpoint.building import Checkpoint, open_checkpoint
 from ...vc_core.checkpoint.reading import read
+from ...vc_core.denoising import Noise
 from ...vc_core.errors import UserError
 from ...vc_core.frames.autoencoder import Autoencoder
 from ...vc_core.specs import AutoencoderSpec
@@ -105,6 +106,23 @@ def encode_frames(vae: Any, frames: Tensor) -> Tensor:
         raise UserError(f"The vae input is {type(vae).__name__}, not a VAE.")
     out: Tensor = vae.encode(frames)
     return out.to("cpu", torch.float32)
+
+
+def encode_sampled(vae: Any, picture: Tensor, noise: Noise) -> Tensor:
+    """As `encode_frames` of one picture h w 3, but a sample of the posterior: 1 c h w. Raises UserError for a VAE
+    without one."""
+    module: Any = getattr(vae, "first_stage_model", None)
+    if not hasattr(module, "encoder") or not hasattr(module, "quant_conv"):
+        raise UserError(
+            "The posterior of this VAE cannot be sampled: connect the VAE of the model's own checkpoint, or choose "
+            "the posterior mean."
+        )
+    pixels = picture[None].movedim(-1, 1)
+    memory = vae.memory_used_encode(pixels.shape, vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+    pixels = vae.process_input(pixels).to(vae.device, vae.vae_dtype)
+    mean, logvar = module.quant_conv(module.encoder(pixels)).to("cpu", torch.float32).chunk(2, dim=1)
+    return mean + (0.5 * logvar.clamp(-30.0, 20.0)).exp() * noise.draw(mean.shape)
 
 
 def check_vae(vae: Any, latents: Tensor) -> None:

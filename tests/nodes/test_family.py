@@ -179,8 +179,6 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
     for other in (text_model, image_model):
         with pytest.raises(Exception, match="does not continue pictures"):
             continued(comfy, other, picture)
-    with pytest.raises(Exception, match="loop off"):
-        continued(comfy, continuing_model, picture, loop=True, end_image=end_picture[None])
     with pytest.raises(Exception, match="frames is 1"):
         continued(comfy, continuing_model, picture, end_image=end_picture[None], frames=1)
     with pytest.raises(Exception, match="multiple of 8"):

@@ -40,7 +40,7 @@ DROP = """([data, name, type]) => {
 }"""
 
 LOOK = """() => {
-    const seen = {missing: [], invalid: [], overlaps: [], dialogs: []};
+    const seen = {missing: [], invalid: [], overlaps: [], outside: [], dialogs: []};
     const box = node => { const b = new Float32Array(4); node.getBounding(b); return b; };
     const nodes = app.graph._nodes;
     for (const node of nodes) {
@@ -57,6 +57,14 @@ LOOK = """() => {
         const [a, b] = [box(nodes[i]), box(nodes[j])];
         if (a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3])
             seen.overlaps.push([nodes[i].type, nodes[j].type]);
+    }
+    const groups = app.graph._groups.map(group => [...group.pos, ...group.size]);
+    for (const node of nodes) {
+        const b = box(node), from = g => b[0] >= g[0] && b[1] >= g[1];
+        const touched = groups.filter(g => b[0] < g[0] + g[2] && g[0] < b[0] + b[2] && b[1] < g[1] + g[3]
+            && g[1] < b[1] + b[3]);
+        if (!touched.every(g => from(g) && b[0] + b[2] <= g[0] + g[2] && b[1] + b[3] <= g[1] + g[3]))
+            seen.outside.push(node.type);
     }
     seen.dialogs = [...document.querySelectorAll('.p-dialog')].map(d => d.innerText.slice(0, 300));
     seen.graph = app.graph.serialize();
@@ -76,8 +84,20 @@ WATCH = """() => {
         app.api.addEventListener(type, () => { watched.previews += 1; });
 }"""
 
-VIDEOS = """() => [...document.querySelectorAll('video')].map(video => ({width: video.videoWidth,
-    height: video.videoHeight, seconds: video.duration, at: video.currentTime, error: video.error?.message ?? null}))"""
+MADE = "[...document.querySelectorAll('video')].filter(video => !video.currentSrc.includes('type=input'))"
+"""The players of what a run has made; that of a loader shows a file of the input folder."""
+
+SHOWN = f"() => {{ const made = {MADE}; return made.length > 0 && made.every(video => video.readyState > 1); }}"
+
+PLAY = f"""() => Promise.all({MADE}.map(async video => {{
+    const found = {{width: video.videoWidth, height: video.videoHeight, seconds: video.duration}};
+    video.muted = true;
+    video.loop = false;
+    video.currentTime = 0;
+    await video.play();
+    await new Promise(resolve => {{ video.onended = video.onpause = resolve; }});
+    return {{...found, at: video.currentTime, error: video.error?.message ?? null}};
+}}))"""
 
 
 def browser_file() -> str | None:
@@ -100,9 +120,15 @@ class Canvas:
         self.page.wait_for_timeout(1500)
 
     def look(self) -> dict[str, Any]:
-        """What is on the canvas: missing nodes, invalid choices, overlapping nodes, dialogs, the graph as saved."""
+        """What is on the canvas: missing nodes, invalid choices, nodes that overlap or stick out of a group, dialogs,
+        the graph as saved."""
         seen: dict[str, Any] = self.page.evaluate(LOOK)
         return seen
+
+    def modern(self, on: bool) -> None:
+        """Switches between Nodes 2.0 and the classic look."""
+        self.page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+        self.page.wait_for_timeout(1000)
 
     def set(self, kind: str, name: str, value: Any) -> None:
         """Gives a widget of every node of one type another value."""
@@ -116,11 +142,11 @@ class Canvas:
         ended: dict[str, Any] = self.page.evaluate("() => watched")
         return ended
 
-    def videos(self) -> list[dict[str, Any]]:
-        """The video players in the page, once one of them knows its size."""
-        self.page.wait_for_function("() => [...document.querySelectorAll('video')].some(v => v.videoWidth > 0)")
-        found: list[dict[str, Any]] = self.page.evaluate(VIDEOS)
-        return found
+    def play(self) -> list[dict[str, Any]]:
+        """Plays to their ends the videos that a run has made: their sizes, lengths, where they stopped."""
+        self.page.wait_for_function(SHOWN)
+        played: list[dict[str, Any]] = self.page.evaluate(PLAY)
+        return played
 
     def shot(self, file: Path) -> Path:
         """A picture of the whole graph."""

@@ -67,7 +67,7 @@ def test_workflow_is_dropped_runs_and_plays(canvas, shots, name):
     seen = canvas.look()
     assert seen["missing"] == []
     assert seen["invalid"] == []
-    assert seen["overlaps"] == []
+    assert seen["overlaps"] == seen["outside"] == []
     assert seen["dialogs"] == []
     assert _values(seen["graph"]) == _values(workflow)
     assert len(seen["graph"]["links"]) == len(workflow["links"])
@@ -76,10 +76,23 @@ def test_workflow_is_dropped_runs_and_plays(canvas, shots, name):
     ended = canvas.run()
     assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
     assert ended["previews"] > 0
-    videos = canvas.videos()
+    (video,) = canvas.play()
     canvas.shot(shots / f"{name}.png")
-    assert [video["error"] for video in videos] == [None] * len(videos)
-    assert all(video["width"] >= stand_ins.WIDTH and video["seconds"] > 0 for video in videos)
+    assert video["error"] is None
+    assert video["width"] >= stand_ins.WIDTH
+    assert video["at"] == video["seconds"] > 0, "it plays to its end"
+
+
+def test_nodes_have_room_in_the_modern_look(canvas, shots):
+    canvas.modern(True)
+    try:
+        for file in stand_ins.FILES:
+            canvas.drop(file)
+            canvas.shot(shots / f"{file.stem}_modern.png")
+            seen = canvas.look()
+            assert seen["overlaps"] == seen["outside"] == [], file.stem
+    finally:
+        canvas.modern(False)
 
 
 def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp_path):

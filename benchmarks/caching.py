@@ -46,7 +46,14 @@ def main() -> None:
     for quality in (None, *QUALITIES):
         made, operations = [], 0
         for case in cases:
-            request = Request(seed=case.seed, fps=case.scene.fps, sampling=sampling, cache=quality, together=False)
+            request = Request(
+                seed=case.seed,
+                fps=case.scene.fps,
+                sampling=sampling,
+                step_cache=quality,
+                guidance_cache=quality,
+                together=False,
+            )
             with FlopCounterMode(display=False) as counter:
                 latents = [step.x for step in crafter.steps(case.prompt, request=request)][-1]
             operations += counter.get_total_flops()

@@ -22,6 +22,7 @@ from run import ROOT
 ARROWS = {
     "errors": set(),
     "specs": set(),
+    "checks": {"specs"},
     "network": {"specs"},
     "conditioning": {"specs", "network"},
     "frames": {"specs", "network"},

@@ -68,8 +68,8 @@ def test_a_clip_of_one_window_is_the_plain_clip(crafter: VideoCrafter, method: s
 
 def test_fifo_has_no_use_for_a_cache(crafter: VideoCrafter) -> None:
     with pytest.raises(UserError, match="Leave the cache off"):
-        next(frames(crafter, "a boat", request=replace(REQUEST, cache="high"), long=long("fifo")))
-    short = replace(REQUEST, cache="high", frames=WINDOW)
+        next(frames(crafter, "a boat", request=replace(REQUEST, step_cache="high"), long=long("fifo")))
+    short = replace(REQUEST, guidance_cache="high", frames=WINDOW)
     assert len(list(frames(crafter, "a boat", request=short, long=long("fifo")))) == WINDOW
 
 

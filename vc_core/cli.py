@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .checkpoint import AUTO, DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.report import describe, table
+from .checks import check_ends, check_picture
 from .demo import run_demo
 from .denoising import NoiseSchedule, Source, Step
 from .errors import UserError
@@ -32,7 +33,7 @@ from .keyframes import frames as key_frames
 from .longer import Long
 from .longer import frames as long_frames
 from .options import add_picture_options, add_preset, add_video_options, long_of, request_of, strength
-from .pipeline import Request, VideoCrafter, check_ends, check_picture
+from .pipeline import Request, VideoCrafter
 from .specs import ModelSpec
 
 log = logging.getLogger(__name__)

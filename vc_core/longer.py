@@ -103,9 +103,10 @@ def frames(
     if wanted <= long.window and long.method in ("fifo", "continue"):
         long = replace(long, method="off")
     if long.method == "fifo":
-        if request.cache is not None:
+        cache = request.step_cache or request.guidance_cache
+        if cache is not None:
             raise UserError(
-                f"The cache {request.cache} was asked for with fifo, whose passes each hold another noise level for "
+                f"The cache {cache} was asked for with fifo, whose passes each hold another noise level for "
                 "every frame, so that none continues the last. Leave the cache off, or choose another way."
             )
         parts = _fifo(crafter, prompt, picture, request, long, on_step)

@@ -122,12 +122,10 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--temporal-guidance", type=float, default=0.0, help="0 is off; above, steadier motion, a pass more"
     )
-    group.add_argument(
-        "--cache",
-        choices=QUALITIES,
-        default=None,
-        help="nearly the same video with 2 to 4 times fewer operations (off if not given)",
-    )
+    for name, what in (("step", "deep layers continued from step to step"), ("guidance", "fewer negative passes")):
+        group.add_argument(
+            f"--{name}-cache", choices=QUALITIES, default=None, help=f"{what}: nearly the same video, faster"
+        )
     group.add_argument("--motion", type=float, default=None, help="motion guidance of T2V-Turbo v2, about 0 to 0.5")
 
 
@@ -203,7 +201,8 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
         temporal_guidance=options.temporal_guidance,
         image_cfg=options.image_cfg,
         motion=options.motion,
-        cache=options.cache,
+        step_cache=options.step_cache,
+        guidance_cache=options.guidance_cache,
         sampling=Sampling(
             steps=defaults.steps if options.steps is None else options.steps,
             sampler=sampler,

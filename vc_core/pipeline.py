@@ -22,14 +22,17 @@ from torch import Tensor
 
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
+from .checks import check_ends, check_picture, check_side
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
 from .denoising import Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
-from .denoising.caching import SHALLOW, Cache, Quality, step_cache
+from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cache
 from .denoising.freenoise import injected
 from .denoising.windows import ContextWindows, windowed
 from .errors import UserError
 from .frames.fitting import Fit, fit, picture_latent
 from .frames.pixels import to_network, to_unit
+from .network.contexts import KeptContexts
+from .network.hooks import NO_HOOKS, Hooks
 from .network.unet import Deep
 from .specs import ModelSpec, Windows
 
@@ -45,8 +48,8 @@ class Request:
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
     motion: the motion guidance of networks that have it, about 0 to 0.5.
     steps, sampler, spacing, eta: see `denoising.Sampling`. seed: 0 to 2^64 - 1.
-    cache: a quality of `denoising.caching`, "high", "balanced" or "fast": makes nearly the same video with fewer
-        operations. None computes everything. With `context` only passes of the negative prompt are left out.
+    step_cache, guidance_cache: a quality of `denoising.caching`, "high", "balanced" or "fast": each makes nearly the
+        same video with fewer operations, and both together with fewer still. None computes everything.
     together: positive and negative in one pass, faster and with the memory of two; None where the clip is small.
 
     For models that continue a picture (DynamiCrafter):
@@ -72,7 +75,8 @@ class Request:
     image_cfg: float | None = None
     motion: float | None = None
     sampling: Sampling | None = None
-    cache: Quality | None = None
+    step_cache: Quality | None = None
+    guidance_cache: Quality | None = None
     together: bool | None = None
     fit: Fit = "crop"
     loop: bool = False
@@ -111,7 +115,7 @@ class Request:
             height=defaults.height if self.height is None else self.height,
             frames=defaults.frames if self.frames is None else self.frames,
             fps=float(defaults.fps if self.fps is None else self.fps),
-            sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.cache),
+            sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache),
             guidance=cfg if spec.unet.guidance_width else None,
             motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
         )
@@ -119,6 +123,8 @@ class Request:
             raise UserError(
                 "Windows inside the network and windows of whole model calls were both asked for; take one."
             )
+        for quality in filter(None, (self.step_cache, self.guidance_cache)):
+            check_quality(quality)
         check_ends(spec, wanted=self.loop)
         check_side("Width", settings.width, spec.size_multiple)
         check_side("Height", settings.height, spec.size_multiple)
@@ -230,11 +236,10 @@ class VideoCrafter:
         context = request.context
         if context is not None and settings.frames <= context.size:
             context = None
-        whole = context is None  # each window of whole calls is a pass of other frames
         starts = [level.timestep for level in levels[:-1]]
-        cache = step_cache(starts, request.cache) if request.cache is not None and whole else None
+        cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
         joined = math.prod(settings.shape(spec)[2:]) <= TOGETHER if request.together is None else request.together
-        model = injected(partial(self.predict, windows=request.windows, cache=cache), levels)
+        model = injected(partial(self.predict, windows=request.windows, cache=cache, hooks=KeptContexts()), levels)
         return sample(
             model if context is None else windowed(model, context, levels),
             schedule,
@@ -243,7 +248,7 @@ class VideoCrafter:
             noise=noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=replace(sampling, together=joined and whole),
+            settings=replace(sampling, together=joined and context is None),
             textless=textless,
         )
 
@@ -327,6 +332,7 @@ class VideoCrafter:
         temporal: bool = True,
         windows: Windows | None = None,
         cache: Cache | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> Tensor:
         """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f."""
         unet = self.parts.unet
@@ -340,7 +346,7 @@ class VideoCrafter:
         if motion is not None:
             moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
             motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
-        key, level = (id(told.text), told.early_text is None, temporal, x.shape), float(timestep.flatten()[0])
+        key, level = (id(told.text), told.window, told.early_text is None, temporal), float(timestep.flatten()[0])
         deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
         computed = deep is not None and deep.features is None
         out = unet(
@@ -349,6 +355,7 @@ class VideoCrafter:
             told.text.to(dtype),
             cast(told.image),
             told.fps,
+            hooks=hooks,
             temporal=temporal,
             concat=cast(told.concat),
             guidance=told.guidance,
@@ -368,33 +375,3 @@ is then worth more than the memory of two."""
 
 GREY = torch.full((1, 1, 3), 0.5)
 """The picture of the unconditional branch: mid grey, which is zero to the network."""
-
-
-def check_picture(*, given: bool, wanted: bool) -> None:
-    """Raises UserError when an image-to-video model lacks a picture, or another model was given one."""
-    if wanted and not given:
-        raise UserError("This is an image-to-video model: give it a picture to start from.")
-    if given and not wanted:
-        raise UserError("This is a text-to-video model: it cannot take a picture. Use an image-to-video model.")
-
-
-def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
-    """Raises UserError when a last picture or a loop is asked of a model that knows none, or both at once."""
-    if (wanted or loop) and not spec.unet.concat_channels:
-        raise UserError(
-            "Loops and clips between two pictures need a model that continues pictures (DynamiCrafter, best its "
-            f"512 model for interpolation); {spec.name} is none."
-        )
-    if wanted and loop:
-        raise UserError("A loop ends with the picture that it begins with: leave out the last picture, or the loop.")
-
-
-def check_side(name: str, pixels: int, multiple: int) -> None:
-    """Raises UserError, naming the two nearest sizes, unless `pixels` is a positive multiple."""
-    if pixels > 0 and pixels % multiple == 0:
-        return
-    below = max(multiple, pixels // multiple * multiple)
-    above = below + multiple
-    raise UserError(
-        f"{name} is {pixels} pixels; it should be a multiple of {multiple}. The nearest are {below} and {above}."
-    )

@@ -19,11 +19,11 @@ from ...vc_core.denoising.guidance import Guidance, rescale
 from ...vc_core.denoising.start import blend, keep
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
+from .deep import WITHOUT_TIME
 from .long import reused, skip_orders
 from .model_sampling import RescaledSampling
 from .patches import TICK
 from .previews import Previews
-from .unet import WITHOUT_TIME
 
 
 class CoreSampler(comfy.samplers.Sampler):

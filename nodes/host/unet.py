@@ -11,10 +11,8 @@ from torch import Tensor
 from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.network.unet import VideoUNet
 from ...vc_core.specs import UNetSpec
+from .deep import STEP_CACHE, WITHOUT_TIME, StepRun, shallow_control
 from .patches import PatchHooks, host_attention
-
-WITHOUT_TIME = "videocrafter_without_time"
-"""Set in `transformer_options` for the pass of temporal guidance in which frames do not see each other."""
 
 WINDOWS = "videocrafter_windows"
 """Set in `transformer_options` for temporal attention in windows (`specs.Windows`)."""
@@ -77,6 +75,10 @@ class NativeUNet(VideoUNet):
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
         call = {"x": x, "timesteps": timesteps, "context": context}
+        run: StepRun | None = options.get(STEP_CACHE)
+        deep = None if run is None else run.deep(options, clips)
+        if deep is not None and deep.features is not None:
+            control, run = shallow_control(control), None
         hooks = PatchHooks(options, control, width=self.spec.model_channels, call=call)
         when = timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
@@ -96,7 +98,10 @@ class NativeUNet(VideoUNet):
             concat=latents[1] if self.spec.concat_channels else None,
             guidance=row(guidance),
             motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),
+            deep=deep,
         )
+        if run is not None and deep is not None and deep.features is not None:
+            run.keep(deep.features)
         return to_frames(out)
 
 

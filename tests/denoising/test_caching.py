@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def test_unknown_qualities_are_refused() -> None:
     with pytest.raises(UserError, match="no cache quality 'best'; choose one of high, balanced, fast"):
         Sampling(guidance_cache="best")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="choose one of high"):
-        Request(cache="best").settle(VideoCrafter.load(SMALL).parts.spec)  # type: ignore[arg-type]
+        Request(step_cache="best").settle(VideoCrafter.load(SMALL).parts.spec)  # type: ignore[arg-type]
 
 
 class Counted:
@@ -133,7 +132,8 @@ def test_a_cached_video_runs_the_deep_blocks_as_often_as_the_quality_says(qualit
     assert unet is not None
     deep: list[int] = []
     unet.middle_block.register_forward_hook(lambda *_: deep.append(1))
-    request = Request(seed=3, width=32, height=32, frames=4, sampling=Sampling(steps=25, eta=0.0), cache=quality)
+    both = {"step_cache": quality, "guidance_cache": quality}
+    request = Request(seed=3, width=32, height=32, frames=4, sampling=Sampling(steps=25, eta=0.0), **both)
     latents = [step.x for step in crafter.steps("a red square moves left", request=request)][-1]
     assert latents.isfinite().all()
     apart = max(1, round(STEP_SAVINGS[quality].every * 25))
@@ -141,25 +141,36 @@ def test_a_cached_video_runs_the_deep_blocks_as_often_as_the_quality_says(qualit
     assert len(deep) < 50
 
 
-def test_windows_of_whole_calls_keep_each_pass_to_itself() -> None:
-    """Features of one window must not stand for those of another: only the negative prompt's passes are left out."""
+@pytest.mark.parametrize("order", ["static", "looped"])
+def test_windows_of_whole_calls_keep_each_pass_to_itself(order: Any) -> None:
+    """Features of one window must not stand for those of another."""
     crafter = VideoCrafter.load(SMALL)
     unet = crafter.parts.unet
     assert unet is not None
     deep: list[int] = []
     unet.middle_block.register_forward_hook(lambda *_: deep.append(1))
-    request = Request(
-        seed=3,
-        width=32,
-        height=32,
-        frames=6,
-        sampling=Sampling(steps=10, eta=0.0),
-        context=ContextWindows(size=4, stride=2),
-        together=True,
-    )
-    exact = [step.x for step in crafter.steps("a red square moves left", request=request)][-1]
-    assert len(deep) == 10 * 2 * 2
-    deep.clear()
-    cached = [step.x for step in crafter.steps("a red square moves left", request=replace(request, cache="fast"))][-1]
-    assert 10 * 2 < len(deep) < 10 * 2 * 2
-    assert (cached - exact).norm() / exact.norm() < 0.1
+
+    def run(**caches: Any) -> Tensor:
+        deep.clear()
+        request = Request(
+            seed=3,
+            width=32,
+            height=32,
+            frames=6,
+            sampling=Sampling(steps=20, eta=0.0),
+            context=ContextWindows(size=4, stride=2, order=order),
+            **caches,
+        )
+        return [step.x for step in crafter.steps("a red square moves left", request=request)][-1]
+
+    exact, whole = run(), len(deep)
+    for caches, share in (({"guidance_cache": "fast"}, 0.8), ({"step_cache": "fast"}, 0.6 if order == "static" else 1)):
+        assert (run(**caches) - exact).norm() / exact.norm() < 0.1
+        assert len(deep) <= share * whole
+
+
+def test_what_is_too_old_to_be_used_is_let_go() -> None:
+    cache = Cache(list(range(20, 0, -1)), Saving(every=0.1))
+    for step, level in enumerate(range(20, 0, -1)):
+        cache.add(("window", step), level, torch.zeros(3))
+    assert len(cache.trends) == 3

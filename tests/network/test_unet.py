@@ -15,6 +15,7 @@ from torch import Tensor
 from golden_cases import cases, load, relative_error
 from vc_core.errors import UserError
 from vc_core.network.attention import ATTENTION
+from vc_core.network.contexts import KeptContexts
 from vc_core.network.operations import GroupNorm, Linear
 from vc_core.network.unet import Deep, VideoUNet
 from vc_core.specs import PRESETS, UNetSpec
@@ -262,3 +263,25 @@ def test_a_norm_in_channels_last_memory_keeps_groups_of_a_small_spread() -> None
     exact = torch.nn.functional.group_norm(x.double(), 4)
     ours = layer(x.contiguous(memory_format=torch.channels_last))
     assert relative_error(ours, exact.float()) < 2e-4
+
+
+@pytest.mark.parametrize("changes", [{}, {"image_attention": True}], ids=["text", "image"])
+@torch.no_grad()
+def test_keys_and_values_of_a_conditioning_are_computed_once(changes: dict[str, Any]) -> None:
+    model = tiny(**changes)
+    x, timesteps, text = inputs()
+    image = torch.full((2, 5, 11), 0.1) if changes else None
+    counted: list[str] = []
+    for name, module in model.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v", "_ip")) and module.in_features == 11:
+            module.register_forward_hook(lambda module, given, out, name=name: counted.append(name))
+    kept = KeptContexts()
+    for scale in (1.0, 0.5):
+        assert torch.equal(
+            model(x * scale, timesteps, text, image, hooks=kept), model(x * scale, timesteps, text, image)
+        )
+    layers = len(set(counted))
+    assert len(counted) == 3 * layers, "twice without what was kept, and once with it"
+    other = text.flip(1)
+    assert torch.equal(model(x, timesteps, other, image, hooks=kept), model(x, timesteps, other, image))
+    assert torch.equal(model(x, timesteps, text, image, hooks=KeptContexts(most=0)), model(x, timesteps, text, image))

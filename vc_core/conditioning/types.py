@@ -18,6 +18,7 @@ class Conditioning:
     concat: b c f h w, the latent that stands beside the noised one (DynamiCrafter), or None.
     guidance, motion: b, guidance scales for networks that have an embedding of them (T2V-Turbo), or None.
     early_text: as text, in its place in the first half of the network in some of the steps (FreeNoise), or None.
+    window: the frames, from 0, of a longer clip that this is about; None for whole clips.
     """
 
     text: Tensor
@@ -27,6 +28,7 @@ class Conditioning:
     guidance: Tensor | None = None
     motion: Tensor | None = None
     early_text: Tensor | None = None
+    window: tuple[int, ...] | None = None
 
 
 def join(parts: Sequence[Conditioning]) -> Conditioning | None:

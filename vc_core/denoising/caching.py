@@ -108,11 +108,13 @@ class Cache:
         return None if always else trend.at(step)
 
     def add(self, key: Hashable, level: float, value: Tensor) -> None:
-        """What was computed at this level."""
+        """What was computed at this level. What is too old to stand for anything is let go, so that windows which
+        begin elsewhere in each step do not fill the memory."""
         step, trend = step_number(self.starts, level), self.trends.get(key)
         if trend is None or step < trend.last:
             trend = self.trends[key] = Trend()
         trend.add(step, value)
+        self.trends = {name: one for name, one in self.trends.items() if step - one.last <= self.apart}
 
 
 def step_cache(starts: Sequence[float], quality: str) -> Cache:
@@ -126,10 +128,10 @@ class GuidanceCache:
     def __init__(self, starts: Sequence[float], quality: str) -> None:
         self.cache = Cache(starts, GUIDANCE_SAVINGS[check_quality(quality)])
 
-    def difference(self, number: int, timestep: Tensor) -> Tensor | None:
-        """See `guidance.Continued`."""
-        return self.cache.get(number, float(timestep.flatten()[0]))
+    def difference(self, key: Hashable, level: Tensor) -> Tensor | None:
+        """See `guidance.Continued`; in any other place `level` is of the kind of `starts`."""
+        return self.cache.get(key, float(level.flatten()[0]))
 
-    def add(self, number: int, timestep: Tensor, difference: Tensor) -> None:
+    def add(self, key: Hashable, level: Tensor, difference: Tensor) -> None:
         """See `guidance.Continued`."""
-        self.cache.add(number, float(timestep.flatten()[0]), difference)
+        self.cache.add(key, float(level.flatten()[0]), difference)

@@ -34,10 +34,10 @@ class Model(Protocol):
 class Continued(Protocol):
     """What can stand for a pass: the difference of its prediction to the positive one."""
 
-    def difference(self, number: int, timestep: Tensor) -> Tensor | None:
-        """b c f h w for the pass of that number, from 0; None where it should run."""
+    def difference(self, key: int, level: Tensor) -> Tensor | None:
+        """b c f h w for the pass of that number, from 0, at this timestep; None where it should run."""
 
-    def add(self, number: int, timestep: Tensor, difference: Tensor) -> None:
+    def add(self, key: int, level: Tensor, difference: Tensor) -> None:
         """What a pass gave."""
 
 

@@ -103,6 +103,14 @@ class ContextWindows:
 def windowed(model: Model, windows: ContextWindows, levels: Sequence[Level]) -> Model:
     """A model that predicts long clips window by window; `levels` are those of the run, which number its steps."""
     steps = {float(level.timestep): index for index, level in enumerate(levels[:-1])}
+    cuts: dict[tuple[int, tuple[int, ...]], tuple[Conditioning, Conditioning]] = {}
+
+    def cut(told: Conditioning, window: list[int], frames: int) -> Conditioning:
+        """What belongs to a window: the same object in every step, by which caches know a pass again."""
+        key = (id(told), tuple(window))
+        if key not in cuts:
+            cuts[key] = (told, of_frames(told, window, frames))
+        return cuts[key][1]
 
     def predict(x: Tensor, timestep: Tensor, conditioning: Conditioning, /, *, temporal: bool = True) -> Tensor:
         frames = x.shape[2]
@@ -111,7 +119,7 @@ def windowed(model: Model, windows: ContextWindows, levels: Sequence[Level]) -> 
             return model(x, timestep, conditioning, temporal=temporal)
         out = torch.zeros_like(x)
         for window, share in shares:
-            part = model(x[:, :, window], timestep, of_frames(conditioning, window, frames), temporal=temporal)
+            part = model(x[:, :, window], timestep, cut(conditioning, window, frames), temporal=temporal)
             out[:, :, window] += share.to(x)[:, None, None] * part.to(x.dtype)
         return out
 
@@ -134,4 +142,5 @@ def of_frames(told: Conditioning, window: Sequence[int], frames: int) -> Conditi
         image=tokens(told.image),
         early_text=tokens(told.early_text),
         concat=None if told.concat is None else told.concat[:, :, index],
+        window=tuple(window),
     )

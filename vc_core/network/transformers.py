@@ -5,6 +5,8 @@ Attribute names are the published ones. Queries, keys and values are `n tokens (
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,12 @@ from .hooks import Hooks
 from .layers import Layers, repeated, to_clips
 
 TRANSFORMER_NORM_EPS = 1e-6
+
+
+def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
+    """layer(tokens)"""
+    out: Tensor = layer(tokens)
+    return out
 
 
 class Projections(nn.Module):
@@ -63,10 +71,13 @@ class CrossAttention(Projections):
         self.to_k_ip = layers.linear(context_dim, dim, bias=False) if image else None
         self.to_v_ip = layers.linear(context_dim, dim, bias=False) if image else None
 
-    def forward(self, x: Tensor, text: Tensor, image: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, text: Tensor, image: Tensor | None = None, project: Callable[..., Tensor] = apply
+    ) -> Tensor:
+        """`project` may stand for layer(tokens), where a run knows the keys and values already."""
         q = self.to_q(x)
-        h = self.attend(q, self.to_k(text), self.to_v(text))
-        out: Tensor = self.to_out(self.add_image(h, q, image))
+        h = self.attend(q, project(self.to_k, text), project(self.to_v, text))
+        out: Tensor = self.to_out(self.add_image(h, q, image, project))
         return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -74,11 +85,11 @@ class CrossAttention(Projections):
         rows = q.reshape(k.shape[0], -1, q.shape[-1])
         return self.attention(rows, k, v, self.heads).reshape(q.shape)
 
-    def add_image(self, h: Tensor, q: Tensor, image: Tensor | None) -> Tensor:
+    def add_image(self, h: Tensor, q: Tensor, image: Tensor | None, project: Callable[..., Tensor] = apply) -> Tensor:
         """`h` plus the attention over image tokens; no tokens add nothing."""
         if self.to_k_ip is None or self.to_v_ip is None or image is None or image.shape[1] == 0:
             return h
-        added = self.attend(q, self.to_k_ip(image), self.to_v_ip(image))
+        added = self.attend(q, project(self.to_k_ip, image), project(self.to_v_ip, image))
         return h + (added if self.alpha is None else added * (self.alpha.to(added).tanh() + 1))
 
 

@@ -1,10 +1,11 @@
 """How fast and how frugally videos are written.
 
-    python benchmarks/video_writing.py [--frames 128] [--runs 3] [--output benchmarks/results/video_writing.json]
+    python benchmarks/video_writing.py [--only rate] [--frames 128] [--runs 3] [--output FILE]
 
 Rate: a clip of 1024x576 as h264 crf 18, by `vc_core` from floats in memory, and by an ffmpeg command line from raw
 bytes in a file, with the same settings; turn and turn about, medians. Memory: the peak of a process of its own that
-writes 64, 1024 and, in small, 10000 frames which a generator makes one by one.
+writes 64, 1024 and, in small, 10000 frames which a generator makes one by one. With `--only` the other part of an
+earlier result stays.
 """
 
 from __future__ import annotations
@@ -133,8 +134,17 @@ def write_and_count(name: str, count: int, size: tuple[int, int]) -> None:
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")
 
 
+def memory() -> dict[str, Any]:
+    """MB at the peak, by size, format and number of frames."""
+    large = {"mp4 h264": {str(n): peak("mp4 h264", n, (WIDTH, HEIGHT)) for n in (64, 1024)}}
+    small = {name: {str(n): peak(name, n, SMALL) for n in (64, 1024)} for name in LONG}
+    small["mp4 h264"]["10000"] = peak("mp4 h264", 10000, SMALL)
+    return {f"{WIDTH}x{HEIGHT}": large, f"{SMALL[0]}x{SMALL[1]}": small}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("rate", "peak_memory_mb"))
     parser.add_argument("--frames", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/video_writing.json")
@@ -145,18 +155,17 @@ def main() -> None:
         width, height = size.split("x")
         write_and_count(name, int(count), (int(width), int(height)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        rate = rates(options.frames, options.runs, Path(folder))
-    large = {str(n): peak("mp4 h264", n, (WIDTH, HEIGHT)) for n in (64, 1024)}
-    small = {name: {str(n): peak(name, n, SMALL) for n in (64, 1024)} for name in LONG}
-    small["mp4 h264"]["10000"] = peak("mp4 h264", 10000, SMALL)
-    result = {
+    result: dict[str, Any] = json.loads(options.output.read_text()) if options.only and options.output.exists() else {}
+    result |= {
         "date": datetime.now(tz=timezone.utc).date().isoformat(),
         "device": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), "av": av.__version__, "torch": torch.__version__},
-        "rate": rate,
-        "peak_memory_mb": {f"{WIDTH}x{HEIGHT} mp4 h264": large, f"{SMALL[0]}x{SMALL[1]}": small},
     }
+    if options.only != "peak_memory_mb":
+        with tempfile.TemporaryDirectory() as folder:
+            result["rate"] = rates(options.frames, options.runs, Path(folder))
+    if options.only != "rate":
+        result["peak_memory_mb"] = memory()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(json.dumps(result, indent=2) + "\n")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ CATEGORY = "VideoCrafter/video"
 PREVIEW_SIDE = 512
 PREVIEW_QUALITY = 60
 PREVIEW_FORMATS = ("mp4 h264", "webm vp9", "webp")
+
+log = logging.getLogger(__name__)
 
 Filenames = io.Custom("VHS_FILENAMES")
 """VideoHelperSuite's list of files: (whether they were kept, [paths])."""
@@ -80,7 +83,7 @@ class VideoCrafterVideoCombine(io.ComfyNode):
         odd_size: Any = "pad",
         dither: Any = "sierra2_4a",
         audio_length: Any = "trim and pad",
-        audio: dict[str, Any] | None = None,
+        audio: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         options = Options(
             format=format,
@@ -93,21 +96,21 @@ class VideoCrafterVideoCombine(io.ComfyNode):
             dither=dither,
             audio_length=audio_length,
         )
-        return _Combine(images, fps, options, _sound(audio), cls.hidden).run(
-            filename_prefix, temporary=not save_output, audio=audio
-        )
+        return _Combine(images, fps, options, audio, cls.hidden).run(filename_prefix, temporary=not save_output)
 
 
 class _Combine:
     """One run of the node."""
 
-    def __init__(self, images: Tensor, fps: float, options: Options, sound: Audio | None, hidden: Any) -> None:
+    def __init__(self, images: Tensor, fps: float, options: Options, audio: Any | None, hidden: Any) -> None:
         if images.ndim != 4 or images.shape[0] == 0:
             raise UserError(f"A video is made of at least one image; these have the shape {tuple(images.shape)}.")
-        self.images, self.fps, self.options, self.sound, self.hidden = images, fps, options, sound, hidden
+        self.images, self.fps, self.options, self.hidden = images, fps, options, hidden
         self.format = find_format(str(options.format))
+        self.audio, self.lost = _read(audio)
+        self.sound = None if self.audio is None else Audio(self.audio["waveform"][0], self.audio["sample_rate"])
 
-    def run(self, prefix: str, *, temporary: bool, audio: Any | None) -> io.NodeOutput:
+    def run(self, prefix: str, *, temporary: bool) -> io.NodeOutput:
         _, height, width, _ = self.images.shape
         place = output.target(prefix, self.format.suffix, width=width, height=height, temporary=temporary)
         written = write(
@@ -117,32 +120,33 @@ class _Combine:
             options=self.options,
             audio=self.sound,
             metadata=output.metadata(self.hidden),
-            on_frame=output.progress(self._total()),
+            on_frame=output.progress(),
         )
-        shown = place.shown(written.path) if self.format.page else self._preview(width, height)
+        files = _files(written.path)
         seconds = float(written.frames / written.fps)
         summary = (
             f"{self.format.plain(self.options.quality)}: {written.frames} frames of {written.width}x{written.height}, "
             f"{float(written.fps):g} per second, {seconds:.2f} s"
         )
-        output.tell(self.hidden, [line for line in (summary, place.message, *written.messages) if line])
+        output.tell(self.hidden, [line for line in (summary, place.message, self.lost, *written.messages) if line])
+        shown = [place.shown(file) for file in files]
+        if not self.format.page:
+            ui = {"images": [self._preview(width, height)], "animated": (True,), "files": shown}
+        else:
+            ui = {"images": shown, "animated": (True,)}
         return io.NodeOutput(
-            self._video(written, audio),
+            self._video(written),
             self.images,
             str(written.path),
             float(written.fps),
             written.frames,
-            (not temporary, _files(written.path)),
-            ui={"images": [shown], "animated": (True,)},
+            (not temporary, [str(file) for file in files]),
+            ui=ui,
         )
 
-    def _total(self) -> int:
-        plays = max(1, self.options.plays) if self.format.kind in ("stream", "png") else 1
-        return self._arranged(plays)[1] or self.images.shape[0]
-
-    def _arranged(self, plays: int) -> tuple[Iterator[Tensor], int | None]:
+    def _arranged(self, plays: int = 1) -> Iterator[Tensor]:
         options = self.options
-        return arranged(self.images, ping_pong=options.ping_pong, fade=options.fade, plays=plays)
+        return arranged(self.images, ping_pong=options.ping_pong, fade=options.fade, plays=plays)[0]
 
     def _preview(self, width: int, height: int) -> dict[str, str]:
         """A small file in a format that the page can play, in the temporary folder."""
@@ -151,21 +155,29 @@ class _Combine:
         place = output.target("VideoCrafter_preview", there[name].suffix, width=width, height=height, temporary=True)
         written = write(
             place.path,
-            (_small(frame) for frame in self._arranged(1)[0]),
+            (_small(frame) for frame in self._arranged()),
             fps=self.fps,
-            options=Options(format=name, quality=PREVIEW_QUALITY, multiplier=self.options.multiplier),
-            audio=self.sound,
+            options=Options(
+                format=name,
+                quality=PREVIEW_QUALITY,
+                multiplier=self.options.multiplier,
+                audio_length=self.options.audio_length,
+            ),
+            audio=self.sound if self.format.audio else None,
             on_frame=lambda *_: output.check_cancelled(),
         )
         return place.shown(written.path)
 
-    def _video(self, written: Written, audio: Any | None) -> Any:
+    def _video(self, written: Written) -> Any:
+        """The file where core can read it, else the frames, which are put in their order when a node asks for them."""
         if written.format.kind == "stream":
             return output.video_from_file(written.path)
-        frames = self.images
-        if self.options.ping_pong or self.options.fade:
-            frames = torch.stack([frame.float() for frame in self._arranged(1)[0]])
-        return output.video_from_frames(frames, written.fps, audio)
+        if written.frames == self.images.shape[0] and not self.options.fade:
+            return output.video_from_frames(lambda: self.images, written.fps, self.audio)
+        plays = max(1, self.options.plays) if written.format.kind == "png" else 1
+        return output.video_from_frames(
+            lambda: torch.stack([frame.float() for frame in self._arranged(plays)]), written.fps, self.audio
+        )
 
 
 def _small(frame: Tensor) -> Tensor:
@@ -174,15 +186,21 @@ def _small(frame: Tensor) -> Tensor:
     return frame[::step, ::step, :3]
 
 
-def _sound(audio: dict[str, Any] | None) -> Audio | None:
-    """ComfyUI's AUDIO, of which the first clip is taken; None when it is silent because it is empty."""
-    if audio is None or audio["waveform"].shape[-1] == 0:
-        return None
-    return Audio(audio["waveform"][0], int(audio["sample_rate"]))
+def _read(audio: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
+    """ComfyUI's AUDIO with its first clip, or None and perhaps the reason: there are loaders that read the sound only
+    when it is asked for, and fail then if their video has none."""
+    if audio is None:
+        return None, ""
+    try:
+        waveform, rate = audio["waveform"][:1], int(audio["sample_rate"])
+    except Exception as error:  # whatever the loader raises
+        log.info("The sound could not be read", exc_info=True)
+        return None, f"There is no sound: it could not be read ({str(error).strip().partition(chr(10))[0]})."
+    return ({"waveform": waveform, "sample_rate": rate}, "") if waveform.numel() else (None, "The sound is empty.")
 
 
-def _files(path: Path) -> list[str]:
-    return sorted(str(file) for file in path.iterdir()) if path.is_dir() else [str(path)]
+def _files(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def _default(names: list[str]) -> str:
@@ -292,7 +310,7 @@ def _further_inputs() -> list[io.Input]:
             options=list(LENGTHS),
             default=LENGTHS[0],
             tooltip="Sound that is longer than the video is cut (trim), shorter is filled with silence (pad); keep "
-            "leaves it as it is.",
+            "leaves it as it is; trim video ends the video where the sound ends.",
             **advanced(io.Combo.Input),
         ),
         io.Audio.Input("audio", optional=True, tooltip="Sound for mp4, mov, mkv and webm."),

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ class Target:
     message: str = ""
 
     def shown(self, path: Path) -> dict[str, str]:
-        """What the page needs to fetch the file that was written here, perhaps under a name beside the wished one."""
-        return {"filename": path.name, "subfolder": self.subfolder, "type": self.kind}
+        """What the page needs to fetch a file that was written here, perhaps under a name beside the wished one or in a
+        folder of that name."""
+        folder = Path(self.subfolder, path.parent.relative_to(self.path.parent)).as_posix()
+        return {"filename": path.name, "subfolder": "" if folder == "." else folder, "type": self.kind}
 
 
 def target(prefix: str, suffix: str, *, width: int, height: int, temporary: bool = False) -> Target:
@@ -70,11 +73,11 @@ def metadata(hidden: Any) -> dict[str, Any]:
     return {**texts, **(hidden.extra_pnginfo or {})}
 
 
-def progress(total: int) -> Callable[[int, int | None], None]:
+def progress() -> Callable[[int, int | None], None]:
     """Moves the node's progress bar; raises ComfyUI's exception once the user has pressed Cancel."""
-    bar = comfy.utils.ProgressBar(total)
+    bar = comfy.utils.ProgressBar(1)
 
-    def on_frame(done: int, _: int | None) -> None:
+    def on_frame(done: int, total: int | None) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total)
 
@@ -103,6 +106,19 @@ def video_from_file(path: Path) -> Any:
     return InputImpl.VideoFromFile(str(path))
 
 
-def video_from_frames(frames: Tensor, rate: Fraction, audio: Any | None) -> Any:
-    """A VIDEO of frames f h w c in 0..1."""
-    return InputImpl.VideoFromComponents(Types.VideoComponents(images=frames[..., :3], frame_rate=rate, audio=audio))
+def video_from_frames(frames: Callable[[], Tensor], rate: Fraction, audio: Any | None) -> Any:
+    """A VIDEO of the frames f h w c in 0..1 that `frames` gives, called when the first of them is needed."""
+    return InputImpl.VideoFromComponents(_Later(frames, rate, audio))
+
+
+class _Later(Types.VideoComponents):
+    """Components whose images are made when they are asked for."""
+
+    def __init__(self, frames: Callable[[], Tensor], rate: Fraction, audio: Any | None) -> None:
+        self._frames = frames
+        self.frame_rate, self.audio = rate, audio
+
+    @cached_property
+    def images(self) -> Tensor:
+        """f h w 3"""
+        return self._frames()[..., :3]

@@ -22,7 +22,16 @@ SETTINGS = {
     "Comfy.Workflow.Persist": False,
     "Comfy.Minimap.Visible": False,
 }
-TYPES = {".json": "application/json", ".mp4": "video/mp4", ".webm": "video/webm", ".webp": "image/webp"}
+TYPES = {
+    ".json": "application/json",
+    ".mp4": "video/mp4",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+    ".webm": "video/webm",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".png": "image/png",
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 UP = """() => !!(window.app && app.graph && app.canvas && app.extensionManager && app.vueAppReady !== false

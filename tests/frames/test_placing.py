@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from frames.clips import noise, ramps
 from frames.reading import look
 
 from vc_core.errors import UserError
-from vc_core.frames.placing import STALE, check_target, placed
+from vc_core.frames import placing
+from vc_core.frames.placing import ABANDONED, STALE, check_target, placed
 from vc_core.frames.video import Options, find_format, offered, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,16 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path, name, monkeypatch):
         )
     with pytest.raises(RuntimeError, match="boom"):
         write(path_for(tmp_path, name), ramps(3), fps=8, options=Options(format=name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_refuses_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    from vc_core.frames.video import writing
+
+    refusing = replace(find_format("mp4 h264"), options={"preset": "none such"})
+    monkeypatch.setattr(writing, "find_format", lambda name: refusing)
+    with pytest.raises(UserError, match="The encoder of mp4 h264 refused a video of 94x66"):
+        write(tmp_path / "clip.mp4", ramps(3), fps=8, options=Options(format="mp4 h264"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,6 +160,12 @@ def test_a_killed_process_leaves_no_file_that_is_not_whole(tmp_path):
     assert len(finished) < 22 * len(names)
     for path in finished:
         assert look(path).count == 12
+    left = [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+    assert left, "it was killed in the middle at least once"
+    for path in [*left, *(file for folder in left if folder.is_dir() for file in folder.iterdir())]:
+        os.utime(path, (time.time() - ABANDONED - 60,) * 2)
+    write(tmp_path / "next.mp4", ramps(2), fps=8)
+    assert sorted(tmp_path.iterdir()) == sorted([*finished, tmp_path / "next.mp4"])
 
 
 def python(code: str, *words: object) -> subprocess.Popen[str]:
@@ -195,16 +213,42 @@ def test_without_hard_links_it_works_as_well(tmp_path, monkeypatch):
     assert (tmp_path / "text-2").read_text() == "ours"
 
 
-def test_leftovers_of_dead_processes_go_after_a_day(tmp_path):
-    old, young, other = (tmp_path / name for name in (".videocrafter-1.part", ".videocrafter-2.part", "mine.part"))
-    for file in (old, young, other):
-        file.write_text("half")
-    os.utime(old, (time.time() - STALE - 60,) * 2)
-    os.utime(other, (0, 0))
+def leave(folder: Path, name: str, age: float) -> Path:
+    """A file as a dead process would leave it, last changed `age` seconds ago."""
+    file = folder / name
+    file.write_text("half")
+    os.utime(file, (time.time() - age,) * 2)
+    return file
+
+
+@posix
+def test_leftovers_of_dead_processes_go_with_the_next_file(tmp_path):
+    old = leave(tmp_path, ".videocrafter-1.part", ABANDONED + 60)
+    young, other = leave(tmp_path, ".videocrafter-2.part", ABANDONED - 60), leave(tmp_path, "mine.part", STALE * 9)
+    write(tmp_path / "clip.mp4", ramps(2), fps=8)
+    assert sorted(tmp_path.iterdir()) == sorted([young, other, tmp_path / "clip.mp4"])
+    assert not old.exists()
+
+
+@posix
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_part_that_somebody_writes_is_left_alone_however_old(tmp_path, folder):
+    with placed(tmp_path / "slow", folder=folder) as slow:
+        os.utime(slow.part, (0, 0))
+        write(tmp_path / "clip.mp4", ramps(2), fps=8)
+        if not folder:
+            slow.part.write_text("whole")
+    assert slow.final.exists()
+
+
+def test_where_nobody_can_tell_leftovers_stay_for_a_day(tmp_path, monkeypatch):
+    """Windows, and file systems without locks."""
+    monkeypatch.setattr(placing, "fcntl", None)
+    old = leave(tmp_path, ".videocrafter-1.part", STALE + 60)
+    young = leave(tmp_path, ".videocrafter-2.part", STALE - 60)
     write(tmp_path / "clip.mp4", ramps(2), fps=8)
     assert not old.exists()
     assert young.exists()
-    assert other.exists()
 
 
 def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):

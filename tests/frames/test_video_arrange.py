@@ -230,6 +230,26 @@ def test_every_container_carries_sound(tmp_path, name, rate, stored, channels):
     assert look(path).count == 8
 
 
+@pytest.mark.parametrize(("seconds", "frames"), [(0.3, 3), (0.5, 4), (3.0, 8), (0.01, 1)])
+def test_the_video_can_end_with_the_sound(tmp_path, seconds, frames):
+    counts = set()
+    options = Options(format="mov prores 422", audio_length="trim video")
+    path = tmp_path / "clip.mov"
+    written = write(
+        path, ramps(8), fps=8, options=options, audio=tone(seconds, 8000), on_frame=lambda *seen: counts.add(seen[1])
+    )
+    assert (written.frames, look(path).count, counts) == (frames, frames, {frames})
+    assert len(sound(path)[0]) == frames * 1000
+    endless = (frame for _ in range(10**9) for frame in ramps(1))
+    assert write(tmp_path / "b.mov", endless, fps=8, options=options, audio=tone(seconds, 8000)).frames <= 24
+
+
+def test_a_gif_tells_while_its_palette_is_made(tmp_path):
+    told = []
+    write(tmp_path / "clip.gif", ramps(4), fps=8, on_frame=lambda *seen: told.append(seen))
+    assert told == [(0, 4)] * 4 + [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_sound_for_a_silent_format_is_told(tmp_path):
     written = write(tmp_path / "clip.gif", ramps(2), fps=8, audio=tone(1, 8000))
     assert any("no sound" in message for message in written.messages)

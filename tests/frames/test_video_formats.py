@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frames.clips import bars, noise, ramps
-from frames.reading import ffmpeg, look, page_metadata, pixels, planes
+from frames.reading import ffmpeg, look, page_metadata, pixels
+from frames.table import facts, measure, rows, stored
 
 from vc_core.errors import UserError
 from vc_core.frames.video import FORMATS, Options, find_format, format_of, offered, quality_table, write
@@ -72,17 +73,23 @@ def test_the_systems_ffprobe_agrees(tmp_path, name):
     assert stream["color_transfer"] == ("iec61966-2-1" if form.rgb else "bt709")
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "gif"])
+@pytest.mark.parametrize("name", ALL)
 def test_colour_bars_and_ramps_come_back_without_a_tint(tmp_path, name):
-    clip = bars(3)
-    form = find_format(name)
-    path = write(path_for(tmp_path, name), clip, fps=8, options=Options(format=name)).path
-    deep = form.lossless and form.bits > 8
-    seen = stored(path, name) * (255 / (2**form.bits - 1)) if deep else pixels(path).astype(np.float64)
-    error = seen - clip.numpy() * 255
-    assert np.abs(error).mean() <= (1 if form.lossless else 2)
-    flat = error[:, 8:136].reshape(3, 128, 8, 64, 3)[:, :, :, 8:56]  # inside each bar, away from its blurred edges
-    assert np.abs(flat.mean(axis=(0, 1, 3))).max() <= (0.6 if form.lossless else 1.6)  # 219 steps of bt709 for 255
+    """Within what is asked for, and what the document says; the encoders of other builds differ by a little."""
+    form, seen = find_format(name), measure(name, tmp_path)
+    if name in rows():
+        error, tint = map(float, rows()[name][-2:])
+        assert abs(seen.error - error) <= 0.2
+        assert abs(seen.tint - tint) <= 0.5
+    assert seen.error <= (1 if form.lossless else 2)
+    assert seen.tint <= (0.6 if form.lossless else 1.6)  # 219 steps of bt709 for 255
+
+
+def test_the_document_lists_every_format():
+    known = list(dict.fromkeys(form.name for form in FORMATS))
+    assert list(rows()) == [name for name in known if name != "webm vp9 10-bit"], "few builds can write that one"
+    for name in set(rows()) & set(offered()):
+        assert rows()[name][:-2] == facts(find_format(name))
 
 
 def test_a_picture_read_with_the_wrong_matrix_would_fail_that(tmp_path):
@@ -96,12 +103,6 @@ def test_a_picture_read_with_the_wrong_matrix_would_fail_that(tmp_path):
     raw = subprocess.run([*words, "-f", "rawvideo", "-"], capture_output=True, check=True).stdout
     error = np.frombuffer(raw, np.uint8).reshape(288, 512, 3) - clip[0].numpy() * 255
     assert np.abs(error[8:136].reshape(128, 8, 64, 3)[:, :, 8:56].mean(axis=(0, 2))).max() > 5
-
-
-def stored(path: Path, name: str) -> np.ndarray:
-    """The numbers in the file, at its own depth."""
-    bits = find_format(name).bits
-    return pixels(path) if bits == 8 else planes(path, "gbrp10le") if bits == 10 else pixels(path, deep=True)
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
@@ -122,8 +123,11 @@ def test_bytes_go_through_unchanged(tmp_path, name):
 
 @pytest.mark.parametrize("name", ALPHA)
 def test_transparency_is_kept(tmp_path, name):
+    """Also where a place is opaque first, and clear in a later frame."""
     form = find_format(name)
-    clip = ramps(3, channels=4)
+    clip = ramps(4, channels=4)
+    for i in range(1, 4):
+        clip[i, :, :, 3] = clip[i, :, :, 3].roll(23 * i, dims=1)
     path = write(path_for(tmp_path, name), clip, fps=8, options=Options(format=name)).path
     seen = pixels(path, alpha=True, decoder="libvpx-vp9" if "vp9" in name else "")[..., 3] / 255
     wanted = (clip[..., 3] >= 0.5).float() if name == "gif" else clip[..., 3]

@@ -55,6 +55,8 @@ def test_every_format_is_written_shown_and_carries_the_workflow(comfy: Comfy, im
     assert video.get_components().images.shape == (7, 70, 94, 3)
     assert video.get_components().frame_rate == 8
     assert outcome.ui["animated"] == (True,)
+    listed = outcome.ui["images"] if offered()[name].page else outcome.ui["files"]
+    assert [str(comfy.base.output / item["subfolder"] / item["filename"]) for item in listed] == files
     _check_the_page_can_play_it(shown(comfy, outcome))
 
 
@@ -178,6 +180,31 @@ def test_core_saves_and_splits_the_video(comfy: Comfy, images):
     assert (parts[0] - images).abs().mean() < 2 / 255
     comfy.call("SaveVideo", video=video, filename_prefix="chained", format="auto", codec={"codec": "auto"})
     assert look(next(comfy.base.output.glob("chained*"))).count == 7
+
+
+def test_a_video_of_pictures_has_the_order_of_the_file(comfy: Comfy, images):
+    for name, count in (("gif", 12), ("png", 24)):
+        outcome = run(comfy, images, format=name, ping_pong=True, loop_count=2, filename_prefix="order")
+        frames = comfy.call("GetVideoComponents", video=outcome.values[0]).values[0]
+        assert frames.shape[0] == count
+        assert torch.equal(frames[:12], torch.cat([images, images[1:-1].flip(0)]))
+        assert outcome.values[4] == count
+
+
+class Unreadable(dict):
+    """AUDIO as some loaders give it for a video that has none: what is asked for it raises."""
+
+    def __getitem__(self, key):
+        raise Exception(f"no {key} here\nand a long explanation")  # noqa: TRY002 - what such a loader raises
+
+
+def test_sound_that_is_none_does_not_stop_the_video(comfy: Comfy, images, caplog):
+    with caplog.at_level("INFO"):
+        path = Path(run(comfy, images, audio=Unreadable(), filename_prefix="mute").values[2])
+    assert look(path).count == 7
+    assert "There is no sound: it could not be read (no waveform here)." in caplog.text
+    path = Path(run(comfy, images, audio={"waveform": torch.zeros(1, 2, 0), "sample_rate": 8000}).values[2])
+    assert look(path).count == 7
 
 
 def test_transparency_is_kept(comfy: Comfy, images):

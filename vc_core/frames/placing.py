@@ -2,7 +2,8 @@
 
 A file, or a folder of files, is written under a temporary name beside its final one and gets the final name in one
 step when it is complete. Whatever ends the work before that (an error, an interruption, a full disk, the death of the
-process) leaves nothing under the final name and every other file as it was.
+process) leaves nothing under the final name and every other file as it was. What a dead process left under a temporary
+name goes when the next file is written into the same folder.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from pathlib import Path
 
 from ..errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PREFIX, SUFFIX = ".videocrafter-", ".part"
+ABANDONED = 5 * 60
+"""Seconds without a change after which a part that nobody holds is taken for the leftover of a process that died."""
 STALE = 24 * 60 * 60
-"""Seconds without a change after which a part is taken for the leftover of a process that died."""
+"""The same where the system cannot tell whether somebody holds it."""
 
 
 @dataclass
@@ -55,21 +63,40 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
 def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -> Iterator[Place]:
     """Gives a place whose `part` becomes `path` when the block ends well, and is removed when it does not.
 
-    Without `overwrite`, a name that was taken in the meantime is left alone and `-2`, `-3`, ... is added to ours. With
-    `folder`, the part is a folder that exists already; overwriting is for files only.
+    Without `overwrite`, a name that was taken in the meantime is left alone and `-2`, `-3`, ... is added to ours. The
+    part exists already, as an empty file that is to be written in place, or with `folder` as an empty folder;
+    overwriting is for files only.
     """
     final = check_target(path, overwrite=overwrite)
     _sweep(final.parent)
     place = Place(final.parent / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}", final)
     if folder:
         place.part.mkdir()
+    else:
+        place.part.touch(exist_ok=False)
     try:
-        yield place
-        _sync(place.part)
-        _commit(place, overwrite=overwrite)
+        with _held(place.part):
+            yield place
+            _sync(place.part)
+            _commit(place, overwrite=overwrite)
     except BaseException:
         _remove(place.part)
         raise
+
+
+@contextlib.contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Locks the part until the block or the process ends, however it ends, so that `_sweep` leaves it alone."""
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(part, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _commit(place: Place, *, overwrite: bool) -> None:
@@ -124,9 +151,24 @@ def _remove(part: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what processes that died left behind a day ago or longer."""
+    """Removes what processes that died left behind."""
     for part in folder.glob(f"{PREFIX}*{SUFFIX}"):
         with contextlib.suppress(OSError):
             newest = max(entry.stat().st_mtime for entry in [part, *(part.iterdir() if part.is_dir() else ())])
-            if time.time() - newest > STALE:
+            if _abandoned(part, time.time() - newest):
                 _remove(part)
+
+
+def _abandoned(part: Path, age: float) -> bool:
+    if fcntl is None:
+        return age > STALE
+    opened = os.open(part, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return age > STALE
+    finally:
+        os.close(opened)
+    return age > ABANDONED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -13,8 +14,10 @@ from torch import Tensor
 from ...errors import UserError
 from .formats import require_av
 
-Length = Literal["trim and pad", "trim", "pad", "keep"]
-LENGTHS: tuple[Length, ...] = ("trim and pad", "trim", "pad", "keep")
+Length = Literal["trim and pad", "trim", "pad", "keep", "trim video"]
+LENGTHS: tuple[Length, ...] = ("trim and pad", "trim", "pad", "keep", "trim video")
+"""What gives way where sound and video differ: the sound is cut, filled up with silence, both or neither; or the video
+is cut where the sound ends."""
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _RATES = {
     "aac": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
@@ -37,6 +40,10 @@ class Audio:
             raise UserError(f"Sound has the shape (channels, samples); this one has {tuple(self.waveform.shape)}.")
         if not 1000 <= self.rate <= 768_000:
             raise UserError(f"The sample rate is {self.rate} per second; it must be 1000 to 768000.")
+
+    def frames(self, rate: Fraction) -> int:
+        """Frames of a video with that many per second that the sound needs, the last one perhaps not to its end."""
+        return max(1, math.ceil(self.waveform.shape[1] * rate / self.rate))
 
 
 def check_length(length: str) -> None:
@@ -76,10 +83,10 @@ class AudioTrack:
         """The rest, for a video of that length."""
         there, wanted = self.waveform.shape[1], round(seconds * self.rate)
         end = there
-        if self.length in ("trim and pad", "trim"):
+        if self.length in ("trim and pad", "trim", "trim video"):
             end = min(end, wanted)
         self._write(end)
-        if self.length in ("trim and pad", "pad"):
+        if self.length in ("trim and pad", "pad", "trim video"):
             self._silence(wanted - self.done)
         self._encode(None)
 

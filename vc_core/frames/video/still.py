@@ -112,7 +112,7 @@ class ApngWriter:
         self.delay, self.size, self.plays, self.text = delay, size, plays, png_text(texts)
         self.frames = self.sequence = self.control_at = 0
         self.encode = PngEncoder(form, size=size, alpha=alpha)
-        self.file = part.open("xb")
+        self.file = part.open("wb")
 
     def add(self, values: np.ndarray) -> None:
         for kind, data in self.encode(values):
@@ -176,7 +176,7 @@ class WebpWriter:
         self.before: np.ndarray | None = None
         height, width = size
         flags = 0x02 | (0x10 if alpha else 0) | (0x08 if self.exif else 0)
-        self.file = part.open("xb")
+        self.file = part.open("wb")
         self.file.write(b"RIFF\0\0\0\0WEBP")
         self._chunk(b"VP8X", bytes([flags, 0, 0, 0]) + _three(width - 1) + _three(height - 1))
         self._chunk(b"ANIM", struct.pack("<IH", 0, min(plays, 65535)))

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,8 @@ _FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG")
 log = logging.getLogger(__name__)
 
 OnFrame = Callable[[int, "int | None"], None]
-"""Told the number of frames written so far and of all, None while that is unknown. What it raises stops the work."""
+"""Told the number of frames written so far and of all, None while that is unknown; 0 while a GIF's palette is made.
+What it raises stops the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +121,14 @@ def write(
         raise UserError(f"{form.name} plays at most {form.max_fps} frames per second, not {float(rate):g}.")
     plays = max(1, options.plays) if form.kind in ("stream", "png") else 1
     ordered, count = arranged(frames, ping_pong=options.ping_pong, fade=options.fade, plays=plays)
+    if audio is not None and form.audio and options.audio_length == "trim video":
+        most = audio.frames(rate)
+        ordered, count = islice(ordered, most), count and min(count, most)
     job = _Job(form, options, rate, as_text(metadata or {}), audio)
     if overwrite and form.kind == "png":
         raise UserError("A folder of pictures cannot be overwritten; choose a name that is not taken.")
-    with placed(path, overwrite=overwrite, folder=form.kind == "png") as place:
-        survey = _again(frames, options, plays) if form.kind == "gif" else None
+    with _explained(job), placed(path, overwrite=overwrite, folder=form.kind == "png") as place:
+        survey = _again(frames, options, on_frame, count) if form.kind == "gif" else None
         written = job.run(place.part, ordered, count, survey, on_frame)
     for message in job.messages:
         log.info("%s: %s", place.final.name, message)
@@ -165,18 +169,17 @@ class _Job:
         quantise, alpha = self._prepare(first)
         surveyed = None if survey is None else map(self._prepare(first)[0], survey)
         done = 0
-        with _explained(self.form, self.size):
-            writer = self._writer(part, alpha, surveyed)
-            try:
-                for frame in chain([first], ordered):
-                    writer.add(quantise(frame))
-                    done += 1
-                    if on_frame is not None:
-                        on_frame(done, count)
-                writer.finish()
-            except BaseException:
-                writer.abort()
-                raise
+        writer = self._writer(part, alpha, surveyed)
+        try:
+            for frame in chain([first], ordered):
+                writer.add(quantise(frame))
+                done += 1
+                if on_frame is not None:
+                    on_frame(done, count)
+            writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
         if quantise.broken:
             self.messages.append(
                 f"{quantise.broken} frames hold values that are not numbers; they were written as black."
@@ -233,7 +236,7 @@ class _Job:
 
 
 @contextlib.contextmanager
-def _explained(form: Format, size: tuple[int, int]) -> Iterator[None]:
+def _explained(job: _Job) -> Iterator[None]:
     """A full disk and an encoder's refusal become a UserError; everything else stays what it is."""
     try:
         yield
@@ -247,7 +250,8 @@ def _explained(form: Format, size: tuple[int, int]) -> Iterator[None]:
         if not type(error).__module__.startswith("av") or number in (errno.EIO, errno.EROFS, errno.EACCES):
             raise
         raise UserError(
-            f"The encoder of {form.name} refused a video of {size[1]}x{size[0]} ({error}). Try another size or format."
+            f"The encoder of {job.form.name} refused a video of {job.size[1]}x{job.size[0]} ({error}). "
+            "Try another size or format."
         ) from error
 
 
@@ -271,8 +275,17 @@ def _checked(options: Options, form: Format) -> int:
     return options.multiplier
 
 
-def _again(frames: Iterable[Frame], options: Options, plays: int) -> Iterator[Frame] | None:
-    """The arranged frames once more, where they can be had twice."""
+def _again(
+    frames: Iterable[Frame], options: Options, on_frame: OnFrame | None, count: int | None
+) -> Iterator[Frame] | None:
+    """The arranged frames once more, where they can be had twice; `on_frame` is told that none is written yet."""
     if not isinstance(frames, Clip):
         return None
-    return arranged(frames, ping_pong=options.ping_pong, fade=options.fade, plays=plays)[0]
+
+    def told() -> Iterator[Frame]:
+        for frame in arranged(frames, ping_pong=options.ping_pong, fade=options.fade, plays=1)[0]:
+            if on_frame is not None:
+                on_frame(0, count)
+            yield frame
+
+    return told()

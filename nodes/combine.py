@@ -172,7 +172,7 @@ class _Combine:
         """The file where core can read it, else the frames, which are put in their order when a node asks for them."""
         if written.format.kind == "stream":
             return output.video_from_file(written.path)
-        if written.frames == self.images.shape[0] and not self.options.fade:
+        if written.frames == self.images.shape[0]:
             return output.video_from_frames(lambda: self.images, written.fps, self.audio)
         plays = max(1, self.options.plays) if written.format.kind == "png" else 1
         return output.video_from_frames(
@@ -195,7 +195,8 @@ def _read(audio: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
         waveform, rate = audio["waveform"][:1], int(audio["sample_rate"])
     except Exception as error:  # whatever the loader raises
         log.info("The sound could not be read", exc_info=True)
-        return None, f"There is no sound: it could not be read ({str(error).strip().partition(chr(10))[0]})."
+        why = str(error).strip().partition("\n")[0]
+        return None, f"There is no sound: it could not be read ({why})."
     return ({"waveform": waveform, "sample_rate": rate}, "") if waveform.numel() else (None, "The sound is empty.")
 
 

@@ -157,10 +157,14 @@ class Canvas:
         played: list[dict[str, Any]] = self.page.evaluate(PLAY)
         return played
 
-    def shot(self, file: Path) -> Path:
-        """A picture of the whole graph."""
+    def fit(self) -> None:
+        """Shows the whole graph; nodes that are out of sight do not show what they made."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         self.page.wait_for_timeout(1500)
+
+    def shot(self, file: Path) -> Path:
+        """A picture of the whole graph."""
+        self.fit()
         self.page.screenshot(path=str(file))
         return file
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+LAYOUTS = {"mono": 1, "stereo": 2, "5.1": 6, "7.1": 8}
+
 
 def ffmpeg() -> str:
     """Another ffmpeg than the one inside PyAV."""
@@ -90,7 +92,7 @@ def sound(path: Path) -> tuple[np.ndarray, int]:
     done = subprocess.run([ffmpeg(), "-hide_banner", *_source(path)], capture_output=True, check=False, text=True)
     line = next(line for line in done.stderr.splitlines() if "Audio:" in line)
     rate = int(re.search(r"(\d+) Hz", line)[1])
-    channels = 1 if "mono" in line else 2
+    channels = next(count for layout, count in LAYOUTS.items() if f" {layout}" in line)
     raw = subprocess.run(
         [ffmpeg(), "-v", "error", *_source(path), "-map", "0:a:0", "-f", "f32le", "-"], capture_output=True, check=False
     )

@@ -255,6 +255,17 @@ def test_sound_for_a_silent_format_is_told(tmp_path):
     assert any("no sound" in message for message in written.messages)
 
 
+@pytest.mark.parametrize("channels", [6, 8])
+@pytest.mark.parametrize("name", ["mov prores 422", "mkv ffv1"])
+def test_surround_sound_keeps_its_channels_apart(tmp_path, name, channels):
+    levels = torch.arange(1, channels + 1)[:, None] / 10
+    path = tmp_path / f"clip.{name[:3]}"
+    write(path, ramps(2), fps=8, options=Options(format=name), audio=Audio(levels.expand(-1, 12000), 48000))
+    samples, rate = sound(path)
+    assert (samples.shape, rate) == ((12000, channels), 48000)
+    assert np.allclose(samples, levels[:, 0].numpy(), atol=1e-4)
+
+
 def test_sound_with_other_channels_says_what_was_left_out(tmp_path):
     written = write(tmp_path / "clip.mp4", ramps(2), fps=8, audio=tone(1, 48000, 3))
     assert written.messages == ("1 of 3 audio channels were left out.",)

@@ -103,9 +103,8 @@ class AudioTrack:
             samples -= step
 
     def _push(self, values: np.ndarray) -> None:
-        frame = require_av().AudioFrame.from_ndarray(
-            np.ascontiguousarray(values), format="fltp", layout=_LAYOUTS[self.channels]
-        )
+        packed = np.ascontiguousarray(values.T).reshape(1, -1)  # PyAV reads no eight planes
+        frame = require_av().AudioFrame.from_ndarray(packed, format="flt", layout=_LAYOUTS[self.channels])
         frame.sample_rate = self.rate
         frame.time_base = Fraction(1, self.rate)
         frame.pts = self.done

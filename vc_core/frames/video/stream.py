@@ -84,6 +84,7 @@ class StreamWriter:
         context.pix_fmt = self.pixels
         context.bit_rate = 0
         context.time_base = 1 / self.rate
+        context.thread_type = "AUTO"  # several frames at once; PyAV's slices cost x264 speed and bytes
         if form.tag:
             context.codec_tag = form.tag
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = self.colour

@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ("unet", "autoencoder", "video", "planned")
+PARTS = ("unet", "guided", "frames", "autoencoder", "video", "planned", "compiled", "writing", "loading")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -36,9 +36,12 @@ class Breakdown:
         self.seconds: dict[str, float] = defaultdict(float)
         self.marks: list[Any] = []
         self.events: list[tuple[Any, Any, str]] = []
+        self.total = 0.0
+        self.shares: dict[str, float] = {}
 
-    def measure(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        """The share of each kind in one pass with these arguments, largest first."""
+    def measure(self, *arguments: Any, **keywords: Any) -> None:
+        """Run one pass with these arguments: its seconds in `total`, and in `shares` the part of each kind in it, the
+        largest first."""
         handles = []
         for module in self.network.modules():
             kind = KINDS.get(type(module))
@@ -54,9 +57,9 @@ class Breakdown:
             torch.cuda.synchronize(self.clock.device)
         for begin, end, kind in self.events:
             self.seconds[kind] += self._between(begin, end)
-        total = sum(self.seconds.values())
+        self.total = sum(self.seconds.values())
         shares = sorted(self.seconds.items(), key=lambda item: -item[1])
-        return {kind: round(value / total, 4) for kind, value in shares}
+        self.shares = {kind: round(value / self.total, 4) for kind, value in shares}
 
     def _mark(self) -> Any:
         if self.clock.device.type == "cuda":

@@ -91,6 +91,14 @@ def operations(work: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
+def convolution_rate(clock: Clock, dtype: torch.dtype) -> float:
+    """Operations per second of a 3x3 convolution of 320 channels on 8 frames of 40x64, channels last: on a CPU the
+    fastest kernel of this network, and so the most that any pass could reach."""
+    x = torch.randn(8, 320, 40, 64, device=clock.device).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(320, 320, 3, 3, device=clock.device).to(dtype, memory_format=torch.channels_last)
+    return 2 * x.numel() * weight[0].numel() / clock.seconds(lambda: torch.conv2d(x, weight, padding=1))
+
+
 def matrix_rate(clock: Clock, dtype: torch.dtype, side: int = 4096) -> float:
     """Operations per second of torch.matmul of two square matrices."""
     a, b = (torch.randn(side, side, device=clock.device).to(dtype) for _ in range(2))

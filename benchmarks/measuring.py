@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,15 @@ import torch
 from torch import Tensor
 
 from vc_core.denoising.guidance import Guidance, guide
+from vc_core.errors import UserError
 from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import ModelSpec, Windows
 
-from . import models
+from . import memory, models
 from .breakdown import Breakdown
-from .clock import Clock, matrix_rate, operations
-from .live import fused, live_bytes
+from .clock import LONG, Clock, convolution_rate, matrix_rate, operations
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ Size = tuple[int, int, int]
 SIZES: tuple[Size, ...] = ((16, 8, 8), (16, 16, 16), (16, 24, 24), (16, 40, 64), (16, 72, 128))
 GROWTH: tuple[int, ...] = (16, 32, 64, 128)
 GROWTH_SIDE = 8
-PLANNED: tuple[Size, ...] = ((16, 40, 64), (16, 72, 128))
 SMALL_MODEL = Path(__file__).resolve().parent.parent / "models" / "videocrafter_small_t2v.safetensors"
 CPU = torch.device("cpu")
 
@@ -56,6 +56,11 @@ class Bench:
         """Operations per second of a matrix product in the type of this run."""
         return float(self.result["matmul"][str(self.dtype).removeprefix("torch.")])
 
+    @property
+    def ceiling(self) -> float:
+        """Operations per second of the fastest kernel, in the type of this run."""
+        return float(self.result["convolution"][str(self.dtype).removeprefix("torch.")])
+
     def inputs(self, size: Size, dtype: torch.dtype | None = None, device: torch.device | None = None) -> list[Any]:
         """What a UNet is called with."""
         device, dtype = device or self.device, dtype or self.dtype
@@ -78,15 +83,18 @@ class Bench:
 
 
 def matmul(bench: Bench) -> None:
-    """The rate of torch.matmul in each type of interest: the yardstick of everything else."""
+    """The rates of torch.matmul, the yardstick of everything else, and of a convolution, in each type of interest."""
     kinds = [torch.float32, torch.bfloat16] + ([torch.float16] if bench.device.type == "cuda" else [])
     bench.result["matmul"] = {
         str(kind).removeprefix("torch."): matrix_rate(bench.clock, kind, bench.side) for kind in kinds
     }
+    bench.result["convolution"] = {
+        str(kind).removeprefix("torch."): convolution_rate(bench.clock, kind) for kind in kinds
+    }
 
 
 def unet(bench: Bench) -> None:
-    """UNet passes of growing size, a guided step, growth with frames, and the same pass in bfloat16."""
+    """UNet passes of growing size, and the same passes in bfloat16."""
     network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     weights = models.weight_bytes(network)
     passes = {}
@@ -95,33 +103,45 @@ def unet(bench: Bench) -> None:
             passes[name(size)] = {"left_out": f"would take more than {bench.longest:g} s"}
             continue
         passes[name(size)] = one_pass(bench, network, size)
-    bench.result["unet"] = {"weight_bytes": weights, "passes": passes}
-    bench.result["guided"] = guided(bench, network)
-    bench.result["frames"] = growth(bench, network)
+    bench.result["unet"] = {"weight_bytes": weights, "passes": passes, "growth_with_size": grown(passes)}
     if bench.dtype == torch.float32:
         bench.result["bfloat16"] = half(bench, network)
 
 
+def grown(passes: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Seconds for each value of the latents, over those of the first size that was measured."""
+    each = {
+        title: found["seconds"] / math.prod(map(int, title.split("x")))
+        for title, found in passes.items()
+        if "seconds" in found
+    }
+    first = next(iter(each.values()), 1.0)
+    return {title: value / first for title, value in each.items()}
+
+
 @torch.inference_mode()
 def one_pass(bench: Bench, network: VideoUNet, size: Size) -> dict[str, Any]:
-    """Seconds, achieved rate over a matrix product's, memory, and where the time goes."""
+    """Seconds, achieved rate over a matrix product's, memory, and where the time goes; of one pass where it is long."""
     given, count = bench.inputs(size), bench.operations(size)
     log.info("UNet pass %s, %.2f TFLOP", name(size), count / 1e12)
-    expected = count / bench.rate
-    seconds = bench.clock.seconds(lambda: network(*given), expected)
-    out: dict[str, Any] = {
+    breakdown = Breakdown(network, bench.clock)
+    seconds = 0.0 if count / bench.rate > LONG else bench.clock.seconds(lambda: network(*given))
+    peak = bench.clock.peak(lambda: breakdown.measure(*given))
+    seconds = seconds or breakdown.total
+    return {
         "operations": count,
         "seconds": seconds,
         "rate_over_matmul": count / seconds / bench.rate,
-        **bench.clock.peak(lambda: network(*given)),
+        "rate_over_convolution": count / seconds / bench.ceiling,
+        **peak,
+        "shares": breakdown.shares,
     }
-    out["shares"] = Breakdown(network, bench.clock).measure(*given)
-    return out
 
 
 @torch.inference_mode()
-def guided(bench: Bench, network: VideoUNet) -> dict[str, Any]:
+def guided(bench: Bench) -> None:
     """A step with guidance against two passes without, at the sizes that are quick."""
+    network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     spec, found = bench.spec.unet, {}
     positive, negative = (models.told(spec, seed, bench.device, bench.dtype) for seed in (2, 3))
     model = models.Network(network)
@@ -139,13 +159,15 @@ def guided(bench: Bench, network: VideoUNet) -> dict[str, Any]:
 
         apart, joined = bench.clock.seconds(passes, expected), bench.clock.seconds(run, expected)
         found[name(size)] = {"two_passes": apart, "step": joined, "step_over_two_passes": joined / apart}
-    return found
+    bench.result["guided"] = found
 
 
 @torch.inference_mode()
-def growth(bench: Bench, network: VideoUNet) -> dict[str, Any]:
+def growth(bench: Bench) -> None:
     """Time for each frame as clips grow, plain and with attention in windows, against that of 16 frames."""
+    network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     found: dict[str, Any] = {}
+    network(*bench.inputs((GROWTH[0], GROWTH_SIDE, GROWTH_SIDE)))  # warms up
     for title, windows in (("plain", None), ("windows", Windows())):
         first = 0.0
         for frames in GROWTH:
@@ -157,10 +179,10 @@ def growth(bench: Bench, network: VideoUNet) -> dict[str, Any]:
             def run(given: list[Any] = given, windows: Windows | None = windows) -> None:
                 network(*given, windows=windows)
 
-            each = bench.clock.seconds(run) / frames
+            each = bench.clock.once(run) / frames
             first = first or each
             found.setdefault(title, {})[str(frames)] = {"seconds_per_frame": each, "over_16": each / first}
-    return found
+    bench.result["frames"] = found
 
 
 @torch.inference_mode()
@@ -201,11 +223,12 @@ def autoencoder(bench: Bench) -> None:
             "operations": total,
             "seconds": seconds,
             "rate_over_matmul": total / seconds / bench.rate,
+            "rate_over_convolution": total / seconds / bench.ceiling,
             **bench.clock.peak(work),
         }
-    if 16 * found["decode_1"]["seconds"] <= bench.longest:
-        for title, frames in (("decode_4", 4), ("decode_16", 16)):
-            found[title] = bench.clock.peak(lambda frames=frames: network.decode(z[:frames]))  # type: ignore[misc]
+    quarter = z[:, :, :20, :32]
+    for title, frames in (("decode_4_of_20x32", 4), ("decode_16_of_20x32", 16)):
+        found[title] = bench.clock.peak(lambda frames=frames: network.decode(quarter[:frames]))  # type: ignore[misc]
     bench.result["autoencoder"] = found
 
 
@@ -219,29 +242,69 @@ def video(bench: Bench) -> None:
     bench.result["small_video"] = {"steps": 10, "seconds": seconds}
 
 
-@torch.no_grad()
 def planned(bench: Bench) -> None:
-    """Bytes that live at one time in a pass with fp16, by accounting: nothing is run."""
-    network = VideoUNet(bench.spec.unet, device="meta", dtype=torch.float16, attention=fused)
-    decoder = Autoencoder(bench.spec.autoencoder, device="meta", dtype=torch.float16)
-    meta = torch.device("meta")
+    """Bytes that live at one time with fp16 weights, by accounting, and the goals that they are held against."""
     found = {}
-    for size in PLANNED:
-        given = bench.inputs(size, torch.float16, meta)
-        frame = given[0][0].transpose(0, 1)[:1]
-        found[name(size)] = {
-            "weight_bytes": models.weight_bytes(network),
-            "pass_bytes": live_bytes(lambda given=given: network(*given)),  # type: ignore[misc]
-            "decode_bytes_per_frame": live_bytes(lambda frame=frame: decoder.decode(frame)),  # type: ignore[misc]
-        }
+    for size, (whole, streamed) in memory.GOALS.items():
+        goals = {"goal_bytes": whole, "goal_bytes_streamed": streamed}
+        found[name(size)] = {**memory.plan(bench.spec, size), **goals}
     bench.result["planned_fp16"] = found
+
+
+@torch.inference_mode()
+def compiled(bench: Bench) -> None:
+    """A pass of the small model's UNet through torch.compile, over the same pass without; another number of frames
+    afterwards, which takes no third graph."""
+    crafter = VideoCrafter.load(SMALL_MODEL, device=bench.device, dtype=bench.dtype)
+    unet = crafter.parts.unet
+    assert unet is not None
+    told = crafter.condition("a red square moves to the left", None, 8.0)
+    sizes = [(16, 8, 8), (24, 8, 8), (32, 8, 8)]
+    given = [
+        [models.latents(unet.spec, size, bench.device, bench.dtype), torch.tensor([500.0], device=bench.device)]
+        for size in sizes
+    ]
+    plain = [bench.clock.seconds(lambda one=one: unet(*one, told.text, None, told.fps)) for one in given]  # type: ignore[misc]
+    if not hasattr(crafter, "compile"):
+        bench.result["compiled"] = {"left_out": "this revision cannot"}
+        return
+    try:
+        crafter.compile()
+    except UserError as error:
+        bench.result["compiled"] = {"left_out": str(error)}
+        return
+    first = [bench.clock.once(lambda one=one: unet(*one, told.text, None, told.fps)) for one in given]  # type: ignore[misc]
+    later = [bench.clock.seconds(lambda one=one: unet(*one, told.text, None, told.fps)) for one in given]  # type: ignore[misc]
+    bench.result["compiled"] = {
+        name(size): {"first_call_seconds": begun, "over_plain": now / was}
+        for size, begun, now, was in zip(sizes, first, later, plain, strict=True)
+    }
+
+
+def loading(bench: Bench) -> None:
+    """See `files.loading`."""
+    from . import files
+
+    bench.result["loading"] = files.loading()
+
+
+def writing(bench: Bench) -> None:
+    """See `files.writing`."""
+    from . import files
+
+    bench.result["writing"] = files.writing()
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "unet": unet,
+    "guided": guided,
+    "frames": growth,
     "autoencoder": autoencoder,
     "video": video,
     "planned": planned,
+    "compiled": compiled,
+    "writing": writing,
+    "loading": loading,
 }
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+
+import torch
+
 from .errors import UserError
 from .specs import ModelSpec
 
@@ -34,3 +40,20 @@ def check_side(name: str, pixels: int, multiple: int) -> None:
     raise UserError(
         f"{name} is {pixels} pixels; it should be a multiple of {multiple}. The nearest are {below} and {above}."
     )
+
+
+COMPILERS = ("g++", "clang++", "c++", "cl")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises UserError where torch.compile has nothing to compile with: a C++ compiler on a CPU, Triton on a GPU."""
+    if device.type != "cpu":
+        if importlib.util.find_spec("triton") is None:
+            raise UserError("Compiling for a GPU needs Triton, which is not installed. Install it, or do not compile.")
+        return
+    names = [os.environ.get("CXX", ""), *COMPILERS]
+    if not any(shutil.which(name) for name in names if name):
+        raise UserError(
+            f"Compiling for a CPU needs a C++ compiler, and none of {', '.join(COMPILERS)} was found. Install one, or "
+            "do not compile."
+        )

@@ -166,6 +166,8 @@ def _make_video(options: argparse.Namespace) -> None:
         clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
     crafter = VideoCrafter.load(options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora)
+    if options.compile:
+        crafter.compile()
     source = None if clip is None else Source(crafter.encode(clip), options.strength)
     frames = _sampled(crafter, options, (request, long), (picture, ends), source)
     made = write(

@@ -66,6 +66,9 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--dtype", choices=("auto", *DTYPES), default="auto", help="auto: fp16 on a GPU, fp32 on a CPU"
     )
+    machine.add_argument(
+        "--compile", action="store_true", help="compile the network first (torch.compile): minutes, once for a size"
+    )
 
 
 def _add_what(group: argparse._ArgumentGroup) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
-from .checks import check_ends, check_picture, check_side
+from .checks import check_compiler, check_ends, check_picture, check_side
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
 from .denoising import Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cache
@@ -158,6 +158,7 @@ class VideoCrafter:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self.hooks: Hooks | None = None  # those of every pass; None keeps keys and values for each run
 
     @classmethod
     def load(
@@ -174,6 +175,14 @@ class VideoCrafter:
         parts = load(path, preset=preset, device=device, dtype=dtype)
         parts.require("unet", "autoencoder", "text_encoder")
         return cls(with_loras(parts, loras))
+
+    def compile(self) -> None:
+        """Let torch.compile make the network faster when it runs next: one graph for the first number of frames, and
+        one for all others. Raises UserError where this machine lacks the compiler that it needs."""
+        check_compiler(self.parts.device)
+        assert self.parts.unet is not None
+        self.parts.unet.compile()
+        self.hooks = NO_HOOKS
 
     def generate(
         self,
@@ -239,7 +248,9 @@ class VideoCrafter:
         starts = [level.timestep for level in levels[:-1]]
         cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
         joined = math.prod(settings.shape(spec)[2:]) <= TOGETHER if request.together is None else request.together
-        model = injected(partial(self.predict, windows=request.windows, cache=cache, hooks=KeptContexts()), levels)
+        model = injected(
+            partial(self.predict, windows=request.windows, cache=cache, hooks=self.hooks or KeptContexts()), levels
+        )
         return sample(
             model if context is None else windowed(model, context, levels),
             schedule,

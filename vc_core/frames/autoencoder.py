@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from ..errors import UserError
 from ..network.attention import sdpa_attention
-from ..network.layers import Layers
+from ..network.layers import Layers, suited
 from ..specs import AutoencoderSpec
 
 EPS = 1e-6
@@ -181,6 +181,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.own_layers = operations is nn
         layers = Layers(operations, spec.norm_groups, device, dtype)
         self.encoder = Encoder(spec, layers)
         self.decoder = Decoder(spec, layers)
@@ -189,7 +190,7 @@ class Autoencoder(nn.Module):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior, both n c h/f w/f and unscaled; the latter clamped to [-30, 20]."""
-        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        mean, logvar = self.quant_conv(self.encoder(self._suited(pixels))).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, pixels: Tensor, generator: Generator | None = None, *, chunk: int = 4) -> Tensor:
@@ -222,10 +223,13 @@ class Autoencoder(nn.Module):
             )
 
         def one(part: Tensor) -> Tensor:
-            out: Tensor = self.decoder(self.post_quant_conv(part / self.spec.scale_factor))
+            out: Tensor = self.decoder(self.post_quant_conv(self._suited(part / self.spec.scale_factor)))
             return out
 
         return _in_chunks(one, latents, chunk)
+
+    def _suited(self, x: Tensor) -> Tensor:
+        return suited(x) if self.own_layers else x
 
 
 def _check_pixels(pixels: Tensor, multiple: int) -> None:

@@ -37,7 +37,9 @@ class Linear(nn.Linear):
 
 def _parts(x: Tensor, weight: Tensor) -> int:
     """Into how many parts the rows of x should be split for a convolution; 0 where a plain product is better."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * len(weight) < WORTH_IT:
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return 0  # a compiler chooses by itself, and for every number of rows at once
+    if x.numel() * len(weight) < WORTH_IT:
         return 0
     rows = x.numel() // x.shape[-1]
     return next((parts for parts in PARTS if rows % parts == 0), 0)

@@ -151,11 +151,15 @@ class TemporalAttention(SelfAttention):
         mask = causal_mask(frames, q) if self.causal else None
         if self.relative_position_k is None or self.relative_position_v is None:
             return self.attention(q, k, v, self.heads, mask) if self.causal else self.attention(q, k, v, self.heads)
-        q, k, v = (split_heads(y, self.heads) for y in (q, k, v))  # n heads f d
+        q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))  # (n heads) f d
         q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
-        logits = q @ k.transpose(-2, -1) + torch.einsum("nhqd,qkd->nhqk", q, self.relative_position_k(frames, q))
-        weights = (logits if mask is None else logits + mask).softmax(dim=-1)
-        return join_heads(weights @ v + torch.einsum("nhqk,qkd->nhqd", weights, self.relative_position_v(frames, v)))
+        bias = torch.einsum("nqd,qkd->nqk", q, self.relative_position_k(frames, q))
+        logits = torch.baddbmm(bias if mask is None else bias + mask, q, k.transpose(1, 2))
+        del bias  # of the maps (n heads) f f two are held at a time
+        weights = logits.softmax(dim=-1)
+        del logits
+        out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, self.relative_position_v(frames, v)), weights, v)
+        return join_heads(out.unflatten(0, (-1, self.heads)))
 
     def _attend_to_self(self, x: Tensor) -> Tensor:
         """What is left when every frame sees itself alone: its value, at distance zero."""
@@ -184,7 +188,8 @@ there, which would otherwise be the peak of a whole pass."""
 
 
 class FeedForward(nn.Module):
-    """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory."""
+    """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory; compiled,
+    as a whole."""
 
     def __init__(self, dim: int, layers: Layers) -> None:
         super().__init__()
@@ -192,7 +197,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = max(1, AT_ONCE // (8 * x.shape[-1]) // 16) * 16  # a number that `operations.Linear` can split
-        if torch.is_grad_enabled() or x.shape[:-1].numel() <= rows:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
             whole: Tensor = self.net(x)
             return whole
         out = torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -51,7 +51,8 @@ DROP = """([data, name, type]) => {
 LOOK = """() => {
     const seen = {missing: [], invalid: [], overlaps: [], outside: [], dialogs: []};
     const box = node => { const b = new Float32Array(4); node.getBounding(b); return b; };
-    const nodes = app.graph._nodes;
+    const graph = app.canvas.graph ?? app.graph;
+    const nodes = graph._nodes;
     for (const node of nodes) {
         const known = node.type in LiteGraph.registered_node_types || !!node.subgraph;
         if (!known || node.has_errors) seen.missing.push(node.type);
@@ -67,7 +68,7 @@ LOOK = """() => {
         if (a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3])
             seen.overlaps.push([nodes[i].type, nodes[j].type]);
     }
-    const groups = app.graph._groups.map(group => [...group.pos, ...group.size]);
+    const groups = graph._groups.map(group => [...group.pos, ...group.size]);
     for (const node of nodes) {
         const b = box(node), from = g => b[0] >= g[0] && b[1] >= g[1];
         const touched = groups.filter(g => b[0] < g[0] + g[2] && g[0] < b[0] + b[2] && b[1] < g[1] + g[3]
@@ -83,6 +84,20 @@ LOOK = """() => {
 SET = """([kind, name, value]) => {
     for (const node of app.graph._nodes.filter(node => node.type === kind))
         for (const widget of (node.widgets ?? []).filter(widget => widget.name === name)) widget.value = value;
+}"""
+
+ADD = """kind => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(kind);
+    node.pos = [300, 200];
+    app.graph.add(node);
+    app.canvas.selectNode(node);
+}"""
+
+OPEN = """title => {
+    const node = app.graph._nodes.find(node => node.subgraph && node.title === title);
+    if (node) app.canvas.openSubgraph(node.subgraph, node);
+    else app.canvas.setGraph(app.graph);
 }"""
 
 WATCH = """() => {
@@ -159,12 +174,48 @@ class Canvas:
 
     def fit(self) -> None:
         """Shows the whole graph; nodes that are out of sight do not show what they made."""
-        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.command("Comfy.Canvas.FitView")
+        self.page.wait_for_timeout(500)
+
+    def command(self, name: str) -> None:
+        """Runs one of the page's commands, such as `Comfy.BrowseTemplates`."""
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+        self.page.wait_for_timeout(1000)
+
+    def add(self, kind: str) -> None:
+        """A graph of one new node, selected."""
+        self.page.evaluate(ADD, kind)
+        self.page.wait_for_timeout(1000)
+
+    def search(self, words: str) -> None:
+        """Opens the node search and types into it."""
+        self.command("Workspace.SearchBox.Toggle")
+        self.page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
+        self.page.keyboard.type(words)
+        self.page.wait_for_timeout(1500)
+
+    def close(self) -> None:
+        """Closes the dialog that is open."""
+        self.page.keyboard.press("Escape")
+        self.page.wait_for_timeout(1000)
+
+    def text(self) -> str:
+        """Everything that can be read in the page beside the canvas."""
+        return str(self.page.evaluate("() => document.body.innerText"))
+
+    def inside(self, title: str) -> None:
+        """Opens the subgraph of the node with this title; an empty title goes back to the whole graph."""
+        self.page.evaluate(OPEN, title)
         self.page.wait_for_timeout(1500)
 
     def shot(self, file: Path) -> Path:
         """A picture of the whole graph."""
         self.fit()
+        return self.picture(file)
+
+    def picture(self, file: Path) -> Path:
+        """A picture of the page as it is."""
+        self.page.wait_for_timeout(1000)
         self.page.screenshot(path=str(file))
         return file
 

@@ -24,6 +24,9 @@ needs_browser = pytest.mark.skipif(
 )
 pytestmark = needs_browser
 
+THUMBNAIL = 192
+"""Pixels of a thumbnail at least; pictures of the page itself are smaller."""
+
 
 @pytest.fixture(scope="module")
 def canvas(base, server):
@@ -106,7 +109,7 @@ def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp
     assert types == sorted(node["type"] for node in workflow["nodes"])
 
 
-def test_blueprints_unfold_and_run(canvas, server, tmp_path):
+def test_blueprints_unfold_and_run(canvas, shots, tmp_path):
     for file in sorted((ROOT / "subgraphs").glob("*.json")):
         blueprint = json.loads(file.read_text(encoding="utf-8"))
         (tmp_path / "blueprint.json").write_text(json.dumps(blueprint), encoding="utf-8")
@@ -119,13 +122,60 @@ def test_blueprints_unfold_and_run(canvas, server, tmp_path):
         kinds = {inner["class_type"] for inner in prompt.values()}
         assert {"VideoCrafterCheckpointLoader", "VideoCrafterKSampler", "VideoCrafterDecode", "CreateVideo"} <= kinds
         assert node.get("title", file.stem) == file.stem, "the page leaves out a title that is the name of the type"
+        canvas.inside(file.stem)
+        canvas.shot(shots / f"blueprint_{file.stem.split(' (')[0].replace(' ', '_')}.png")
+        seen = canvas.look()
+        canvas.inside("")
+        assert seen["overlaps"] == seen["outside"] == []
 
 
-def test_help_page_opens(canvas):
-    page = canvas.page
-    page.evaluate(
-        """() => { app.graph.clear(); const node = LiteGraph.createNode('VideoCrafterKSampler');
-        node.pos = [300, 200]; app.graph.add(node); app.canvas.selectNode(node); }"""
-    )
-    text = page.evaluate(f"async () => (await fetch('/extensions/{PACK}/docs/VideoCrafterKSampler.md')).text()")
-    assert text.startswith("# VideoCrafter KSampler")
+def test_templates_are_offered_with_their_pictures(canvas, shots):
+    canvas.command("Comfy.BrowseTemplates")
+    canvas.page.get_by_text(PACK, exact=True).first.click()
+    canvas.page.wait_for_timeout(2000)
+    canvas.picture(shots / "page_templates.png")
+    names = [file.stem for file in stand_ins.FILES if file.stem in canvas.text()]
+    widths = canvas.page.evaluate("() => [...document.querySelectorAll('img')].map(picture => picture.naturalWidth)")
+    canvas.close()
+    assert len(names) >= 4
+    assert len([width for width in widths if width >= THUMBNAIL]) >= 4, "the page draws those in sight"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("videocrafter", "VideoCrafter KSampler"),
+        ("i2v", "VideoCrafter Image Conditioning"),
+        ("animate", "VideoCrafter Picture to Video"),
+        ("save video", "VideoCrafter Video Combine"),
+    ],
+)
+def test_search_finds_the_nodes(canvas, shots, words, found):
+    canvas.search(words)
+    text = canvas.text()
+    canvas.picture(shots / f"page_search_{words.replace(' ', '_')}.png")
+    canvas.close()
+    assert found in text
+
+
+def test_help_page_opens(canvas, shots):
+    canvas.add("VideoCrafterKSampler")
+    canvas.page.locator('[data-testid="info-button"]').first.click()
+    canvas.page.wait_for_timeout(1500)
+    canvas.picture(shots / "page_help.png")
+    text = canvas.text()
+    assert "the authors' exact sampler and step spacing" in " ".join(text.split())
+    assert "When something is wrong" in text
+
+
+def test_an_error_is_told_in_the_page(canvas, shots):
+    canvas.drop(stand_ins.FOLDER / "text_to_video_small.json")
+    canvas.set("VideoCrafterKSampler", "steps", 27)
+    assert canvas.run()["end"] == "execution_error"
+    canvas.page.get_by_text("View details").first.click()
+    canvas.page.wait_for_timeout(1500)
+    canvas.picture(shots / "page_error.png")
+    text = " ".join(canvas.text().split())
+    assert "VideoCrafter KSampler" in text
+    assert "videocrafter.UserError: 27 steps cannot be spaced uniformly" in text
+    assert "Take 26 or 28 steps, or trailing spacing, which works with any count." in text

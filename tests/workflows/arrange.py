@@ -2,6 +2,8 @@
 
     PYTHONPATH=.:tests .venv/bin/python tests/workflows/arrange.py [NAME ...]
 
+Without names all of them, and then the blueprints of `subgraphs/` with the heights found.
+
 Which node is in which group, and the columns, stay as they are; heights are those of the classic nodes or of Nodes 2.0,
 whichever is larger. Needs a browser, as tests/browser does. Run it after a node has got a widget, and look at it.
 """
@@ -19,7 +21,7 @@ from typing import Any
 import stand_ins
 from browser.canvas import Canvas, opened
 
-from comfyui.base import make_base
+from comfyui.base import ROOT, make_base
 from comfyui.server import Server
 
 TITLE = 30
@@ -43,8 +45,24 @@ def main(names: list[str]) -> int:
                         grow(workflow, heights(canvas, name))
             for name, workflow in workflows.items():
                 arrange(workflow)
-                (stand_ins.FOLDER / f"{name}.json").write_text(written(workflow) + "\n", encoding="utf-8")
+                save(stand_ins.FOLDER / f"{name}.json", workflow)
+    if not names:
+        arrange_blueprints(list(workflows.values()))
     return 0
+
+
+def arrange_blueprints(workflows: list[dict[str, Any]]) -> None:
+    """The graphs inside the blueprints: no page draws them before they are unfolded, so heights are those elsewhere."""
+    known: dict[str, float] = {}
+    for node in (node for workflow in workflows for node in workflow["nodes"]):
+        known[node["type"]] = min(node["size"][1], known.get(node["type"], node["size"][1]))
+    for file in sorted((ROOT / "subgraphs").glob("*.json")):
+        blueprint = json.loads(file.read_text(encoding="utf-8"))
+        for graph in blueprint["definitions"]["subgraphs"]:
+            for node in graph["nodes"]:
+                node["size"][1] = max(node["size"][1], known.get(node["type"], 0))
+            arrange(graph)
+        save(file, blueprint)
 
 
 def heights(canvas: Canvas, name: str) -> Mapping[str, float]:
@@ -94,6 +112,10 @@ def note_height(text: str) -> int:
     seen = re.sub(r"\]\([^)]*\)", "", text)  # a link shows its name, not its address
     lines = sum(1 + len(line) // NOTE_CHARACTERS for line in seen.splitlines() if line)
     return NOTE_EDGE + NOTE_LINE * lines
+
+
+def save(file: Path, workflow: dict[str, Any]) -> None:
+    file.write_text(written(workflow) + "\n", encoding="utf-8")
 
 
 def written(value: Any, depth: int = 0, used: int = 0) -> str:

@@ -46,9 +46,10 @@ class PatchHooks(Hooks):
         options["transformer_index"] = -1
 
     def enter(self, stage: Stage, index: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if self.tick is not None:
-            self.tick()
+        if not torch.compiler.is_compiling():  # a compiled network stays one graph, and is interrupted between steps
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if self.tick is not None:
+                self.tick()
         self.options["block"] = (stage, index)
         self.options["block_index"] = -1
 

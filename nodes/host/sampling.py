@@ -59,16 +59,16 @@ class CoreSampler(comfy.samplers.Sampler):
         pure = self.pure if self.pure is not None else not bool(known.any())
         x = drawn if pure else levels[0].signal * known + levels[0].noise * drawn
         denoise = _host_denoiser(model_wrap, extra_args)
-        mask = None if denoise_mask is None else _one_clip(denoise_mask).to(drawn)
-        if mask is not None:
-            denoise = keep(denoise, known, mask, drawn)
+        masks = None if denoise_mask is None else _masks(model_wrap, sigmas, extra_args, denoise_mask.to(drawn))
+        if masks is not None:
+            denoise = _keeping(denoise, known, masks, drawn)
         for step in SAMPLERS[self.name](denoise, x, levels, stream, self.eta):
             if callback is not None:
                 callback(step.index, to_frames(step.denoised), to_frames(step.x), step.total)
             comfy.model_management.throw_exception_if_processing_interrupted()
             x = step.x
-        if mask is not None and float(sigmas[-1]) == 0:
-            x = blend(x, known, mask)
+        if masks is not None and float(sigmas[-1]) == 0:
+            x = blend(x, known, masks(levels[-2]))
         return to_frames(x if float(sigmas[-1]) == 0 else x / levels[-1].signal)
 
     def _levels(self, sampling: RescaledSampling, sigmas: Tensor) -> list[Level]:
@@ -281,6 +281,29 @@ class Progress:
 def _one_clip(x: Tensor) -> Tensor:
     """f c h w -> 1 c f h w"""
     return to_clips(x, x.shape[0])
+
+
+def _masks(model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], mask: Tensor) -> Callable[[Level], Tensor]:
+    """The noise mask 1 c f h w at a noise level: nodes such as DifferentialDiffusion change it from step to step."""
+    change = extra_args.get("model_options", {}).get("denoise_mask_function")
+    most = float(model_wrap.inner_model.model_sampling.sigma_max)
+
+    def at(level: Level) -> Tensor:
+        if change is None:
+            return _one_clip(mask)
+        sigma = torch.full((mask.shape[0],), min(level.sigma, most), dtype=torch.float32, device=mask.device)
+        return _one_clip(change(sigma, mask, extra_options={"model": model_wrap, "sigmas": sigmas}))
+
+    return at
+
+
+def _keeping(denoise: Denoiser, known: Tensor, masks: Callable[[Level], Tensor], drawn: Tensor) -> Denoiser:
+    """`keep` with the mask of each level."""
+
+    def denoise_unknown(x: Tensor, level: Level) -> Estimate:
+        return keep(denoise, known, masks(level), drawn)(x, level)
+
+    return denoise_unknown
 
 
 def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:

@@ -181,41 +181,7 @@ def test_text_encoder_loras_change_the_text(comfy, base, text_model):
     assert relative(changed, text_model.text("a red square")[0][0]) > 1e-3
 
 
-# --- patches ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("node", "options", "size"),
-    [
-        ("FreeU", {}, (16, 24)),
-        ("FreeU_V2", {}, (64, 48)),
-        ("HyperTile", {"tile_size": 32}, (64, 96)),
-        ("TomePatchModel", {"ratio": 0.5}, (16, 24)),
-        ("PerturbedAttentionGuidance", {}, (64, 48)),
-        ("SelfAttentionGuidance", {}, (64, 64)),
-        ("PatchModelAddDownscale", {"block_number": 1, "end_percent": 1.0}, (64, 64)),
-        ("RescaleCFG", {"multiplier": 0.7}, (16, 24)),
-        ("VideoLinearCFGGuidance", {}, (16, 24)),
-        ("ModelSamplingDiscrete", {"sampling": "eps", "zsnr": True}, (16, 24)),
-    ],
-)
-def test_core_patches_change_the_result(comfy, text_model, node, options, size):
-    (model,) = comfy.call(node, model=text_model.model, **options).values
-    latent = text_model.latent(*size)
-    settings = {"latent_image": latent, "sampler_name": "euler", "scheduler": "normal"}
-    out = sampled(text_model, model, **settings)
-    assert torch.isfinite(out).all()
-    assert relative(out, sampled(text_model, **settings)) > 1e-5
-
-
-def test_context_windows_run_for_forty_frames(comfy, image_model):
-    (model,) = comfy.call("ContextWindowsManual", model=image_model.model, freenoise=True).values
-    positive, negative = image_model.picture(torch.rand(1, 9, 14, 3))
-    settings = {"positive": positive, "negative": negative, "steps": 2, "latent_image": image_model.latent(16, 16, 40)}
-    out = image_model.sample(model, **settings)
-    assert out.shape == (40, 4, 2, 2)
-    assert torch.isfinite(out).all()
-    assert relative(out, image_model.sample(**settings)) > 1e-3
+# --- conditions ------------------------------------------------------------------------------------------------------
 
 
 def test_frames_may_have_texts_of_their_own(text_model):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import comfy.context_windows
+from torch import Tensor
 
 from ...vc_core.errors import UserError
 from ...vc_core.specs import Windows
@@ -17,6 +19,32 @@ FUSE_METHODS = ("pyramid", "relative", "flat", "overlap-linear")
 FRAMES_AXIS = 0
 
 
+class WindowsOfFrames(comfy.context_windows.IndexListContextHandler):
+    """ComfyUI's windows, which also give a ControlNet the hints of their own frames and not those of the first."""
+
+    def get_resized_cond(self, cond_in: Any, x_in: Tensor, window: Any, device: Any = None) -> Any:
+        """ComfyUI's entry: the conditions of a window."""
+        out = super().get_resized_cond(cond_in, x_in, window, device)
+        for condition in out or ():
+            if condition.get("control") is not None:
+                condition["control"] = _of_window(condition["control"], window, frames=x_in.shape[FRAMES_AXIS])
+        return out
+
+
+def _of_window(control: Any, window: Any, frames: int) -> Any:
+    """A copy of the ControlNet, one for all conditions of the window, that has the hints of its frames."""
+    made: dict[int, Any] = vars(window).setdefault("videocrafter_controls", {})
+    if id(control) in made:
+        return made[id(control)]
+    own = made[id(control)] = copy.copy(control)
+    hints = getattr(control, "cond_hint_original", None)
+    if hints is not None and hints.shape[0] == frames:
+        own.cond_hint_original, own.cond_hint = window.get_tensor(hints), None
+    if control.previous_controlnet is not None:
+        own.previous_controlnet = _of_window(control.previous_controlnet, window, frames)
+    return own
+
+
 def with_context_windows(
     model: Any, *, length: int, overlap: int, schedule: str, fuse_method: str, freenoise: bool
 ) -> Any:
@@ -27,13 +55,13 @@ def with_context_windows(
     off.
     """
     host = comfy.context_windows
-    handler = host.IndexListContextHandler(
+    handler = WindowsOfFrames(
         context_schedule=host.get_matching_context_schedule(_checked(schedule, SCHEDULES, "schedule")),
         fuse_method=host.get_matching_fuse_method(_checked(fuse_method, FUSE_METHODS, "fuse method")),
         context_length=length,
         context_overlap=overlap,
         dim=FRAMES_AXIS,
-        **known(host.IndexListContextHandler.__init__, causal_window_fix=False),
+        **known(WindowsOfFrames.__init__, causal_window_fix=False),
     )
     model = with_reordered_noise(model, Windows(size=length, stride=length - overlap)) if freenoise else model.clone()
     model.model_options["context_handler"] = handler

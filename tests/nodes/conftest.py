@@ -85,6 +85,12 @@ def text_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
 
 
 @pytest.fixture(scope="session")
+def boxed_model(comfy: Comfy) -> Loaded:
+    """The text-to-video model that comes with this pack, and has learnt something."""
+    return Loaded(comfy, "videocrafter_small_t2v.safetensors", weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
 def relative_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
     return Loaded(comfy, checkpoints["relative"], weight_dtype="fp32")
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import small_models
 import torch
 from safetensors.torch import load_file, save_file
+
+from vc_core.checkpoint import METADATA_KEY
+from vc_core.errors import UserError
+from vc_core.specs import AutoencoderSpec, to_json
 
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 TEMPORAL = "input_blocks.1.2.transformer_blocks.0.attn2.to_v"
@@ -118,11 +124,15 @@ def test_saved_checkpoints_load_again_whole(comfy, base, image_model):
         comfy.call("CLIPVisionEncode", clip_vision=again.clip_vision, image=picture, crop="none")
 
 
-def test_merged_models_lie_between(comfy, base, text_model, plain):
-    import small_models
-
+@pytest.fixture(scope="module")
+def other(comfy, base):
+    """A second model of the same layout."""
     small_models.save(small_models.TEXT_MODEL, base.model("diffusion_models", "other.safetensors"), seed=6)
-    (other,) = comfy.call("VideoCrafterUNETLoader", unet_name="other.safetensors", weight_dtype="fp32").values
+    (model,) = comfy.call("VideoCrafterUNETLoader", unet_name="other.safetensors", weight_dtype="fp32").values
+    return model
+
+
+def test_merged_models_lie_between(comfy, text_model, other, plain):
     for ratio, equals in ((1.0, plain), (0.0, sampled(text_model, other))):
         (merged,) = comfy.call("ModelMergeSimple", model1=text_model.model, model2=other, ratio=ratio).values
         assert relative(sampled(text_model, merged), equals) < 1e-4
@@ -130,36 +140,112 @@ def test_merged_models_lie_between(comfy, base, text_model, plain):
     assert relative(sampled(text_model, merged), plain) > 1e-3
 
 
+def test_differences_of_models_add_up(comfy, text_model, other):
+    (difference,) = comfy.call("ModelMergeSubtract", model1=other, model2=text_model.model, multiplier=1.0).values
+    (whole,) = comfy.call("ModelMergeAdd", model1=text_model.model, model2=difference).values
+    assert relative(sampled(text_model, whole), sampled(text_model, other)) < 1e-4
+
+
+def test_models_merge_by_their_blocks(comfy, base, text_model, other):
+    """The names of the blocks are those that the node knows; what is neither goes with the input."""
+    ratios = {"input": 0.75, "middle": 0.5, "out": 0.0}
+    (merged,) = comfy.call("ModelMergeBlocks", model1=text_model.model, model2=other, **ratios).values
+    first, second = (small_models.state_dict(small_models.TEXT_MODEL, seed) for seed in (5, 6))
+    prefix, tensors = "model.diffusion_model.", {}
+    for name in first:
+        if name.startswith(prefix):
+            part = next((part for part in ratios if name.removeprefix(prefix).startswith(part)), "input")
+            tensors[name] = torch.lerp(second[name], first[name], ratios[part])
+    metadata = {METADATA_KEY: to_json(small_models.TEXT_MODEL)}
+    save_file(tensors, base.model("diffusion_models", "by_hand.safetensors"), metadata)
+    (by_hand,) = comfy.call("VideoCrafterUNETLoader", unet_name="by_hand.safetensors", weight_dtype="fp32").values
+    assert relative(sampled(text_model, merged), sampled(text_model, by_hand)) < 1e-4
+
+
+def test_hooks_put_a_lora_on_one_prompt(comfy, base, text_model):
+    """Core's LoRA hooks on both prompts are the LoRA; on the positive one alone they are neither."""
+    width = text_model.model.model.diffusion_model.get_submodule(LAYER).weight.shape
+    generator = torch.Generator().manual_seed(3)
+    up, down = pair("diffusion_model.", LAYER)
+    tensors = {up: torch.randn(width[0], 2, generator=generator), down: torch.randn(2, width[1], generator=generator)}
+    save_file(tensors, base.model("loras", "hooked.safetensors"))
+    (hooks,) = comfy.call(
+        "CreateHookLoraModelOnly", lora_name="hooked.safetensors", strength_model=1.0
+    ).values  # fmt: skip
+    positive, negative = (
+        comfy.call("ConditioningSetProperties", cond_NEW=text_model.text(text), hooks=hooks, strength=1.0,
+                   set_cond_area="default").values[0]
+        for text in ("a red square", "")
+    )  # fmt: skip
+    (model,) = comfy.call(
+        "LoraLoaderModelOnly", model=text_model.model, lora_name="hooked.safetensors", strength_model=1.0
+    ).values
+    everywhere = sampled(text_model, model)
+    assert relative(sampled(text_model, positive=positive, negative=negative), everywhere) < 1e-4
+    assert relative(sampled(text_model, positive=positive), everywhere) > 1e-3
+    assert torch.equal(sampled(text_model), sampled(text_model)), "the hook stayed in the loaded model"
+
+
+def pair(prefix, name):
+    return f"{prefix}{name}.lora_up.weight", f"{prefix}{name}.lora_down.weight"
+
+
 LORA_NAMES = {
-    "published": lambda name: (f"diffusion_model.{name}.lora_up.weight", f"diffusion_model.{name}.lora_down.weight"),
+    "published": lambda name: pair("diffusion_model.", name),
     "peft": lambda name: (f"diffusion_model.{name}.lora_B.weight", f"diffusion_model.{name}.lora_A.weight"),
-    "kohya": lambda name: (
-        f"lora_unet_{name.replace('.', '_')}.lora_up.weight",
-        f"lora_unet_{name.replace('.', '_')}.lora_down.weight",
+    "kohya": lambda name: pair("lora_unet_", name.replace(".", "_")),
+    "checkpoint": lambda name: pair("model.diffusion_model.", name),
+    "bare": lambda name: pair("", name),
+    "trainer": lambda name: (
+        f"base_model.model.{name}.lora_B.default.weight",
+        f"base_model.model.{name}.lora_A.default.weight",
     ),
 }
+BY_CORE = ("published", "peft", "kohya")
+"""Those that core's loader knows; ours knows all."""
 
 
 @pytest.mark.parametrize("naming", LORA_NAMES)
-def test_loras_change_the_result_and_nothing_at_strength_zero(comfy, base, text_model, plain, naming):
+def test_loras_change_weights_by_up_times_down_in_every_naming(comfy, base, text_model, plain, naming):
     unet = text_model.model.model.diffusion_model
-    generator = torch.Generator().manual_seed(8)
-    tensors = {}
-    for name in (LAYER, TEMPORAL):
+    tensors, changed = {}, text_model.model.clone()
+    for index, name in enumerate((LAYER, TEMPORAL)):
+        generator = torch.Generator().manual_seed(index)
         rows, columns = unet.get_submodule(name).weight.shape
-        up, down = LORA_NAMES[naming](name)
-        tensors[up] = torch.randn(rows, 2, generator=generator)
-        tensors[down] = torch.randn(2, columns, generator=generator)
+        up, down = torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator)
+        tensors |= dict(zip(LORA_NAMES[naming](name), (up, down), strict=True))
+        changed.add_patches({f"diffusion_model.{name}.weight": ("diff", (up @ down,))}, 0.5)
     save_file(tensors, base.model("loras", f"{naming}.safetensors"))
-    results = {}
-    for strength in (0.0, 1.0):
-        (model,) = comfy.call(
-            "LoraLoaderModelOnly", model=text_model.model, lora_name=f"{naming}.safetensors", strength_model=strength
-        ).values
-        results[strength] = sampled(text_model, model)
-    assert torch.equal(results[0.0], plain)
-    assert relative(results[1.0], plain) > 1e-3
-    assert torch.equal(sampled(text_model), plain), "the LoRA stayed in the loaded model"
+    expected = sampled(text_model, changed)
+    assert relative(expected, plain) > 1e-3
+    named = {"model": text_model.model, "lora_name": f"{naming}.safetensors"}
+    loaders = [("VideoCrafterLoraLoader", "strength")]
+    if naming in BY_CORE:
+        loaders.append(("LoraLoaderModelOnly", "strength_model"))
+    for node, strength in loaders:
+        (model,) = comfy.call(node, **named, **{strength: 0.5}).values
+        assert relative(sampled(text_model, model), expected) < 1e-4, node
+        (model,) = comfy.call(node, **named, **{strength: 0.0}).values
+        assert torch.equal(sampled(text_model, model), plain), node
+
+
+def test_saved_vaes_load_again(comfy, base, boxed_model):
+    """As VAESave writes them: of the published kind; of a narrower one the file does not say enough."""
+    published = replace(small_models.TEXT_MODEL, autoencoder=AutoencoderSpec(channels=32, num_res_blocks=1))
+    small_models.save(published, base.model("vae", "published.safetensors"), prefixes=("first_stage_model.",))
+    (vae,) = comfy.call("VideoCrafterVAELoader", vae_name="published.safetensors").values
+
+    def again(vae, name):
+        comfy.call("VAESave", vae=vae, filename_prefix=name)
+        (written,) = base.output.glob(f"{name}*")
+        written.rename(base.model("vae", f"{name}.safetensors"))
+        return comfy.call("VideoCrafterVAELoader", vae_name=f"{name}.safetensors").values[0]
+
+    latents = {"samples": torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(4))}
+    decoded = [comfy.call("VAEDecode", samples=latents, vae=each).values[0] for each in (again(vae, "kept"), vae)]
+    assert relative(*decoded) < 1e-5
+    with pytest.raises(UserError, match="own checkpoint"):
+        again(boxed_model.vae, "narrow")
 
 
 def test_text_encoder_loras_change_the_text(comfy, base, text_model):
@@ -182,37 +268,6 @@ def test_text_encoder_loras_change_the_text(comfy, base, text_model):
 
 
 # --- conditions ------------------------------------------------------------------------------------------------------
-
-
-def test_frames_may_have_texts_of_their_own(text_model):
-    ((first, told),) = text_model.text("a red square")
-    ((second, _),) = text_model.text("a blue circle moves to the right")
-    same = text_model.sample(positive=[[first.repeat(3, 1, 1), told]])
-    assert relative(same, text_model.sample()) < 1e-4
-    mixed = text_model.sample(positive=[[torch.cat([first, second, second]), told]], cfg=1.0)
-    for text in (first, second):
-        assert relative(mixed, text_model.sample(positive=[[text, told]], cfg=1.0)) > 1e-3
-
-
-def test_conditionings_combine(comfy, text_model, plain):
-    a, b = text_model.text("a red square"), text_model.text("a blue circle")
-    for node, inputs in (
-        ("ConditioningCombine", {"conditioning_1": a, "conditioning_2": b}),
-        ("ConditioningConcat", {"conditioning_to": a, "conditioning_from": b}),
-        ("ConditioningAverage", {"conditioning_to": a, "conditioning_from": b, "conditioning_to_strength": 0.3}),
-    ):
-        (joined,) = comfy.call(node, **inputs).values
-        assert relative(sampled(text_model, positive=joined), plain) > 1e-4, node
-    (area,) = comfy.call("ConditioningSetArea", conditioning=b, width=16, height=16, x=0, y=0, strength=1.0).values
-    assert relative(sampled(text_model, positive=a + area), plain) > 1e-4
-
-
-def test_weights_and_embeddings_in_prompts_count(comfy, base, text_model):
-    width = text_model.model.model.spec.text_encoder.width
-    save_file({"clip_h": torch.randn(2, width)}, base.root / "models" / "embeddings" / "styled.safetensors")
-    plain = text_model.text("a red square")[0][0]
-    for prompt in ("a (red:1.4) square", "a red square embedding:styled"):
-        assert relative(text_model.text(prompt)[0][0], plain) > 1e-3
 
 
 def test_fps_condition_counts_from_everywhere(comfy, text_model, plain):
@@ -259,56 +314,6 @@ def test_sampling_leaves_its_inputs_alone(text_model, plain):
 # --- the rest of the host ---------------------------------------------------------------------------------------------
 
 
-def test_two_stages_of_core_are_one_run(comfy, text_model):
-    given = {"model": text_model.model, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "steps": 4}
-    given |= {"positive": text_model.text("a red square"), "negative": text_model.text("")}
-    latent = text_model.latent()
-    whole = comfy.call("KSampler", seed=1, latent_image=latent, denoise=1.0, **given).values[0]["samples"]
-    stages = {"noise_seed": 1, **given}
-    (first,) = comfy.call(
-        "KSamplerAdvanced", add_noise="enable", end_at_step=2, return_with_leftover_noise="enable", latent_image=latent,
-        **stages,
-    ).values  # fmt: skip
-    (second,) = comfy.call(
-        "KSamplerAdvanced", add_noise="disable", start_at_step=2, latent_image=first, **stages
-    ).values
-    assert relative(second["samples"], whole) < 1e-5
-
-
-@pytest.mark.parametrize("hints", [1, 3])
-def test_controlnet_of_stable_diffusion_2_guides_the_frames(text_model, hints):
-    """A small one with weights at random, in the layout of its kind; one hint for all frames, or one each."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    unet = text_model.model.model.spec.unet
-    control = comfy.cldm.cldm.ControlNet(
-        image_size=32, in_channels=4, hint_channels=3, model_channels=unet.model_channels, num_res_blocks=[1, 1, 1],
-        channel_mult=unet.channel_mult, num_head_channels=unet.head_channels, use_spatial_transformer=True,
-        transformer_depth=[1, 1, 0], transformer_depth_middle=1, context_dim=unet.context_dim, legacy=False,
-        use_linear_in_transformer=True, dtype=torch.float32, operations=comfy.ops.manual_cast,
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(4)
-    for parameter in control.parameters():
-        spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-        parameter.data = torch.randn(parameter.shape, generator=generator) * spread
-    net = comfy.controlnet.ControlNet(control, load_device=torch.device("cpu"))
-    results = []
-    for hint in (torch.zeros(hints, 24, 16, 3), torch.rand(hints, 24, 16, 3, generator=generator)):
-        positive, negative = comfy_call_control(text_model, net, hint)
-        results.append(sampled(text_model, positive=positive, negative=negative))
-    assert torch.isfinite(torch.stack(results)).all()
-    assert relative(results[1], results[0]) > 1e-4
-
-
-def comfy_call_control(loaded, net, hint):
-    return loaded.comfy.call(
-        "ControlNetApplyAdvanced", positive=loaded.text("a red square"), negative=loaded.text(""), control_net=net,
-        image=hint, strength=1.0, start_percent=0.0, end_percent=1.0,
-    ).values[:2]  # fmt: skip
-
-
 def test_models_can_be_made_afresh_for_another_device(text_model, plain):
     """What ComfyUI asks of loaders for its split over several GPUs, and for weight hooks."""
     load, arguments = text_model.model.cached_patcher_init
@@ -319,3 +324,22 @@ def test_models_can_be_made_afresh_for_another_device(text_model, plain):
     for part in (text_model.clip, text_model.vae):
         load, arguments = part.patcher.cached_patcher_init
         assert type(load(*arguments)) is type(part.patcher)
+
+
+def test_passes_of_guidance_are_split_over_devices(text_model, plain):
+    """Core's MultiGPU split with the CPU as two devices: one pass each, in two threads, and the clip stays the same."""
+    model = text_model.model.clone()
+    second = model.deepclone_multigpu(new_load_device=torch.device("cpu", 0))
+    second.is_multigpu_base_clone = True
+    model.set_additional_models("multigpu", [second])
+    model.match_multigpu_clones()
+    networks = []
+
+    def watch(apply, call):
+        networks.append(apply.__self__)
+        return apply(call["input"], call["timestep"], **call["c"])
+
+    model.set_model_unet_function_wrapper(watch)
+    assert relative(sampled(text_model, model), plain) < 1e-5
+    assert {id(network) for network in networks} == {id(model.model), id(second.model)}
+    assert len(networks) == 8

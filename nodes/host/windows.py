@@ -61,7 +61,7 @@ def with_context_windows(
         context_length=length,
         context_overlap=overlap,
         dim=FRAMES_AXIS,
-        **known(WindowsOfFrames.__init__, causal_window_fix=False),
+        **known(WindowsOfFrames, causal_window_fix=False),
     )
     model = with_reordered_noise(model, Windows(size=length, stride=length - overlap)) if freenoise else model.clone()
     model.model_options["context_handler"] = handler

@@ -112,7 +112,9 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(layers.group_norm(channels), nn.SiLU(), layers.conv_over_frames(channels))
+        self.conv1 = nn.Sequential(
+            layers.group_norm(channels), nn.SiLU(inplace=True), layers.conv_over_frames(channels)
+        )
         self.conv2 = self._later(channels, layers)
         self.conv3 = self._later(channels, layers)
         self.conv4 = self._later(channels, layers)
@@ -120,7 +122,9 @@ class TemporalConv(nn.Module):
     @staticmethod
     def _later(channels: int, layers: Layers) -> nn.Sequential:
         dropout = nn.Identity()  # a dropout in training; it counts in the published names
-        return nn.Sequential(layers.group_norm(channels), nn.SiLU(), dropout, layers.conv_over_frames(channels))
+        return nn.Sequential(
+            layers.group_norm(channels), nn.SiLU(inplace=True), dropout, layers.conv_over_frames(channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
@@ -135,10 +139,12 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, emb_width: int, temporal_conv: bool, layers: Layers) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(layers.group_norm(c_in), nn.SiLU(), layers.conv2d(c_in, c_out))
+        self.in_layers = nn.Sequential(layers.group_norm(c_in), nn.SiLU(inplace=True), layers.conv2d(c_in, c_out))
         self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(emb_width, c_out))
         dropout = nn.Identity()  # a dropout in training; it counts in the published names
-        self.out_layers = nn.Sequential(layers.group_norm(c_out), nn.SiLU(), dropout, layers.conv2d(c_out, c_out))
+        self.out_layers = nn.Sequential(
+            layers.group_norm(c_out), nn.SiLU(inplace=True), dropout, layers.conv2d(c_out, c_out)
+        )
         self.skip_connection = layers.conv2d(c_in, c_out, size=1) if c_in != c_out else nn.Identity()
         self.temopral_conv = TemporalConv(c_out, layers) if temporal_conv else None
 

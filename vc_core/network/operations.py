@@ -18,6 +18,9 @@ PARTS = range(16, 49)
 """Into how many equal parts the rows of a product may be split: torch sends convolutions of 1 x 1 to the fast library
 from a batch of 16 on."""
 
+PIECES = 4
+"""Into how many parts a norm divides a map where it needs one more beside it."""
+
 WORTH_IT = 2**23
 """Multiply-adds from which on a product is larger than what a convolution's set-up costs."""
 
@@ -53,9 +56,20 @@ class GroupNorm(nn.GroupNorm):
         if input.device.type != "cpu" or input.is_contiguous() or input.dtype != torch.float32:
             return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
         centred = input - self._over_pixels(self._of_groups(input.flatten(2).mean(-1)), input)
-        variance = self._of_groups(centred.square().flatten(2).mean(-1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self._over_pixels(self.bias, input), centred, self._over_pixels(scale, input))
+        variance = self._of_groups(self._squares(centred) / input[0, 0].numel())
+        scale = self._over_pixels(self.weight * torch.rsqrt(variance + self.eps), input)
+        bias = self._over_pixels(self.bias, input)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return torch.addcmul(bias, centred, scale)
+        return torch.addcmul(bias, centred, scale, out=centred)
+
+    @staticmethod
+    def _squares(x: Tensor) -> Tensor:
+        """n c, the sums of the squares, a few rows at a time: no map of them. A compiler needs none anyway."""
+        if torch.compiler.is_compiling():
+            return x.square().flatten(2).sum(-1)
+        parts = x.split(-(-x.shape[2] // PIECES), dim=2)
+        return torch.stack([part.square().flatten(2).sum(-1) for part in parts]).sum(0)
 
     def _of_groups(self, values: Tensor) -> Tensor:
         """n c -> n c, the mean of each group for its channels"""

@@ -138,7 +138,7 @@ class VideoUNet(nn.Module):
                     block.append(Upsample(channels, build.layers))
                 self.output_blocks.append(block)
         self.out = nn.Sequential(
-            build.layers.group_norm(channels), nn.SiLU(), build.layers.conv2d(channels, spec.out_channels)
+            build.layers.group_norm(channels), nn.SiLU(inplace=True), build.layers.conv2d(channels, spec.out_channels)
         )
 
     def forward(

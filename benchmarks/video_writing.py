@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,9 @@ def peak(name: str, count: int, size: tuple[int, int]) -> int:
 def write_and_count(name: str, count: int, size: tuple[int, int]) -> None:
     """Prints the peak in kB after one clip, the frames of which do not stay in memory."""
     ring = list(clip(8, *size))
-    frames = (ring[i % 8] for i in range(count))
+    frames: Iterable[np.ndarray] = (ring[i % 8] for i in range(count))
+    if name == "gif":
+        frames = list(frames)  # the same eight arrays; a list can be gone through twice, for one palette, as in the node
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / f"clip{find_format(name).suffix}", frames, fps=RATE, options=Options(format=name))
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")

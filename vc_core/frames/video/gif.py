@@ -83,13 +83,16 @@ class GifWriter:
 
     def _survey(self, survey: Iterator[np.ndarray], size: tuple[int, int]) -> Any:
         """The palette of all frames, as a picture of 16 x 16."""
-        graph = require_av().filter.Graph()
+        av = require_av()
+        graph = av.filter.Graph()
         first = self._buffer(graph, self.source, size)
         make = graph.add("palettegen", f"max_colors={self.colours}:stats_mode=full")
         _link(graph, first, make, graph.add("buffersink"))
         graph.configure()
         for i, values in enumerate(survey):
             first.push(self._frame(values, i))
+            with suppress(av.error.BlockingIOError):  # the filter takes the frame only when asked for the palette
+                graph.pull()
         first.push(None)
         return graph.pull()
 

@@ -130,7 +130,9 @@ def write_and_count(name: str, count: int, size: tuple[int, int]) -> None:
     ring = list(clip(8, *size))
     frames: Iterable[np.ndarray] = (ring[i % 8] for i in range(count))
     if name == "gif":
-        frames = list(frames)  # the same eight arrays; a list can be gone through twice, for one palette, as in the node
+        frames = list(
+            frames
+        )  # the same eight arrays; a list can be gone through twice, for one palette, as in the node
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / f"clip{find_format(name).suffix}", frames, fps=RATE, options=Options(format=name))
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -23,13 +24,16 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__)
     options.add_argument("--text-model", type=Path, default=ROOT / "models" / "videocrafter_small_t2v.safetensors")
     options.add_argument("--image-model", type=Path, default=ROOT / "models" / "videocrafter_small_i2v.safetensors")
-    options.add_argument("--questions", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
+    options.add_argument("--questions", nargs="*", choices=QUESTIONS, default=list(QUESTIONS))
     options.add_argument("--count", type=int, default=200, help="held-out prompts of the main questions")
     options.add_argument(
         "--small-count", type=int, default=60, help="prompts of fps, negative; a quarter of it: precision"
     )
     options.add_argument("--folder", type=Path, default=ROOT / "benchmarks" / "results")
     options.add_argument("--name", default="small_models")
+    options.add_argument(
+        "--join", nargs="*", type=Path, default=[], help="JSON files of runs that put other questions, for one table"
+    )
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
     return options
@@ -48,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         return VideoCrafter.load(path, device=options.device, dtype=dtype)
 
     findings = experiments.Findings()
+    for path in options.join:
+        findings.numbers |= json.loads(path.read_text(encoding="utf-8"))
     text = load()
     if "text" in options.questions:
         experiments.text_accuracy(text, options.count, findings)

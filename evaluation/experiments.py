@@ -25,14 +25,16 @@ SAMPLERS = {
     "euler 25": Settings(sampler="euler", steps=25),
 }
 GUIDANCE_OFF = 1.0
+SHOWN = 24
+"""Clips on a contact sheet."""
 
 
 @dataclass
 class Findings:
-    """Answers as a tree of numbers, and clips to look at, with what was asked and what was seen."""
+    """Answers as a tree of numbers, and for some questions clips to look at, with what was asked and what was seen."""
 
     numbers: dict[str, Any] = field(default_factory=dict)
-    shown: list[tuple[str, Array]] = field(default_factory=list)
+    shown: dict[str, list[tuple[str, Array]]] = field(default_factory=dict)
 
 
 def percent(values: Sequence[bool | float]) -> float:
@@ -75,7 +77,7 @@ def text_accuracy(crafter: VideoCrafter, count: int, findings: Findings) -> None
         accuracy[name] = judge(unseen, seen)
         if name == "ddim 50":
             findings.numbers["any video"] = _average([asdict(measure(clip)) for clip in made])
-            findings.shown += _captioned(unseen, seen, made)[:24]
+            findings.shown["text"] = _captioned(unseen, seen, made)[:SHOWN]
     findings.numbers["held-out combinations"] = accuracy
     seen, _ = watch(crafter, known, SAMPLERS["ddim 50"], "trained combinations")
     findings.numbers["trained combinations"] = judge(known, seen)
@@ -84,8 +86,10 @@ def text_accuracy(crafter: VideoCrafter, count: int, findings: Findings) -> None
 
 
 def fps_condition(crafter: VideoCrafter, count: int, findings: Findings) -> None:
-    """Measured pixels per frame of the same prompts and seeds under several fps conditions."""
-    cases = [case for case in draw_cases(6 * count, unseen=False, seed=1) if case.scene.motion in DIRECTIONS][:count]
+    """Measured pixels per frame of the same prompts and seeds under several fps conditions; speeds that the world has
+    at all of them."""
+    drawn = draw_cases(6 * count, unseen=False, fps=min(FPS_CONDITIONS), seed=1)
+    cases = [case for case in drawn if case.scene.motion in DIRECTIONS][:count]
     speeds = {}
     for fps in FPS_CONDITIONS:
         asked = [with_fps(case, fps) for case in cases]
@@ -127,7 +131,7 @@ def image_accuracy(crafter: VideoCrafter, text_crafter: VideoCrafter, count: int
         "first frame psnr of text-to-video": round(float(np.mean(other)), 2),
         "any video": _average([asdict(measure(clip)) for clip in made]),
     }
-    findings.shown += _captioned(cases, seen, made)[:24]
+    findings.shown["image"] = _captioned(cases, seen, made)[:SHOWN]
 
 
 def half_precision(load: Callable[[str], VideoCrafter], count: int, findings: Findings) -> None:

@@ -21,6 +21,8 @@ FRAMES_SHOWN = 8
 TEXT_HEIGHT = 14
 PARTLY = 5.0
 BAND = 3.0
+PROPORTION = 1.5
+"""By this factor a measured speed may be off."""
 
 
 def rows(numbers: dict[str, Any]) -> list[Row]:
@@ -63,8 +65,9 @@ def _fps(numbers: dict[str, Any]) -> list[Row]:
     meant = [measured[str(fps)]["meant"] for fps in FPS_CONDITIONS]
     figure = " / ".join(f"{speed:.2f} ({goal:.2f})" for speed, goal in zip(speeds, meant, strict=True))
     falls = all(faster > slower for faster, slower in itertools.pairwise(speeds))
+    near = all(1 / PROPORTION <= speed / goal <= PROPORTION for speed, goal in zip(speeds, meant, strict=True))
     title = f"fps {' / '.join(map(str, FPS_CONDITIONS))}: pixels per frame (meant)"
-    return [(title, "strictly falling, in proportion", figure, falls)]
+    return [(title, "strictly falling, in proportion", figure, falls and near)]
 
 
 def _image(numbers: dict[str, Any]) -> list[Row]:
@@ -103,11 +106,12 @@ def contact_sheet(shown: Sequence[tuple[str, Array]]) -> Image.Image:
 
 
 def write(findings: Findings, folder: Path, name: str) -> str:
-    """Store `name`.json, .md and .png in the folder; returns the table."""
+    """Store `name`.json and .md in the folder, and a sheet of clips for each question that has some; returns the
+    table."""
     folder.mkdir(parents=True, exist_ok=True)
     table = markdown(rows(findings.numbers))
     (folder / f"{name}.json").write_text(json.dumps(findings.numbers, indent=1) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text(table + "\n", encoding="utf-8")
-    if findings.shown:
-        contact_sheet(findings.shown).save(folder / f"{name}.png", optimize=True)
+    for question, shown in findings.shown.items():
+        contact_sheet(shown).save(folder / f"{name}_{question}.png", optimize=True)
     return table

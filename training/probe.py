@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from evaluation.experiments import judge, watch
 from evaluation.generate import Settings, draw_cases
 from evaluation.report import contact_sheet
@@ -31,10 +29,8 @@ class VideoProbe:
         self.autoencoder, self.folder, self.settings = autoencoder, folder, settings
         self.cases = draw_cases(clips, unseen=True)
 
-    def __call__(self, module: nn.Module, step: int) -> Mapping[str, Any]:
+    def __call__(self, module: PictureNetwork, step: int) -> Mapping[str, Any]:
         """Percentages by the detector for both networks; a contact sheet for each, named after it and the step."""
-        if not isinstance(module, PictureNetwork):
-            raise TypeError(f"{type(module).__name__} makes no videos")
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for path in save_both(Path(folder), self.autoencoder, module):

@@ -18,6 +18,7 @@ from . import autoencoder as pixels
 from .diffusion import DiffusionObjective
 from .files import save_both
 from .image_branch import ReadingExercise
+from .motion import FIRST, LATER, MotionLesson, look_along_time
 from .network import (
     IMAGE_TO_VIDEO,
     TEXT_TO_VIDEO,
@@ -29,12 +30,15 @@ from .network import (
 )
 from .pool import Pool, make_pool
 from .probe import VideoProbe
+from .reading import ReadingLesson
 from .trainer import Plan, Trainer, rank
 
 logger = logging.getLogger(__name__)
 
 CROP_SHARE = 0.8
 """The part of the autoencoder's training that sees crops."""
+FULL_WEIGHT = 500.0
+"""More than the noise's errors count anywhere: in these stages an error of the content counts alike at every noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,9 @@ class Recipe:
     autoencoder: float = 17.0
     stills: float = 18.0
     videos: float = 30.0
+    words: float = 1.0
+    order: float = 3.0
+    motion: float = 8.0
     reader: float = 9.0
     pictures: float = 65.0
     scale: float = 1.0
@@ -89,6 +96,11 @@ class Run:
             raise FileNotFoundError(f"{path} is missing: run the stage {name!r} first")
         weights: Mapping[str, Tensor] = torch.load(path, weights_only=True, map_location=self.device)["averaged"]
         return weights
+
+
+def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those under a prefix, by their names behind it."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def train_autoencoder(run: Run) -> None:
@@ -156,23 +168,66 @@ def train_videos(run: Run) -> None:
     trainer.run(objective, samples_per_step=8)
 
 
+def train_words(run: Run) -> None:
+    """The text tower learns to tell motions apart."""
+    network = seeded(TEXT_TO_VIDEO, run.recipe.seed).to(run.device)
+    take_over(network, run.weights("videos"))
+    lesson = ReadingLesson(network, batch=64, seed=run.recipe.seed + 4)
+    plan = run.plan(run.recipe.words, lr=2e-3, ema=0.99, warmup=30, weight_decay=0.0)
+    run.trainer(lesson, plan, "words").run(lesson, samples_per_step=64)
+
+
+def train_order(run: Run) -> None:
+    """The hints teach the layers that look along time; nearly pure noise, in which there is little else to see."""
+    network = seeded(TEXT_TO_VIDEO, run.recipe.seed)
+    look_along_time(network)
+    pool = Pool.load(run.folder / "clips.pool")
+    objective = DiffusionObjective(
+        network, pool, batch=8, seed=run.recipe.seed + 5, lowest=750, most_weight=FULL_WEIGHT, moving=True
+    )
+    lesson = MotionLesson(objective, FIRST)
+
+    def start() -> None:
+        take_over(network, run.weights("videos"))
+        network.text.load_state_dict(part(run.weights("words"), "text."))
+
+    trainer = run.trainer(lesson, run.plan(run.recipe.order, lr=2e-3, final=0.5, ema=0.99, warmup=60), "order", start)
+    trainer.run(lesson, samples_per_step=8)
+
+
+def train_motion(run: Run) -> None:
+    """The whole network on moving clips: what the hints brought in is now worth something to the noise's error."""
+    network = seeded(TEXT_TO_VIDEO, run.recipe.seed)
+    pool = Pool.load(run.folder / "clips.pool")
+    objective = DiffusionObjective(
+        network, pool, batch=8, seed=run.recipe.seed + 6, lowest=500, most_weight=FULL_WEIGHT, moving=True
+    )
+    lesson = MotionLesson(objective, LATER)
+    run.compile(network)
+    plan = run.plan(run.recipe.motion, lr=1e-3, final=0.5, warmup=60, ema=0.998)
+    trainer = run.trainer(lesson, plan, "motion", lambda: lesson.load_state_dict(dict(run.weights("order"))))
+    trainer.run(lesson, samples_per_step=8)
+
+
 def train_pictures(run: Run) -> None:
     """Both video networks at once, from the text-to-video network and the exercised image branch, which stays as it
     is: until the network listens to it, it would only be shaken by the noise of its gradients."""
     network = seeded_with_pictures(IMAGE_TO_VIDEO, run.recipe.seed)
     network.branch.requires_grad_(False)
+    pool = Pool.load(run.folder / "clips.pool")
+    lesson = MotionLesson(DiffusionObjective(network, pool, batch=8, seed=run.recipe.seed + 3), LATER)
     run.compile(network.network)
 
     def start() -> None:
-        take_over(network.network, run.weights("videos"))
-        branch = {k.removeprefix("branch."): v for k, v in run.weights("reader").items() if k.startswith("branch.")}
-        network.branch.load_state_dict(branch)
+        taught = run.weights("motion")
+        take_over(network.network, part(taught, "network."))
+        lesson.hints.load_state_dict(part(taught, "hints."))
+        network.branch.load_state_dict(part(run.weights("reader"), "branch."))
 
-    plan = run.plan(run.recipe.pictures, lr=1e-3, final=0.01, ema=0.9993, warmup=100, probe_minutes=14)
-    trainer = run.trainer(network, plan, "pictures", start)
-    objective = DiffusionObjective(network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 3)
+    plan = run.plan(run.recipe.pictures, lr=1e-3, final=0.01, ema=0.998, warmup=60, probe_minutes=14)
+    trainer = run.trainer(lesson, plan, "pictures", start)
     probe = VideoProbe(finished_autoencoder(run), run.folder, run.recipe.samples)
-    trainer.run(objective, samples_per_step=8, probe=probe)
+    trainer.run(lesson, samples_per_step=8, probe=lambda _, step: probe(network, step))
 
 
 def export(run: Run) -> None:
@@ -180,7 +235,7 @@ def export(run: Run) -> None:
     if rank() > 0:
         return
     network = PictureNetwork(IMAGE_TO_VIDEO)
-    network.load_state_dict(dict(run.weights("pictures")))
+    network.load_state_dict(part(run.weights("pictures"), "network."))
     for path in save_both(run.models, finished_autoencoder(run), network):
         logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
@@ -190,6 +245,9 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "pools": make_pools,
     "stills": train_stills,
     "videos": train_videos,
+    "words": train_words,
+    "order": train_order,
+    "motion": train_motion,
     "reader": train_reader,
     "pictures": train_pictures,
     "export": export,

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 EPS = 1e-16
 """AdamW's; the gradients of the innermost layers are near 1e-9 late in training, and the usual 1e-8 would stop them."""
 
+PAUSE = 5.0
+"""A step that takes more than so many times as long as steps usually do counts as that: the process was stopped."""
+
 Objective = Callable[[int], Tensor]
 Probe = Callable[[nn.Module, int], Mapping[str, Any]]
 
@@ -68,7 +71,7 @@ class Trainer:
         self.adopt()
         self.step = 0
         self.seconds = 0.0
-        self._duration = 0.0
+        self._duration = self._usual = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -127,8 +130,14 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self._average()
-        self._duration = time.perf_counter() - begin
+        self._duration = self._without_pauses(time.perf_counter() - begin)
         return mean_loss
+
+    def _without_pauses(self, seconds: float) -> float:
+        """What a step of so many seconds counts, by what the steps before it took."""
+        counted = min(seconds, PAUSE * self._usual) if self._usual else seconds
+        self._usual = counted if not self._usual else 0.9 * self._usual + 0.1 * counted
+        return counted
 
     def _agree(self, loss: float) -> float:
         """Average gradients and loss over all processes, and count the seconds of the step before: together, so that

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,11 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "down right": (1, 1),
 }
 MOTIONS: tuple[str, ...] = (*DIRECTIONS, "still", "growing", "shrinking")
-SPEEDS: dict[str, float] = {"slow": 3.6, "normal": 6.0, "fast": 9.6}
-"""Pixels per second. Growth changes the radius by `GROWTH` of it."""
+SPEEDS: dict[str, float] = {"slow": 5.0, "normal": 8.0, "fast": 12.8}
+"""Pixels per second; a shape's radius grows by `GROWTH` of it."""
 GROWTH = 0.25
+LOWEST_FPS: dict[str, int] = {"fast": 5}
+"""At lower frame rates a fast shape would leave the picture, so there is no such scene."""
 MARGIN = 1.5
 """Pixels that stay free between the shape and the border."""
 
@@ -98,6 +100,23 @@ def growth(scene: Scene) -> float:
     return sign * GROWTH * SPEEDS[scene.speed] / scene.fps
 
 
+OPPOSITE: dict[str, str] = {
+    "left": "right",
+    "up": "down",
+    "up left": "down right",
+    "up right": "down left",
+    "growing": "shrinking",
+}
+OPPOSITE |= {other: motion for motion, other in OPPOSITE.items()} | {"still": "still"}
+
+
+def backwards(scene: Scene) -> Scene:
+    """The scene whose frames are those of `scene` from the last to the first."""
+    dx, dy = velocity(scene)
+    steps = FRAMES - 1
+    return replace(scene, motion=OPPOSITE[scene.motion], x=scene.x + steps * dx, y=scene.y + steps * dy)
+
+
 def random_scene(rng: np.random.Generator, *, unseen: bool = False, fps: int | None = None) -> Scene:
     """A scene drawn evenly from the combinations of training, or (`unseen`) from those held out of it.
 
@@ -107,9 +126,9 @@ def random_scene(rng: np.random.Generator, *, unseen: bool = False, fps: int | N
         shape, colour, motion = (str(rng.choice(list(names))) for names in (SHAPES, COLOURS, MOTIONS))
         if held_out(shape, colour, motion) == unseen:
             break
-    speed = str(rng.choice(list(SPEEDS)))
     low, high = np.log(FPS_RANGE[0] - 0.5), np.log(FPS_RANGE[1] + 0.5)
     rate = int(np.clip(round(float(np.exp(rng.uniform(low, high)))), *FPS_RANGE)) if fps is None else fps
+    speed = str(rng.choice([name for name in SPEEDS if rate >= LOWEST_FPS.get(name, 0)]))
     count = 1 if rng.random() < 0.6 else 2
     background = tuple(str(name) for name in rng.choice(list(BACKGROUNDS), count, replace=False))
     scene = Scene(
@@ -120,7 +139,7 @@ def random_scene(rng: np.random.Generator, *, unseen: bool = False, fps: int | N
         background=background,
         stacked=bool(rng.random() < 0.5),
         fps=rate,
-        radius=float(rng.uniform(11.5, 13.0) if motion in ("growing", "shrinking") else rng.uniform(9.5, 12.0)),
+        radius=float(rng.uniform(11.5, 13.0) if motion in ("growing", "shrinking") else rng.uniform(9.0, 11.0)),
     )
     return place(scene, rng)
 
@@ -138,8 +157,7 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
         if low > high:
             raise ValueError(f"{scene} travels {travel:.1f} pixels and does not fit into {SIZE}; slow it or raise fps")
         starts.append(float(rng.uniform(low, high)))
-    fields = {name: getattr(scene, name) for name in Scene.__dataclass_fields__}
-    return Scene(**{**fields, "x": starts[0], "y": starts[1]})
+    return replace(scene, x=starts[0], y=starts[1])
 
 
 def outline_distance(shape: str, x: Array, y: Array, radius: Array | float) -> Array:

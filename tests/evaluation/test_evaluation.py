@@ -75,7 +75,7 @@ def test_the_command_answers_every_question(
         assert words in table
     numbers = json.loads((tmp_path / "quick.json").read_text())
     assert set(numbers["held-out combinations"]) == set(quick)
-    assert (tmp_path / "quick.png").stat().st_size > 0
+    assert (tmp_path / "quick_text.png").stat().st_size > 0
 
 
 def test_the_table_says_what_is_reached() -> None:

@@ -17,6 +17,7 @@ from training.world import (
     SHAPES,
     SIZE,
     Scene,
+    backwards,
     held_out,
     place,
     random_scene,
@@ -44,6 +45,13 @@ def test_twice_the_fps_is_half_the_step() -> None:
     scene = Scene(shape="square", colour="red", motion="right", speed="fast", fps=8, x=20, y=30)
     slow, fast = (observe(render([replace(scene, fps=fps)])[0].numpy()).speed for fps in (16, 8))
     assert fast == pytest.approx(2 * slow, rel=0.05)
+
+
+def test_backwards_is_the_same_clip_from_its_end() -> None:
+    rng = np.random.default_rng(6)
+    scenes = [random_scene(rng) for _ in range(6)]
+    there, back = render(scenes), render([backwards(scene) for scene in scenes])
+    assert float((there.flip(1) - back).abs().max()) < 1e-4  # float32 sums in another order, on edges of a pixel
 
 
 def test_nothing_leaves_the_picture() -> None:

@@ -33,7 +33,7 @@ PROMPTS = {
     "text_to_video_upscale_interpolate": "an orange circle grows on a navy background",
     "video_to_video": "a white square moves to the left on a brown background",
 }
-SETTINGS = {"cfg": 4.0, "eta": 0.0, "fps": 8.0}
+SETTINGS = {"cfg": 7.0, "eta": 0.0, "fps": 8.0}
 """What the boxed models were trained for."""
 
 

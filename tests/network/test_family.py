@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import cases, load, relative_error
+from vc_core.conditioning import tokens_for_frames
 from vc_core.errors import UserError
 from vc_core.network.layers import scale_sinusoid
 from vc_core.network.unet import VideoUNet
@@ -77,6 +78,30 @@ def test_golden_dynamicrafter(path: Path) -> None:
             concat=x[:, 4:],
         )
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("dc_unet"), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_tokens_of_other_lengths_stay_with_their_frames(path: Path) -> None:
+    """Clips that are not 16 frames long: tokens resampled over time keep nearer to those of the nearest trained frame
+    than all tokens for every frame do, which the reference falls back to and which no frame was trained with."""
+    model, info, t, _ = network(path)
+    sixteen = [call for call in info["calls"] if t[f"{call['name']}/in/context"].shape[1] == TEXT_TOKENS + 16 * 16]
+    if not sixteen:
+        pytest.skip("this case has no tokens for 16 frames")
+    name = sixteen[0]["name"]
+    context, shape = t[f"{name}/in/context"][:1], t[f"{name}/in/x"].shape
+    image = context[:, TEXT_TOKENS:].unflatten(1, (16, 16))
+    assert torch.equal(tokens_for_frames(image, 16), image)
+    for frames in (8, 24):
+        x = torch.randn(1, 8, frames, *shape[3:], generator=torch.Generator().manual_seed(1))
+        nearest = image[:, torch.linspace(0, 15, frames).round().long()]
+        near, ours, others = (
+            model(x[:, :4], t[f"{name}/in/timesteps"][:1], context[:, :TEXT_TOKENS], tokens, None, concat=x[:, 4:])
+            for tokens in (nearest, tokens_for_frames(image, frames), image.flatten(1, 2))
+        )
+        assert relative_error(ours, near) < 0.85 * relative_error(others, near), frames
 
 
 @pytest.mark.golden

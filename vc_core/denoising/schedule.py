@@ -71,7 +71,7 @@ class NoiseSchedule:
     scale: Tensor  # timesteps
     prediction: Prediction = "eps"
     keep_last_scale: bool = False
-    """Sampling ends at the scale of the last timestep that was run, as DynamiCrafter's does."""
+    """The reference's end has the scale of the last timestep that was run, as DynamiCrafter's."""
 
     @classmethod
     def from_spec(cls, spec: DiffusionSpec) -> NoiseSchedule:
@@ -130,8 +130,11 @@ class NoiseSchedule:
         return [*levels, self.end(levels, end)]
 
     def end(self, levels: Sequence[Level], end: End = "reference") -> Level:
-        """The level at which sampling ends, after these."""
-        last = self.level(0) if end == "reference" else CLEAN
+        """The level at which sampling ends, after these. Only the reference's end keeps the last scale: latents that
+        end clean have their own contrast, also where few steps end early."""
+        if end == "clean":
+            return CLEAN
+        last = self.level(0)
         return replace(last, scale=levels[-1].scale) if self.keep_last_scale and levels else last
 
     def timesteps(self, steps: int, spacing: Spacing = "uniform") -> list[int]:

@@ -31,3 +31,9 @@ def save_both(folder: Path, autoencoder: Autoencoder, network: PictureNetwork) -
     save_model(text, TEXT_TO_VIDEO, autoencoder, published_names(network, pictured=False))
     save_model(image, IMAGE_TO_VIDEO, autoencoder, published_names(network, pictured=True))
     return text, image
+
+
+def save_network(folder: Path, autoencoder: Autoencoder, network: PictureNetwork) -> Path:
+    """The file of one network with its image part, named after its spec."""
+    path = folder / f"{network.spec.name}.safetensors"
+    return save_model(path, network.spec, autoencoder, published_names(network, pictured=True))

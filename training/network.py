@@ -73,11 +73,19 @@ class Network(nn.Module):
         if still:
             leave_out_time(self.unet)
 
-    def forward(self, x: Tensor, timesteps: Tensor, rows: Tensor, fps: Tensor, image: Tensor | None = None) -> Tensor:
-        """The predicted noise b c f h w; `rows` are words, b n."""
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        rows: Tensor,
+        fps: Tensor,
+        image: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip."""
         with torch.autocast(x.device.type, enabled=False):  # 16 bits are slower than 32 in so narrow a tower
             text = self.text.encode(rows)
-        out: Tensor = self.unet(x, timesteps, text, image, fps)
+        out: Tensor = self.unet(x, timesteps, text, image, fps, concat=concat)
         return out
 
 
@@ -95,11 +103,17 @@ class PictureNetwork(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, rows: Tensor, fps: Tensor, pictures: Tensor | None = None
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        rows: Tensor,
+        fps: Tensor,
+        pictures: Tensor | None = None,
+        concat: Tensor | None = None,
     ) -> Tensor:
-        """The predicted noise b c f h w; `pictures` are b 3 h w in -1..1, or None for text-to-video."""
+        """The prediction b c f h w; `pictures` are b 3 h w in -1..1, or None for text-to-video."""
         image = None if pictures is None else self.branch(pictures)
-        out: Tensor = self.network(x, timesteps, rows, fps, image)
+        out: Tensor = self.network(x, timesteps, rows, fps, image, concat)
         return out
 
 

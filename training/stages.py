@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from vc_core.frames.autoencoder import Autoencoder
 
 from . import autoencoder as pixels
+from .continuing import CONTINUING, ContinuingObjective, wider
 from .diffusion import DiffusionObjective
-from .files import save_both
+from .few_steps import ConsistencyObjective, Student, save_lora
+from .files import save_both, save_network
 from .image_branch import ReadingExercise
 from .motion import FIRST, LATER, MotionLesson, look_along_time
 from .network import (
@@ -53,6 +55,8 @@ class Recipe:
     motion: float = 8.0
     reader: float = 9.0
     pictures: float = 65.0
+    continuing: float = 40.0
+    few_steps: float = 30.0
     scale: float = 1.0
     clips: int = 12288
     frames: int = 32000
@@ -230,13 +234,53 @@ def train_pictures(run: Run) -> None:
     trainer.run(lesson, samples_per_step=8, probe=lambda _, step: probe(network, step))
 
 
+def train_continuing(run: Run) -> None:
+    """The small DynamiCrafter, from the image-to-video network; the image tower stays as it is."""
+    network = seeded_with_pictures(CONTINUING, run.recipe.seed)
+    network.branch.encoder.requires_grad_(False)
+    run.compile(network.network)
+
+    def start() -> None:
+        network.load_state_dict(wider(part(run.weights("pictures"), "network.")))
+
+    plan = run.plan(run.recipe.continuing, lr=7e-4, final=0.02, ema=0.998, warmup=100)
+    trainer = run.trainer(network, plan, "continuing", start)
+    objective = ContinuingObjective(network, Pool.load(run.folder / "clips.pool"), batch=8, seed=run.recipe.seed + 4)
+    trainer.run(objective, samples_per_step=8)
+
+
+def teacher(run: Run) -> Network:
+    """The text-to-video network that ships, frozen."""
+    network = Network(TEXT_TO_VIDEO).requires_grad_(False)
+    trained = part(run.weights("pictures"), "network.network.")
+    network.load_state_dict({key: trained[key] for key in network.state_dict()})
+    return network
+
+
+def train_few_steps(run: Run) -> None:
+    """A LoRA on the text-to-video network, which stays as it is."""
+    network = teacher(run).to(run.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.recipe.seed)
+        student = Student(network)
+    plan = run.plan(run.recipe.few_steps, lr=2e-3, final=0.05, ema=0.995, warmup=50, weight_decay=0.0)
+    trainer = run.trainer(student, plan, "few_steps")
+    pool = Pool.load(run.folder / "clips.pool")
+    trainer.run(ConsistencyObjective(student, network, pool, batch=8, seed=run.recipe.seed + 5), samples_per_step=8)
+
+
 def export(run: Run) -> None:
-    """Write the two files that ship."""
+    """Write the files that ship."""
     if rank() > 0:
         return
-    network = PictureNetwork(IMAGE_TO_VIDEO)
+    autoencoder = finished_autoencoder(run)
+    network, continuing = PictureNetwork(IMAGE_TO_VIDEO), PictureNetwork(CONTINUING)
     network.load_state_dict(part(run.weights("pictures"), "network."))
-    for path in save_both(run.models, finished_autoencoder(run), network):
+    continuing.load_state_dict(dict(run.weights("continuing")))
+    student = Student(teacher(run))
+    student.load_state_dict(dict(run.weights("few_steps")))
+    paths = [*save_both(run.models, autoencoder, network), save_network(run.models, autoencoder, continuing)]
+    for path in (*paths, save_lora(run.models, student.tensors())):
         logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
 
@@ -250,5 +294,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "motion": train_motion,
     "reader": train_reader,
     "pictures": train_pictures,
+    "continuing": train_continuing,
+    "few_steps": train_few_steps,
     "export": export,
 }

@@ -12,7 +12,9 @@ from torch import nn
 
 from training import __main__ as command
 from training.autoencoder import AutoencoderObjective, normalise, random_frames
+from training.continuing import CONTINUING
 from training.diffusion import MOST_WEIGHT, DiffusionObjective
+from training.few_steps import FILE as LORA
 from training.files import save_both
 from training.image_branch import ReadingExercise
 from training.layers import GroupNorm, short_attention
@@ -204,6 +206,8 @@ def test_the_command_goes_through_all_stages_and_on_where_it_was(
     finally:
         torch.set_num_threads(threads)
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == first
+    assert load(models / f"{CONTINUING.name}.safetensors").spec == CONTINUING
+    assert (models / LORA).is_file()
     for spec in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO):
         assert load(models / f"{spec.name}.safetensors").spec == spec
         assert list(run.glob(f"{spec.name}_*.png"))

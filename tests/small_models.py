@@ -11,7 +11,9 @@ from torch import nn
 
 from vc_core.checkpoint import METADATA_KEY, PREFIXES
 from vc_core.checkpoint.building import build_empty
+from vc_core.checkpoint.lora import GUIDANCE, _in_order
 from vc_core.denoising import NoiseSchedule
+from vc_core.network.unet import VideoUNet
 from vc_core.specs import (
     AutoencoderSpec,
     DiffusionSpec,
@@ -95,6 +97,22 @@ def save(spec: ModelSpec, path: Path, *, prefixes: tuple[str, ...] = (), seed: i
     }
     save_file(tensors, path, {METADATA_KEY: to_json(spec)} if told else None)
     return path
+
+
+def turbo_list(unet: UNetSpec, width: int = 12, seed: int = 3) -> list[torch.Tensor]:
+    """A LoRA as T2V-Turbo's: pairs of tensors without names in the network's order, with a guidance embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: tuple(value.shape) for name, value in VideoUNet(unet, device="meta").state_dict().items()}
+    items = []
+    for name, shape in _in_order(shapes, unet).items():
+        items += low_rank((shape[0], width) if name == GUIDANCE else shape, generator)
+    return items
+
+
+def low_rank(shape: tuple[int, ...], generator: torch.Generator, rank: int = 2) -> list[torch.Tensor]:
+    """up and down of a small change of a weight of this shape."""
+    up, down = torch.randn(shape[0], rank, generator=generator), torch.randn(rank, *shape[1:], generator=generator)
+    return [0.05 * up.reshape(shape[0], rank, *(1 for _ in shape[2:])), down * down[0].numel() ** -0.5]
 
 
 def _randomised(module: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:

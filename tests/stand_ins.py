@@ -32,9 +32,16 @@ CHECKPOINTS = {
     "videocrafter1_t2v_1024.ckpt": small.RELATIVE_MODEL,
     "videocrafter2_512.ckpt": small.TEXT_MODEL,
     "videocrafter1_i2v_512.ckpt": small.IMAGE_MODEL,
+    "dynamicrafter_512.ckpt": small.CONTINUING_MODEL,
+    "dynamicrafter_512_interp.ckpt": small.CONTINUING_MODEL,
 }
 """The published files, by the names that the workflows give them."""
-BOXED = {"videocrafter_small_t2v.safetensors": "text", "videocrafter_small_i2v.safetensors": "image"}
+BOXED = {
+    "videocrafter_small_t2v.safetensors": small.TEXT_MODEL,
+    "videocrafter_small_i2v.safetensors": small.IMAGE_MODEL,
+    "videocrafter_small_dynamicrafter.safetensors": small.CONTINUING_MODEL,
+}
+LORA = "t2v_turbo_unet_lora.pt"
 
 WIDTH, HEIGHT, FRAMES, STEPS = 40, 24, 5, 4
 VIDEO_RATE = Fraction(12)
@@ -50,9 +57,10 @@ def put(base: Base) -> None:
     """Writes every file that a workflow asks for into ComfyUI's folders."""
     for name, spec in CHECKPOINTS.items():
         torch.save({"state_dict": small.state_dict(spec)}, base.model("checkpoints", name))
-    for name, kind in BOXED.items():
+    for name, spec in BOXED.items():
         if not boxed_file(name).is_file():
-            small.save({"text": small.TEXT_MODEL, "image": small.IMAGE_MODEL}[kind], base.model("checkpoints", name))
+            small.save(spec, base.model("checkpoints", name))
+    torch.save(small.turbo_list(small.TEXT_MODEL.unet), base.model("loras", LORA))
     save_file(nearest_upscaler(), base.model("upscale_models", "RealESRGAN_x4plus.safetensors"))
     save_file(averaging_interpolator(), base.model("frame_interpolation", "film_net_fp16.safetensors"))
     Image.fromarray(_pattern(3)[0]).resize((117, 83)).save(base.input / "example.png")
@@ -68,7 +76,7 @@ def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
         kind, inputs = node["class_type"], node["inputs"]
         if "steps" in inputs:
             inputs["steps"] = STEPS
-        if kind == "VideoCrafterEmptyLatent" and inputs["width"] > 64:
+        if kind in ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo") and inputs["width"] > 64:
             inputs.update(width=WIDTH, height=HEIGHT, frames=FRAMES)
         if kind == "ImageScale":
             times = inputs["width"] // 512

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import small_models
 import torch
 from safetensors.torch import save_file
 
 from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames
+from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import Request, VideoCrafter
 
 SCALE = 0.18215
@@ -204,26 +206,15 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
 def loras(base):
     """A nameless list as T2V-Turbo's, with a guidance embedding of 12; a file with kohya's names; one of another
     model."""
-    from small_models import TEXT_MODEL
-
-    from vc_core.checkpoint.lora import GUIDANCE, _in_order
-    from vc_core.network.unet import VideoUNet
-
-    shapes = {name: value.shape for name, value in VideoUNet(TEXT_MODEL.unet, device="meta").state_dict().items()}
-    generator = torch.Generator().manual_seed(3)
-
-    def pair(shape, rank=2):
-        up, down = torch.randn(shape[0], rank, generator=generator), torch.randn(rank, *shape[1:], generator=generator)
-        up = up.reshape(shape[0], rank, *(1 for _ in shape[2:]))
-        return 0.05 * up, down * down[0].numel() ** -0.5
-
-    items = []
-    for name, shape in _in_order(shapes, TEXT_MODEL.unet).items():
-        items += [torch.nn.Parameter(t) for t in pair((shape[0], 12) if name == GUIDANCE else tuple(shape))]
-    torch.save(items, base.model("loras", "turbo_list.pt"))
+    unet = small_models.TEXT_MODEL.unet
+    shapes = {name: tuple(value.shape) for name, value in VideoUNet(unet, device="meta").state_dict().items()}
+    generator = torch.Generator().manual_seed(4)
+    torch.save(
+        [torch.nn.Parameter(item) for item in small_models.turbo_list(unet)], base.model("loras", "turbo_list.pt")
+    )
     tensors = {}
     for name in ("input_blocks.1.1.transformer_blocks.0.attn2.to_k", "out.2", "init_attn.0.proj_in"):
-        up, down = pair(tuple(shapes[f"{name}.weight"]))
+        up, down = small_models.low_rank(shapes[f"{name}.weight"], generator)
         stem = f"lora_unet_{name.replace('.', '_')}"
         tensors |= {f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down, f"{stem}.alpha": torch.tensor(4.0)}
     save_file(tensors, base.model("loras", "kohya_ours.safetensors"))

@@ -24,7 +24,7 @@ from vc_core.frames.video import write_video
 
 SIDE = 384
 QUALITY = 85
-TEXT, IMAGE = stand_ins.BOXED
+TEXT, IMAGE, CONTINUING = stand_ins.BOXED
 PROMPTS = {
     "text_to_video_1024": "a purple cross moves to the left on a grey background",
     "text_to_video_512": "a green triangle moves down on a navy background",
@@ -32,6 +32,11 @@ PROMPTS = {
     "text_to_video_core_nodes": "a cyan ring moves to the upper right on black",
     "text_to_video_upscale_interpolate": "an orange circle grows on a navy background",
     "video_to_video": "a white square moves to the left on a brown background",
+    "image_to_video_dynamicrafter_512": "it moves down and to the right",
+    "interpolation_512": "a shape",
+    "key_frames_512": "a shape",
+    "loop_512": "it moves down and to the right",
+    "text_to_video_turbo_512": "a green triangle moves down on a navy background",
 }
 SETTINGS = {"cfg": 7.0, "eta": 0.0, "fps": 8.0}
 """What the boxed models were trained for."""
@@ -41,7 +46,8 @@ def put(base: Base) -> None:
     """The boxed models under the published names; a picture and a video of the world that they know."""
     stand_ins.put(base)
     for name in stand_ins.CHECKPOINTS:
-        shutil.copyfile(stand_ins.boxed_file(IMAGE if "i2v" in name else TEXT), base.model("checkpoints", name))
+        boxed = CONTINUING if "dynamicrafter" in name else IMAGE if "i2v" in name else TEXT
+        shutil.copyfile(stand_ins.boxed_file(boxed), base.model("checkpoints", name))
     shutil.copyfile(stand_ins.boxed_file("example_picture.png"), base.input / "example.png")
     write_video(base.input / "video.mp4", [moving_disc(index) for index in range(16)], fps=8, overwrite=True)
 
@@ -66,8 +72,12 @@ def adapted(name: str, workflow: dict, info: dict) -> dict:
         )
         if node["class_type"] == "VideoCrafterVideoCombine":
             inputs["fps"] = 8.0
-        if node["class_type"] == "VideoCrafterEmptyLatent":
+        if node["class_type"] in ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo"):
             inputs.update(width=64, height=64)
+        if node["class_type"] == "VideoCrafterLoraLoader":
+            inputs["strength"] = 0.0  # the stand-in is made for another network
+        if node["class_type"] == "VideoCrafterKSampler" and inputs["sampler_name"] == "lcm_exact":
+            inputs.update(steps=50, sampler_name="ddim_exact", scheduler="uniform")
         if node["class_type"] == "ImageScale":
             times = inputs["width"] // 512
             inputs.update(width=64 * times, height=64 * times)

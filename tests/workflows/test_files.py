@@ -67,6 +67,9 @@ def test_every_workflow_there_should_be_is_there():
         "text_to_video_core_nodes",
         "text_to_video_upscale_interpolate",
         "video_to_video",
+        "image_to_video_dynamicrafter_512",
+        "text_to_video_turbo_512",
+        *(f"{kind}_{size}" for kind in ("interpolation", "key_frames", "loop") for size in ("512", "small")),
     }
 
 
@@ -129,11 +132,11 @@ def test_files_to_fetch_are_linked_and_told(file):
         for node in workflow["nodes"]
         if node["type"] != "MarkdownNote"
         for value in node.get("widgets_values", [])
-        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors")) and value not in stand_ins.BOXED
+        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors", ".pt")) and value not in stand_ins.BOXED
     ]
     assert sorted(chosen) == sorted(model["name"] for model in models(workflow))
     for model in models(workflow):
-        assert re.fullmatch(r"https://huggingface\.co/[^/]+/[^/]+/resolve/main/.+\.(ckpt|safetensors)", model["url"])
+        assert re.fullmatch(r"https://huggingface\.co/[^/]+/[^/]+/resolve/main/.+\.(ckpt|safetensors|pt)", model["url"])
         line = next(line for line in note.splitlines() if f"[{model['name']}]" in line)
         assert model["url"].replace("/resolve/", "/blob/") in line
         assert f"ComfyUI/models/{model['directory']}" in line

@@ -23,6 +23,14 @@ MADE = {
     "image_to_video_small": (16, 64, 64, 8),
     "text_to_video_long_small": (64, 64, 64, 8),
     "text_to_video_core_nodes_small": (16, 64, 64, 8),
+    "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "interpolation_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "key_frames_512": (2 * FRAMES - 1, WIDTH, HEIGHT, 8),
+    "loop_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "interpolation_small": (16, 64, 64, 8),
+    "key_frames_small": (31, 64, 64, 8),
+    "loop_small": (FRAMES, 64, 64, 8),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""
 

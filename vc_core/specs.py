@@ -210,11 +210,16 @@ class Windows:
     averaged with triangular weights. A last window, flush with the end, covers the frames that the stride would leave
     over; without `cover_rest` those get nothing, as in the published code. A clip of `size` frames or fewer is one
     window: plain attention.
+
+    `spectral` is FreeLong (arXiv:2407.19918) instead: every frame attends to those up to half a window away, and in the
+    layers below the full size the low frequencies of the result are those of attention over the whole clip. `stride`
+    then counts for the noise alone.
     """
 
     size: int = 16
     stride: int = 4
     cover_rest: bool = True
+    spectral: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.stride <= self.size:

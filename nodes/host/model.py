@@ -37,6 +37,9 @@ from .unet import NativeUNet
 
 log = logging.getLogger(__name__)
 
+EARLY_TEXT = "videocrafter_early_text"
+"""Key of a CONDITIONING: the text, 1 n d, that the first half of the network takes in some steps (FreeNoise)."""
+
 FPS = "videocrafter_fps"
 IMAGE_TOKENS = "videocrafter_image_tokens"
 PICTURES = "videocrafter_pictures"
@@ -64,8 +67,8 @@ class VideoCrafterConfig(comfy.supported_models_base.BASE):
 
     unet_extra_config: dict[str, Any] = {}
     latent_format = comfy.latent_formats.SD15
-    memory_usage_factor = 0.7
-    """By accounting (`benchmarks.memory`) a pass holds 0.52 of ComfyUI's unit, and 0.6 with relative positions; the
+    memory_usage_factor = 0.58
+    """By accounting (`benchmarks.memory`) a pass holds 0.40 of ComfyUI's unit, and 0.5 with relative positions; the
     rest is for what kernels take beside."""
     clip_vision_prefix = "embedder.model.visual."
 
@@ -117,6 +120,8 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         fps = kwargs.get(FPS)
         out["fps"] = comfy.conds.CONDConstant(float(self.spec.defaults.fps if fps is None else fps))
         out["text_per_frame"] = comfy.conds.CONDConstant(text.shape[0] > 1)
+        if kwargs.get(EARLY_TEXT) is not None:
+            out["early_text"] = comfy.conds.CONDRegular(kwargs[EARLY_TEXT].to(kwargs["device"]))
         image = kwargs.get(IMAGE_TOKENS)
         if image is not None:
             self._check_image(image)

@@ -44,6 +44,7 @@ class PatchHooks(Hooks):
         self.replacements: dict[str, dict[Any, Any]] = options.get("patches_replace", {})
         self.tick: Callable[[], None] | None = options.get(TICK)
         options["transformer_index"] = -1
+        self.whole = bool(self.patches or self.replacements or "optimized_attention_override" in options)
 
     def enter(self, stage: Stage, index: int) -> None:
         if not torch.compiler.is_compiling():  # a compiled network stays one graph, and is interrupted between steps

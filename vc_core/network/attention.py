@@ -83,3 +83,10 @@ def causal_mask(frames: int, like: Tensor) -> Tensor:
     """f f: 0 where a frame may look (itself and earlier ones), -inf elsewhere."""
     blocked = torch.ones(frames, frames, dtype=torch.bool, device=like.device).triu(1)
     return torch.zeros(frames, frames, dtype=like.dtype, device=like.device).masked_fill(blocked, float("-inf"))
+
+
+def near_mask(frames: int, reach: int, like: Tensor) -> Tensor:
+    """f f: 0 where two frames are at most `reach` apart, -inf elsewhere."""
+    place = torch.arange(frames, device=like.device)
+    far = (place[:, None] - place[None]).abs() > reach
+    return torch.zeros(frames, frames, dtype=like.dtype, device=like.device).masked_fill(far, float("-inf"))

@@ -18,7 +18,12 @@ Stage = Literal["input", "middle", "output"]
 
 
 class Hooks:
-    """Does nothing: every method returns what the plain network would use."""
+    """Does nothing: every method returns what the plain network would use.
+
+    `whole` asks for all frames in each call; otherwise the frames of a large clip may come in parts.
+    """
+
+    whole = False
 
     def enter(self, stage: Stage, index: int) -> None:
         """A block is about to run. Raise here to stop."""

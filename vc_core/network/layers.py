@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .operations import linear_class, norm_class, over_frames
+from .parts import frame_spans, gathered, is_large, pixel_spans
+from .parts import over_frames as in_parts
 
 NORM_EPS = 1e-5
 
@@ -127,8 +129,22 @@ class TemporalConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_large(x):
+            return self._in_parts(x)
         out: Tensor = x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
         return out
+
+    def _in_parts(self, x: Tensor) -> Tensor:
+        """With the statistics of the whole clip, and everything behind the norms in place."""
+        h = x
+        for norm, *rest in (self.conv1, self.conv2, self.conv3, self.conv4):
+            h = norm(h)
+            for part in pixel_spans(h):
+                result = part
+                for layer in rest:
+                    result = layer(result)
+                part.copy_(result)
+        return h.add_(x)
 
 
 class ResBlock(nn.Module):
@@ -150,13 +166,21 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
         """`emb` is b d, or (b f) d where every frame has its own timestep."""
-        h = self.in_layers(x)
         e = self.emb_layers(emb)
-        h = (h.unflatten(0, (e.shape[0], -1)) + e[:, None, :, None, None]).flatten(0, 1)
-        h = self.skip_connection(x) + self.out_layers(h)
+        if is_large(x):
+            e = e.repeat_interleave(len(x) // len(e), dim=0)
+            h = gathered((self._in_space(x[rows], e[rows]) for _, rows in frame_spans(x)), len(x))
+        else:
+            h = self._in_space(x, e)
         if self.temopral_conv is not None:
             h = to_frames(self.temopral_conv(to_clips(h, frames)))
         return h
+
+    def _in_space(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.in_layers(x)
+        h = (h.unflatten(0, (e.shape[0], -1)) + e[:, None, :, None, None]).flatten(0, 1)
+        out: Tensor = self.skip_connection(x) + self.out_layers(h)
+        return out
 
 
 class Downsample(nn.Module):
@@ -167,8 +191,7 @@ class Downsample(nn.Module):
         self.op = layers.conv2d(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.op(x)
-        return out
+        return in_parts(self.op, x)
 
 
 class Upsample(nn.Module):
@@ -179,5 +202,4 @@ class Upsample(nn.Module):
         self.conv = layers.conv2d(channels, channels)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, size=size, mode="nearest"))
-        return out
+        return in_parts(lambda part: self.conv(F.interpolate(part, size=size, mode="nearest")), x)

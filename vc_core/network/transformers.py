@@ -5,6 +5,7 @@ Attribute names are the published ones. Queries, keys and values are `n tokens (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..specs import Windows
-from .attention import Attention, causal_mask, join_heads, split_heads
+from .attention import Attention, causal_mask, join_heads, near_mask, split_heads
 from .hooks import Hooks
-from .layers import Layers, repeated, to_clips
+from .layers import Layers, repeated, to_clips, to_frames
+from .parts import PART, frame_spans, gathered, is_large, pixel_spans
+from .spectral import blend_low
 
 TRANSFORMER_NORM_EPS = 1e-6
 
@@ -123,22 +126,40 @@ class TemporalAttention(SelfAttention):
         self.relative_position_k = RelativePositions(reach, dim // heads, layers) if reach else None
         self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
 
-    def forward(self, x: Tensor, temporal: bool = True, windows: Windows | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, temporal: bool = True, windows: Windows | None = None, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """`grid` is the height and width that the pixels of x come from, where x holds whole frames."""
         if not temporal:
             h = self._attend_to_self(x)
-        elif windows is None:
+        elif windows is None or x.shape[1] <= windows.size:
             h = self._attend(self.to_q(x), self.to_k(x), self.to_v(x))
+        elif windows.spectral:
+            h = self._attend_near_and_far(x, windows.size // 2, grid)
         else:
             h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows)
         out: Tensor = self.to_out(h)
         return out
 
+    def _attend_near_and_far(self, x: Tensor, reach: int, grid: tuple[int, int] | None) -> Tensor:
+        """FreeLong: attention to frames at most `reach` away, with the low frequencies of attention to all. The mix
+        is linear and the same in every channel, so it may stand before the projection and the residual."""
+        mask = near_mask(x.shape[1], reach, x)
+        if grid is None:
+            return self._attend(self.to_q(x), self.to_k(x), self.to_v(x), mask)
+        near, far = torch.empty_like(x), torch.empty_like(x)
+        pixels = max(1, PART // x[0].numel())
+        for part, by_near, by_far in zip(*(y.split(pixels) for y in (x, near, far)), strict=True):
+            q, k, v = self.to_q(part), self.to_k(part), self.to_v(part)
+            by_near.copy_(self._attend(q, k, v, mask))
+            by_far.copy_(self._attend(q, k, v))
+        blend_low(*(h.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4) for h in (near, far)))
+        return near
+
     def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tensor:
         """The average over the windows that a frame is in, n f d; a frame in none gets zeros."""
         frames = q.shape[1]
         spans = windows.spans(frames)
-        if spans == [(0, frames)]:
-            return self._attend(q, k, v)
         total, weight = torch.zeros_like(v), v.new_zeros(frames, 1)
         for first, end in spans:
             share = v.new_tensor(windows.weights(end - first))[:, None]  # f 1
@@ -146,11 +167,12 @@ class TemporalAttention(SelfAttention):
             weight[first:end] += share
         return torch.where(weight > 0, total / weight.clamp_min(1), total)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         frames = q.shape[1]
-        mask = causal_mask(frames, q) if self.causal else None
+        if self.causal:
+            mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
         if self.relative_position_k is None or self.relative_position_v is None:
-            return self.attention(q, k, v, self.heads, mask) if self.causal else self.attention(q, k, v, self.heads)
+            return self.attention(q, k, v, self.heads) if mask is None else self.attention(q, k, v, self.heads, mask)
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))  # (n heads) f d
         q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
         bias = torch.einsum("nqd,qkd->nqk", q, self.relative_position_k(frames, q))
@@ -237,9 +259,11 @@ class SpatialBlock(Block):
 class TemporalBlock(Block):
     """Frames of one pixel attend to each other, twice."""
 
-    def forward(self, x: Tensor, temporal: bool, windows: Windows | None = None) -> Tensor:
-        x = x + self.attn1(self.norm1(x), temporal, windows)
-        x = x + self.attn2(self.norm2(x), temporal, windows)
+    def forward(
+        self, x: Tensor, temporal: bool, windows: Windows | None = None, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        x = x + self.attn1(self.norm1(x), temporal, windows, grid)
+        x = x + self.attn2(self.norm2(x), temporal, windows, grid)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
 
@@ -274,6 +298,21 @@ class SpatialTransformer(nn.Module):
         self.proj_out = layers.linear(channels, channels)
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
+        if len(x) != rows or not is_large(x) or hooks.whole:
+            return self._transformed(x, text, image, hooks, rows)
+        clips = math.gcd(len(text), rows if image is None else len(image))
+
+        def of(tokens: Tensor, clip: int, span: slice) -> Tensor:
+            """What belongs to a part: its clip's, or its frames' own."""
+            return tokens[span] if len(tokens) == rows else tokens[clip : clip + 1]
+
+        parts = (
+            (x[span], of(text, clip, span), None if image is None else of(image, clip, span))
+            for clip, span in frame_spans(x, clips)
+        )
+        return gathered((self._transformed(*part, hooks, len(part[0])) for part in parts), rows)
+
+    def _transformed(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
         h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b f) (h w) c
         for block in self.transformer_blocks:
             h = block(h, text, image, hooks, rows)
@@ -284,7 +323,8 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
     """(b f) c h w -> (b f) c h w; the frames of each pixel are tokens, and the norm sees the whole clip.
 
-    `inner` is the width inside. `conv_projection` makes the projections 1x1 convolutions, which is the same map under
+    `inner` is the width inside. `finest` stands at the full size of the latents, where FreeLong does not look far, as
+    published. `conv_projection` makes the projections 1x1 convolutions, which is the same map under
     another weight shape; the published networks have them in `init_attn` alone.
     """
 
@@ -300,9 +340,11 @@ class TemporalTransformer(nn.Module):
         conv_projection: bool = False,
         reach: int | None = None,
         causal: bool = False,
+        finest: bool = False,
     ) -> None:
         super().__init__()
         inner = inner or channels
+        self.finest = finest
         self.conv_projection = conv_projection
         project = layers.conv1d if conv_projection else layers.linear
         self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
@@ -320,12 +362,23 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int, temporal: bool = True, windows: Windows | None = None) -> Tensor:
         clips = self.norm(to_clips(x, frames))  # b c f h w
+        blends = windows is not None and windows.spectral and not self.finest
+        if blends or not is_large(x):
+            return x + to_frames(self._over_time(clips, temporal, windows, clips.shape[3:] if blends else None))
+        for part in pixel_spans(clips):
+            part.copy_(self._over_time(part, temporal, windows, None))
+        return to_frames(clips.add_(to_clips(x, frames)))
+
+    def _over_time(
+        self, clips: Tensor, temporal: bool, windows: Windows | None, grid: tuple[int, int] | None
+    ) -> Tensor:
+        """b c f h w -> b c f h w, every pixel by itself but where `grid` asks for a mix over frames"""
         b, c, f, height, width = clips.shape
         h = self._project(self.proj_in, clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c))  # (b h w) f inner
         for block in self.transformer_blocks:
-            h = block(h, temporal, windows)
+            h = block(h, temporal, windows, grid)
         h = self._project(self.proj_out, h).view(b, height * width, f, c).transpose(1, 2)
-        return x + h.reshape(b * f, height, width, c).permute(0, 3, 1, 2)
+        return h.reshape(b, f, height, width, c).permute(0, 4, 1, 2, 3)
 
     def _project(self, layer: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = layer(x.transpose(1, 2)).transpose(1, 2) if self.conv_projection else layer(x)

@@ -70,8 +70,11 @@ class Deep:
 class Stack(nn.ModuleList):
     """The layers of one block in turn, each given what its kind needs. (b f) c h w -> (b f) c h w"""
 
-    def forward(self, h: Tensor, call: Call, size: torch.Size | None = None) -> Tensor:
-        """`size` is that of the next skip connection, for a block that ends in an Upsample."""
+    def forward(self, x: Tensor | list[Tensor], call: Call, size: torch.Size | None = None) -> Tensor:
+        """`size` is that of the next skip connection, for a block that ends in an Upsample. A list of one map is
+        emptied, so that the map can go as soon as the first layer has read it."""
+        h = x.pop() if isinstance(x, list) else x
+        del x
         for layer in self:
             if isinstance(layer, ResBlock):
                 h = layer(h, call.emb_of(h), call.frames)
@@ -120,7 +123,8 @@ class VideoUNet(nn.Module):
         last = len(spec.channel_mult) - 1
         for level, mult in enumerate(spec.channel_mult):
             for _ in range(spec.num_res_blocks):
-                self.input_blocks.append(build.block(channels, mult * width, attends=level in spec.attention_levels))
+                attends = level in spec.attention_levels
+                self.input_blocks.append(build.block(channels, mult * width, attends, finest=level == 0))
                 channels = mult * width
                 skips.append(channels)
             if level != last:
@@ -132,7 +136,7 @@ class VideoUNet(nn.Module):
         for level, mult in reversed(list(enumerate(spec.channel_mult))):
             for i in range(spec.num_res_blocks + 1):
                 attends = level in spec.attention_levels
-                block = build.block(channels + skips.pop(), mult * width, attends=attends)
+                block = build.block(channels + skips.pop(), mult * width, attends, finest=level == 0)
                 channels = mult * width
                 if level > 0 and i == spec.num_res_blocks:
                     block.append(Upsample(channels, build.layers))
@@ -217,7 +221,8 @@ class VideoUNet(nn.Module):
             if deep is not None and len(skips) == deep.shallow:
                 deep.features = h
             h, skip = call.hooks.before_output(h, skips.pop())
-            joined = torch.cat([h, repeated(skip, len(h))], dim=1)
+            joined = [torch.cat([h, repeated(skip, len(h))], dim=1)]
+            del h, skip
             h = block(joined, call, size=skips[-1].shape[-2:] if skips else None)
         return h
 
@@ -315,9 +320,10 @@ class _Builder:
             conv_projection=True,
             reach=self.reach,
             causal=spec.causal,
+            finest=True,
         )
 
-    def block(self, c_in: int, c_out: int, attends: bool) -> Stack:
+    def block(self, c_in: int, c_out: int, attends: bool, finest: bool = False) -> Stack:
         """[ResBlock], or [ResBlock, SpatialTransformer, TemporalTransformer]"""
         spec, layers = self.spec, self.layers
         block = Stack([self.res_block(c_in, c_out)])
@@ -330,6 +336,11 @@ class _Builder:
                 )
             )
             block.append(
-                TemporalTransformer(c_out, heads, depth, layers, self.attention, reach=self.reach, causal=spec.causal)
+                TemporalTransformer(
+                    *(c_out, heads, depth, layers, self.attention),
+                    reach=self.reach,
+                    causal=spec.causal,
+                    finest=finest,
+                )
             )
         return block

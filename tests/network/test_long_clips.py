@@ -1,0 +1,168 @@
+"""Long clips inside the network: work in parts, and FreeLong by its definition."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.live import fused, live_bytes
+from golden_cases import relative_error
+from vc_core.network import parts
+from vc_core.network.attention import sdpa_attention
+from vc_core.network.hooks import Hooks
+from vc_core.network.layers import Layers
+from vc_core.network.parts import frame_spans, is_large, pixel_spans
+from vc_core.network.spectral import blend_low, low_pass
+from vc_core.network.transformers import TemporalTransformer
+from vc_core.network.unet import VideoUNet
+from vc_core.specs import UNetSpec, Windows
+
+SMALL = {"model_channels": 8, "head_channels": 4, "norm_groups": 4, "context_dim": 6, "num_res_blocks": 1}
+EXACT = 1e-5
+"""Single precision; parts are added up in another order by some kernels."""
+
+
+def small(**changes: Any) -> VideoUNet:
+    torch.manual_seed(0)
+    spec = UNetSpec(**{**SMALL, "channel_mult": (1, 2), "attention_levels": (0, 1), **changes})  # type: ignore[arg-type]
+    return VideoUNet(spec).eval()
+
+
+def given(frames: int, clips: int = 1, **changes: Any) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "x": drawn(clips, 4, frames, 7, 6),
+        "timesteps": torch.full((clips,), 500.0),
+        "text": drawn(clips, 5, 6),
+        **{name: drawn(*shape) for name, shape in changes.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "clips", "extra"),
+    [
+        ({}, 1, {}),
+        ({"relative_position": True, "temporal_conv": False}, 2, {}),
+        ({"image_attention": True}, 2, {"image": (2, 21, 3, 6)}),
+        ({"image_attention": True}, 2, {"text": (2, 21, 5, 6), "image": (2, 3, 6)}),
+    ],
+    ids=["plain", "relative, two clips", "a picture for each frame", "a text for each frame"],
+)
+@pytest.mark.parametrize("windows", [None, Windows(size=8, stride=3), Windows(size=8, spectral=True)])
+def test_work_in_parts_equals_the_whole(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], clips: int, extra: dict[str, Any], windows: Windows | None
+) -> None:
+    network, inputs = small(**changes), given(21, clips, **extra)
+    if clips == 1:
+        inputs["timesteps"] = torch.linspace(0, 900, 21)[None]
+    with torch.no_grad():
+        whole = network(**inputs, windows=windows)
+        monkeypatch.setattr(parts, "LARGE", 200)
+        monkeypatch.setattr(parts, "PART", 1000)
+        monkeypatch.setattr("vc_core.network.transformers.PART", 1000)
+        monkeypatch.setattr("vc_core.network.spectral.PART", 1000)
+        assert relative_error(network(**inputs, windows=windows), whole) < EXACT
+
+
+def test_hooks_that_ask_for_whole_clips_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "LARGE", 200)
+    monkeypatch.setattr(parts, "PART", 1000)
+    seen: set[int] = set()
+
+    class Watch(Hooks):
+        def between_attentions(self, x: Tensor) -> Tensor:
+            seen.add(len(x))
+            return x
+
+    watch = Watch()
+    network, inputs = small(), given(21)
+    with torch.no_grad():
+        network(**inputs, hooks=watch)
+        assert seen != {21}
+        seen.clear()
+        watch.whole = True
+        network(**inputs, hooks=watch)
+        assert seen == {21}
+
+
+@pytest.mark.parametrize(("rows", "clips"), [(1, 1), (12, 2), (210, 3)])
+def test_parts_cover_everything_once_and_never_cross_clips(
+    monkeypatch: pytest.MonkeyPatch, rows: int, clips: int
+) -> None:
+    monkeypatch.setattr(parts, "PART", 100)
+    x = torch.arange(rows * clips * 12.0).view(rows * clips, 3, 2, 2)
+    spans = list(frame_spans(x, clips))
+    assert torch.equal(torch.cat([x[rows] for _, rows in spans]), x)
+    for clip, span in spans:
+        assert clip * rows <= span.start < span.stop <= (clip + 1) * rows
+    assert max(x[span].numel() for _, span in spans) <= 100
+    clip = torch.arange(2 * 3 * 5 * 7 * 2.0).view(2, 3, 5, 7, 2)
+    assert torch.equal(torch.cat(list(pixel_spans(clip)), dim=3), clip)
+
+
+def test_training_keeps_maps_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "LARGE", 200)
+    assert not is_large(torch.zeros(300))
+    with torch.no_grad():
+        assert is_large(torch.zeros(300))
+
+
+def test_one_hundred_and_twenty_eight_frames_need_at_most_half_as_much_again() -> None:
+    """Of 16 frames, in half precision at 320 x 512, weights and all that lives at once counted without running."""
+    network = VideoUNet(UNetSpec(), device="meta", attention=fused).eval().half()
+    weights = sum(tensor.nbytes for tensor in network.parameters())
+
+    def needed(frames: int) -> int:
+        x = torch.empty(1, 4, frames, 40, 64, device="meta", dtype=torch.half)
+        text = torch.empty(1, 77, 1024, device="meta", dtype=torch.half)
+        return weights + live_bytes(lambda: network(x, torch.empty(1, device="meta"), text, windows=Windows(stride=16)))
+
+    assert needed(128) <= 1.5 * needed(16)
+
+
+def test_freelong_does_not_change_a_clip_of_one_window() -> None:
+    network, inputs = small(), given(16)
+    with torch.no_grad():
+        assert torch.equal(network(**inputs, windows=Windows(spectral=True)), network(**inputs))
+
+
+def test_the_filter_of_freelong_is_a_gaussian_of_the_published_width() -> None:
+    keep = low_pass(16, 16, 16)
+    assert float(keep[0, 0, 0]) == 1
+    for at in ((2, 0, 0), (0, 2, 0), (0, 0, 2)):  # a quarter of the highest frequency
+        assert float(keep[at]) == pytest.approx(math.exp(-0.5))
+    assert float(keep[8, 8, 8]) == pytest.approx(math.exp(-24), abs=1e-9)
+
+
+def test_freelong_takes_slow_changes_from_far_and_quick_ones_from_near() -> None:
+    near, far = torch.zeros(1, 32, 4, 4, 3), torch.zeros(1, 32, 4, 4, 3)
+    near += (-1.0) ** torch.arange(32).view(1, 32, 1, 1, 1)
+    far += 5 + torch.cos(2 * torch.pi * torch.arange(32) / 32).view(1, 32, 1, 1, 1)
+    expected = near + 5 + math.exp(-0.5 * (2 / 32 / 0.25) ** 2) * (far - 5)
+    expected -= near * math.exp(-0.5 * (1 / 0.25) ** 2)
+    blend_low(near, far)
+    assert torch.allclose(near, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("finest", [True, False])
+def test_freelong_looks_near_at_the_full_size_and_far_below(finest: bool) -> None:
+    """Seen by changing the last frame of a long clip."""
+    torch.manual_seed(0)
+    layer = TemporalTransformer(8, 2, 1, Layers(groups=4), sdpa_attention, finest=finest).eval()
+    layer.norm = torch.nn.Identity()  # which would carry a change everywhere
+    x = torch.randn(40, 8, 3, 2)
+    changed = x.clone()
+    changed[-1] += 3
+    with torch.no_grad():
+        options = {"windows": Windows(size=4, spectral=True)}
+        difference = (layer(changed, 40, **options) - layer(x, 40, **options)).abs().amax((1, 2, 3))
+    assert float(difference[-1]) > 1
+    assert bool(difference[0] > 1e-5) == (not finest)

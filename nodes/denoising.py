@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,19 +9,16 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..vc_core.denoising import Noise
 from ..vc_core.denoising.guidance import Guidance
 from ..vc_core.denoising.schedule import NoiseSchedule
 from ..vc_core.errors import UserError
-from ..vc_core.network.layers import to_frames
-from ..vc_core.specs import Windows
+from .clips import Clips, in_rounds, one_after_the_other, through_a_queue
 from .conditioning import with_settings
 from .frames import check_latents
 from .host import sampling
 from .host.compat import advanced, aliases
-from .host.long import with_freenoise
 from .keyframes import along, ways_of
-from .long import CONTINUE, FREENOISE, LONG_VIDEO, SEGMENT, check_long, continued
+from .long import CONTINUE, FIFO, LONG_VIDEO, MOST_ROUNDS, PATCHES, SEGMENT, check_long
 
 CATEGORY = "VideoCrafter/sampling"
 
@@ -188,10 +184,24 @@ class VideoCrafterKSampler(io.ComfyNode):
                     options=list(LONG_VIDEO),
                     default=LONG_VIDEO[0],
                     optional=True,
-                    tooltip="For clips of more than 16 frames. freenoise keeps 32, 64, 128 or more frames one scene "
-                    "(windows of 16, every 4; eta 0 suits it). continue makes clip after clip of 16 frames, each from "
-                    "the last 8 of the one before, in the memory of one, with the drift of brightness and colour taken "
-                    "back. off treats all frames as one clip. 16 frames or fewer are the same in all.",
+                    tooltip="For clips of more than 16 frames; eta 0 suits all but fifo and freelong. freenoise keeps "
+                    "32, 64, 128 or more frames one scene (windows of 16, every 4), and freelong too, by near frames "
+                    "and the slow part of all. In the memory of 16 frames: windows runs the model on one window after "
+                    "the other, loop as well, and the clip ends where it begins; continue makes clip after clip, each "
+                    "from the last 8 frames of the one before, with the drift of colours taken back; fifo pushes "
+                    "frames through a queue of rising noise, 3 times as long or more. off treats all frames as one "
+                    "clip. 16 frames or fewer are the same in all.",
+                ),
+                io.Int.Input(
+                    "free_init",
+                    default=0,
+                    min=0,
+                    max=MOST_ROUNDS,
+                    optional=True,
+                    tooltip="0 to 10 further rounds, each from the slow and coarse part of the last result "
+                    "(FreeInit): steadier frames, and as many times longer. The authors take 3 to 5; 0 is off. Not "
+                    "with continue and fifo.",
+                    **advanced(io.Int.Input),
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The clip, for VideoCrafter Decode or VAE Decode.")],
@@ -219,56 +229,43 @@ class VideoCrafterKSampler(io.ComfyNode):
         image_cfg: float = 1.5,
         motion: float = -1.0,
         long_video: str = LONG_VIDEO[0],
+        free_init: int = 0,
     ) -> io.NodeOutput:
         latents, mask = latent_image["samples"], latent_image.get("noise_mask")
         _check(latents, denoise, eta)
-        check_long(long_video, model, latents, (positive, negative), from_noise=denoise >= 1 and mask is None)
-        if long_video == FREENOISE:
-            model = with_freenoise(model, Windows(), reuse=True)
+        pure = denoise >= 1 and mask is None
+        check_long(long_video, model, latents, (positive, negative), from_noise=pure, rounds=free_init)
+        model = PATCHES.get(long_video, lambda given: given)(model)
         told = with_settings(model, (positive, negative, picture_only), fps=fps, cfg=cfg, motion=motion)
-        guidance = Guidance(scale=told.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg)
-        sigmas = _sigmas(model, sampler_name, scheduler, steps, denoise)
-        pure = denoise >= 1
-        exact = sampler_name in (EXACT, EXACT_LCM)
-        sampler = (
-            sampling.CoreSampler(OWN_SAMPLERS[sampler_name], eta, pure=pure)
-            if exact
-            else sampling.host_sampler(sampler_name, eta)
+        clips = Clips(
+            model=model,
+            sampler=partial(_sampler, sampler_name, eta),
+            sigmas=partial(_sigmas, model, sampler_name, scheduler, steps),
+            exact=sampler_name in (EXACT, EXACT_LCM),
+            guidance=Guidance(
+                scale=told.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg
+            ),
+            told=dict(zip(("positive", "negative", "picture_only"), told.conditionings, strict=True)),
+            share=denoise,
         )
-        run = partial(
-            sampling.run,
-            sampling.guided(model, guidance),
-            sampler,
-            sigmas,
-            image_cfg=image_cfg,
-            cfg=guidance.scale,
-        )
-        amount = 1.0 if exact or not pure else sampling.full_noise(model, sigmas)
-        named = dict(zip(("positive", "negative", "picture_only"), told.conditionings, strict=True))
-        make = partial(_clip, run, amount=amount, pure=pure)
         if ways_of(told.conditionings):
-            return io.NodeOutput({**latent_image, "samples": along(make, named, latents, mask, seed)})
-        clip = partial(make, told=named)
-        if long_video == CONTINUE and latents.shape[0] > SEGMENT:
-            return io.NodeOutput({**latent_image, "samples": continued(clip, latents, seed)})
-        return io.NodeOutput({**latent_image, "samples": clip(latents, mask, seed)})
+            made = along(clips.make, clips.told, latents, mask, seed)
+        elif long_video == CONTINUE and len(latents) > SEGMENT:
+            made = one_after_the_other(clips, latents, seed)
+        elif long_video == FIFO and len(latents) > SEGMENT:
+            made = through_a_queue(clips, latents, seed)
+        elif free_init:
+            made = in_rounds(clips, latents, seed, free_init)
+        else:
+            made = clips.make(latents, mask, seed)
+        return io.NodeOutput({**latent_image, "samples": made})
 
 
-def _clip(
-    run: Callable[..., Tensor],
-    start: Tensor,
-    mask: Tensor | None,
-    seed: int,
-    told: Mapping[str, Any],
-    *,
-    amount: float,
-    pure: bool,
-) -> Tensor:
-    """A clip of the start's size, f c h w; `told` are its conditionings by name, and `amount` is what its noise is
-    multiplied by."""
-    noise = amount * to_frames(Noise(seed).draw((1, *start.transpose(0, 1).shape)))
-    latent = torch.zeros_like(start) if pure and mask is None else start
-    return run(noise=noise, latent=latent, mask=mask, seed=seed, **told)
+def _sampler(name: str, eta: float, pure: bool) -> Any:
+    """SAMPLER by the node's name for it."""
+    if name in (EXACT, EXACT_LCM):
+        return sampling.CoreSampler(OWN_SAMPLERS[name], eta, pure=pure)
+    return sampling.host_sampler(name, eta)
 
 
 class VideoCrafterSampler(io.ComfyNode):

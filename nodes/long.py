@@ -10,21 +10,31 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.conditioning.types import text_over_time
+from ..vc_core.denoising.windows import ContextWindows
 from ..vc_core.errors import UserError
-from ..vc_core.longer import undrifted
-from ..vc_core.network.layers import to_clips, to_frames
 from ..vc_core.specs import Windows
 from .frames import check_latents
 from .host.compat import advanced, aliases
-from .host.long import with_freenoise
+from .host.long import with_freenoise, with_passes_in_windows
+from .host.model import EARLY_TEXT
 
 CATEGORY = "VideoCrafter/long"
 
-FREENOISE, CONTINUE = "freenoise", "continue"
-LONG_VIDEO = ("off", FREENOISE, CONTINUE)
+OFF, FREENOISE, CONTINUE, FREELONG = "off", "freenoise", "continue", "freelong"
+WINDOWS, LOOP, FIFO = "windows", "loop", "fifo"
+LONG_VIDEO = (OFF, FREENOISE, CONTINUE, FREELONG, WINDOWS, LOOP, FIFO)
 """The sampler node's ways to long clips."""
-SEGMENT, OVERLAP = 16, 8
-"""Frames of a clip that is continued, and those that the next one begins with."""
+PATCHES: dict[str, Callable[[Any], Any]] = {
+    FREENOISE: lambda model: with_freenoise(model, Windows(), reuse=True),
+    FREELONG: lambda model: with_freenoise(model, Windows(spectral=True), reuse=True),
+    WINDOWS: lambda model: with_passes_in_windows(model, ContextWindows(order="uniform")),
+    LOOP: lambda model: with_passes_in_windows(model, ContextWindows(order="looped")),
+}
+"""Those that are something done to the model."""
+SEGMENT = 16
+"""Frames that the models learnt with, up to which all ways are the plain one."""
+MOST_ROUNDS = 10
+"""Of FreeInit."""
 NOISE_MODES = ("shuffled", "fresh")
 
 
@@ -100,6 +110,15 @@ class VideoCrafterPromptsOverTime(io.ComfyNode):
                 ),
                 io.Conditioning.Input("third", optional=True, tooltip="A third encoded prompt, if there is one."),
                 io.Conditioning.Input("fourth", optional=True, tooltip="A fourth encoded prompt, if there is one."),
+                io.Boolean.Input(
+                    "injection",
+                    default=False,
+                    optional=True,
+                    tooltip="In the first 5 steps and from the 17th on, the first half of the network takes the last "
+                    "prompt for all frames, as FreeNoise's authors do: the scene stays more the same, and the prompts "
+                    "move it. Off: every step takes each frame's own prompt everywhere.",
+                    **advanced(io.Boolean.Input),
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -111,7 +130,13 @@ class VideoCrafterPromptsOverTime(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, first: Any, second: Any, latent_image: dict[str, Any], third: Any = None, fourth: Any = None
+        cls,
+        first: Any,
+        second: Any,
+        latent_image: dict[str, Any],
+        third: Any = None,
+        fourth: Any = None,
+        injection: bool = False,
     ) -> io.NodeOutput:
         latents = latent_image["samples"]
         check_latents(latents)
@@ -124,7 +149,8 @@ class VideoCrafterPromptsOverTime(io.ComfyNode):
                 "and keep each within its 77 tokens."
             )
         text = text_over_time(torch.cat(texts), latents.shape[0])[0]
-        return io.NodeOutput([(text, dict(first[0][1]))])
+        early = {EARLY_TEXT: texts[-1]} if injection else {}
+        return io.NodeOutput([(text, {**first[0][1], **early})])
 
 
 def _text(conditioning: Any) -> Tensor:
@@ -138,41 +164,34 @@ def _text(conditioning: Any) -> Tensor:
     return text
 
 
-def continued(make: Callable[[Tensor, Tensor | None, int], Tensor], latents: Tensor, seed: int) -> Tensor:
-    """Clip after clip until there are as many frames, f c h w, as in `latents`: the way of `vc_core.longer`.
-
-    make: (where a clip starts, its noise mask, its seed) -> the clip.
-    """
-    first = kept = make(latents[:SEGMENT], None, seed)
-    parts, number = [first], 0
-    while sum(len(part) for part in parts) < len(latents):
-        number += 1
-        start = torch.cat([kept[-OVERLAP:], kept[-1:].expand(SEGMENT - OVERLAP, -1, -1, -1)])
-        mask = torch.ones(SEGMENT, 1, *start.shape[2:])
-        mask[:OVERLAP] = 0
-        made = to_clips(make(start, mask, (seed + number) % 2**64)[OVERLAP:], SEGMENT - OVERLAP)
-        new = to_frames(undrifted(made, to_clips(first, SEGMENT), 1.0))
-        parts.append(new)
-        kept = torch.cat([kept, new])[-SEGMENT:]
-    return torch.cat(parts)[: len(latents)]
-
-
-def check_long(name: str, model: Any, latents: Tensor, told: tuple[Any, ...], *, from_noise: bool) -> None:
+def check_long(
+    name: str, model: Any, latents: Tensor, told: tuple[Any, ...], *, from_noise: bool, rounds: int = 0
+) -> None:
     """Raises UserError for a way to long videos that does not exist or does not go with the sampler's other inputs."""
     if name not in LONG_VIDEO:
         raise UserError(f"There is no way {name!r} to long videos; choose one of {', '.join(LONG_VIDEO)}.")
-    if name != CONTINUE or latents.shape[0] <= SEGMENT:
-        return
-    if not from_noise:
-        raise UserError(
-            "long_video continue makes its clips from noise alone: set denoise to 1 and leave the noise mask out, or "
-            "choose freenoise."
-        )
+    if not 0 <= rounds <= MOST_ROUNDS:
+        raise UserError(f"free_init is {rounds}; it should be from 0 (off) to {MOST_ROUNDS} further rounds.")
+    long = latents.shape[0] > SEGMENT
+    for what, asked in ((f"long_video {name}", long and name in (CONTINUE, FIFO)), ("free_init", rounds > 0)):
+        if asked and not from_noise:
+            raise UserError(
+                f"{what} makes clips from noise alone: set denoise to 1 and leave the noise mask out, or choose "
+                "long_video freenoise without free_init."
+            )
+    if rounds and long and name in (CONTINUE, FIFO):
+        raise UserError(f"free_init does not go together with long_video {name}: set it to 0, or choose freenoise.")
+    if name == FIFO and long:
+        _check_queue(model, told)
+
+
+def _check_queue(model: Any, told: tuple[Any, ...]) -> None:
     spec = getattr(model.model, "spec", None)
-    each = any(text.shape[0] > 1 for conditioning in told for text, _ in conditioning)
-    if each or (spec is not None and spec.unet.concat_channels):
-        what = "prompts over time" if each else "models that continue a picture"
-        raise UserError(f"long_video continue does not know {what}: choose freenoise.")
+    cure = "choose freenoise, windows or continue"
+    if any(text.shape[0] > 1 for conditioning in told for text, _ in conditioning):
+        raise UserError(f"long_video fifo does not know prompts over time: {cure}.")
+    if spec is not None and (spec.unet.concat_channels or spec.unet.motion_width):
+        raise UserError(f"long_video fifo cannot drive models that continue a picture or have motion guidance: {cure}.")
 
 
 NODES: list[type[io.ComfyNode]] = [VideoCrafterFreeNoise, VideoCrafterPromptsOverTime]

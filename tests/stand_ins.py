@@ -45,6 +45,8 @@ LORA = "t2v_turbo_unet_lora.pt"
 
 WIDTH, HEIGHT, FRAMES, STEPS = 40, 24, 5, 4
 VIDEO_RATE = Fraction(12)
+LONG_FRAMES, QUEUE_SIDE = 20, 16
+"""Frames of what is a long video in a workflow; pixels of one that takes hundreds of passes."""
 
 
 def load(name: str) -> dict[str, Any]:
@@ -72,12 +74,16 @@ def put(base: Base) -> None:
 def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt with few steps, frames and pixels; the boxed models keep their size, which is small."""
     smaller: dict[str, Any] = json.loads(json.dumps(prompt))
+    queue = any(node["inputs"].get("long_video") == "fifo" for node in smaller.values())
     for node in smaller.values():
         kind, inputs = node["class_type"], node["inputs"]
         if "steps" in inputs:
             inputs["steps"] = STEPS
         if kind in ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo") and inputs["width"] > 64:
             inputs.update(width=WIDTH, height=HEIGHT, frames=FRAMES)
+        elif kind == "VideoCrafterEmptyLatent" and inputs["frames"] > 16:
+            side = QUEUE_SIDE if queue else inputs["width"]
+            inputs.update(width=side, height=side, frames=LONG_FRAMES)
         if kind == "ImageScale":
             times = inputs["width"] // 512
             inputs.update(width=WIDTH * times, height=HEIGHT * times)

@@ -14,7 +14,7 @@ from PIL import Image
 from vc_core import cli
 from vc_core.denoising import Sampling
 from vc_core.errors import UserError
-from vc_core.longer import METHODS, Long, _after, frames, undrifted
+from vc_core.longer import METHODS, Long, frames
 from vc_core.pipeline import Request, VideoCrafter
 
 WINDOW = 4
@@ -101,29 +101,6 @@ def test_frames_come_while_the_video_is_made(crafter: VideoCrafter, method: str)
         next(made)
     assert first <= 4
     assert first < len(steps) <= 12
-
-
-def test_a_segment_begins_from_the_last_frames_of_the_one_before() -> None:
-    """They stand first, are kept exactly, and everything behind them is made anew."""
-    kept = torch.arange(6.0).view(1, 1, 6, 1, 1)
-    source = _after(kept, 2)
-    assert source.latents.flatten().tolist() == [4, 5, 5, 5, 5, 5]
-    assert source.mask is not None
-    assert source.mask.flatten().tolist() == [0, 0, 1, 1, 1, 1]
-    assert source.strength == 1
-
-
-def test_drift_is_taken_back_more_and_more() -> None:
-    frame = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    first = frame.expand(-1, -1, 16, -1, -1)
-    drifted = 1.1 * first[:, :, :8] + 0.5
-    out = undrifted(drifted, first, 1.0)
-    assert torch.equal(undrifted(drifted, first, 0.0), drifted)
-    off = [float((out[:, :, i].mean() - first.mean()).abs()) for i in range(8)]
-    assert off[0] > 0.35
-    assert off[-1] < 0.01
-    assert float(out[:, :, -1].std()) == pytest.approx(float(first.std()), abs=0.01)
-    assert off == sorted(off, reverse=True)
 
 
 @pytest.mark.parametrize("method", ["off", "freenoise", "windows"])

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 UNUSABLE = 2
+WHOLE = ("off", "freenoise", "freelong")
+"""Ways to long videos that take everything a short one takes."""
 NEEDED: tuple[Part, ...] = ("unet", "autoencoder", "text_encoder")
 
 EXAMPLES = """examples:
@@ -192,7 +194,7 @@ def _recipe(options: argparse.Namespace, request: Request, spec: ModelSpec) -> d
 
 def _check_long(options: argparse.Namespace, long: Long) -> None:
     """Raises UserError where a way to long videos does not go together with what else is asked for."""
-    if long.method in ("off", "freenoise") and not long.free_init:
+    if long.method in WHOLE and not long.free_init:
         return
     given = {"--video": options.video, "--end-picture": options.end_picture or None, "--loop": options.loop or None}
     for name in (name for name, value in given.items() if value is not None):
@@ -218,7 +220,7 @@ def _sampled(
             bar.reset(total=step.total)
         bar.update()
 
-    if long.method not in ("off", "freenoise") or long.free_init:
+    if long.method not in WHOLE or long.free_init:
         return _closing(bar, long_frames(crafter, options.prompt, picture, request=wanted, long=long, on_step=on_step))
     if picture is not None and (len(ends) > 1 or (ends and options.loop)):
         row, prompts = (picture, *ends), (options.prompt, *options.then)

@@ -1,9 +1,10 @@
 """Videos longer than a model was trained on, one call for every way to make them.
 
 freenoise   one clip, temporal attention in windows and noise used again (arXiv:2310.15169)
+freelong    one clip, temporal attention to near frames with the slow part of that to all (arXiv:2407.19918)
 windows     one clip, whole model calls in windows (`denoising.windows`)
 fifo        a queue of frames of rising noise (`denoising.fifo`), which are handed out as they become clean
-continue    clip after clip, each from the last frames of the one before
+continue    clip after clip, each from the last frames of the one before (`denoising.continuing`)
 
 `frames` hands out pixels as soon as they are known, so that a file can be written while the rest is being made.
 """
@@ -14,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from .denoising import Noise, Source, Step
+from .denoising import Noise, Step
+from .denoising.continuing import Continuation, Segment, continued
 from .denoising.fifo import Queue, stream
 from .denoising.freeinit import GivenStart, next_start
 from .denoising.freenoise import rescheduled
@@ -26,23 +27,22 @@ from .errors import UserError
 from .pipeline import GREY, Request, VideoCrafter
 from .specs import Windows
 
-Method = Literal["off", "freenoise", "windows", "fifo", "continue"]
-METHODS: tuple[Method, ...] = ("off", "freenoise", "windows", "fifo", "continue")
+Method = Literal["off", "freenoise", "freelong", "windows", "fifo", "continue"]
+METHODS: tuple[Method, ...] = ("off", "freenoise", "freelong", "windows", "fifo", "continue")
 OnStep = Callable[[Step], None]
 
 DECODED_AT_ONCE = 4
-LEAST_GAIN, MOST_GAIN = 0.8, 1.25
-"""How far the contrast of a segment may be corrected: what is beyond is change that the prompt wants."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Long:
     """How a long video is made.
 
-    window, stride: frames of a model call and from one window to the next (freenoise, windows).
+    window, stride: frames of a model call and from one window to the next (freenoise, windows; of freelong the stride
+        counts for the noise alone).
     order, fuse: see `denoising.windows.ContextWindows`.
     partitions: parts of the queue, see `denoising.fifo.Queue`.
-    overlap: frames of the segment before that a new segment sees and keeps, 1 to window - 1 (continue).
+    overlap: frames of the clip before that a new clip goes on from, 1 to window - 1 (continue).
     correct: 0..1, how much of the drift of brightness and colour is taken back (continue).
     free_init: further rounds that begin from the low frequencies of the result, see `denoising.freeinit`; the authors
         take 3 to 5. 0 is off. Not with fifo and continue.
@@ -51,7 +51,7 @@ class Long:
     method: Method = "freenoise"
     window: int = 16
     stride: int = 4
-    order: Literal["static", "uniform", "looped"] = "static"
+    order: Literal["static", "uniform", "looped"] = "uniform"
     fuse: Literal["pyramid", "overlap", "flat"] = "pyramid"
     partitions: int = 4
     overlap: int = 8
@@ -71,13 +71,14 @@ class Long:
         if self.free_init < 0 or (self.free_init and self.method in ("fifo", "continue")):
             raise UserError(
                 f"{self.free_init} rounds of FreeInit with the method {self.method} were asked for; give 0 or more, "
-                "with off, freenoise or windows."
+                "with off, freenoise, freelong or windows."
             )
 
     def applied(self, request: Request) -> Request:
         """The request with the windows of this way."""
-        if self.method == "freenoise":
-            return replace(request, windows=Windows(size=self.window, stride=self.stride))
+        if self.method in ("freenoise", "freelong"):
+            spectral = self.method == "freelong"
+            return replace(request, windows=Windows(size=self.window, stride=self.stride, spectral=spectral))
         if self.method == "windows":
             context = ContextWindows(size=self.window, stride=self.stride, order=self.order, fuse=self.fuse)
             return replace(request, context=context)
@@ -144,7 +145,9 @@ def _rounds(
         drawn = rescheduled(drawn, settings.sampling.windows, source)
     for _ in range(rounds):
         start = next_start(result, drawn, source.draw(result.shape, result.device), first)
-        steps = crafter.steps(prompt, picture, request=request, noise=GivenStart(start, source))
+        stream = Noise(request.seed)  # the noise of the steps is that of the first round
+        stream.draw(result.shape)
+        steps = crafter.steps(prompt, picture, request=request, noise=GivenStart(start, stream))
         result, drawn = _last(steps, on_step), start
     return result
 
@@ -193,45 +196,38 @@ def _segments(
     long: Long,
     on_step: OnStep | None,
 ) -> Iterator[Tensor]:
-    """Latents of the first clip, then those that each further segment adds."""
-    wanted = request.settle(crafter.parts.spec).frames
-    concat = bool(crafter.parts.spec.unet.concat_channels)
-    overlap = 1 if concat else long.overlap
-    added = long.window - overlap
-    count = 1 + -(-(wanted - long.window) // added)
+    """Latents of clip after clip. A model that continues pictures is shown the last frame of the clip before, and holds
+    that one; all others hold `overlap` frames, and see the picture that was given."""
     short = replace(request, frames=long.window, then=())
-    first = kept = _last(crafter.steps(prompts[0], picture, request=short), on_step)
-    yield first
-    made = long.window
-    for number in range(1, count):
-        prompt = prompts[min(number * len(prompts) // count, len(prompts) - 1)]
-        again = replace(short, seed=(request.seed + number) % 2**64)
-        shown = crafter.decode(kept[:, :, -1:])[0] if picture is not None else None
-        source = None if concat else _after(kept, overlap)
-        segment = _last(crafter.steps(prompt, shown, request=again, source=source), on_step)
-        new = undrifted(segment[:, :, overlap:], first, long.correct)[:, :, : wanted - made]
-        kept = torch.cat([kept, new], dim=2)[:, :, -long.window :]
-        made += new.shape[2]
-        yield new
+    settings = short.settle(crafter.parts.spec)
+    concat = bool(crafter.parts.spec.unet.concat_channels)
+    plan = Continuation(
+        frames=request.settle(crafter.parts.spec).frames, overlap=1 if concat else long.overlap, correct=long.correct
+    )
+    count = plan.count(long.window)
+    shape, device = settings.shape(crafter.parts.spec), crafter.parts.device
 
+    def scene(number: int) -> int:
+        return min(number * len(prompts) // count, len(prompts) - 1)
 
-def _after(kept: Tensor, overlap: int) -> Source:
-    """A clip whose first frames are the last ones of `kept`, and whose other frames are made anew."""
-    window = kept.shape[2]
-    latents = torch.cat([kept[:, :, -overlap:], kept[:, :, -1:].expand(-1, -1, window - overlap, -1, -1)], dim=2)
-    mask = torch.ones(window, 1, 1)
-    mask[:overlap] = 0
-    return Source(latents, 1.0, mask)
+    def make(segment: Segment) -> Tensor:
+        if segment.source is None:
+            return _last(crafter.steps(prompts[0], picture, request=short), on_step)
+        again = replace(short, seed=(request.seed + segment.number) % 2**64)
+        stream = Noise(again.seed)
+        stream.draw(shape)  # stands for the noise that is given
+        start = segment.source
+        shown = picture
+        if concat:
+            shown, start = crafter.decode(start.latents[:, :, :1])[0], replace(start, strength=1.0)
+        steps = crafter.steps(
+            prompts[scene(segment.number)],
+            shown,
+            request=again,
+            source=start,
+            noise=GivenStart(segment.noise, stream),
+        )
+        return _last(steps, on_step)
 
-
-def undrifted(new: Tensor, first: Tensor, amount: float) -> Tensor:
-    """Latents b c f h w brought back to the mean and the contrast of the first clip's channels.
-
-    The share rises over the frames from almost none to `amount`: drift grows from frame to frame, and the first new
-    frame must stay beside the last old one."""
-    axes = (2, 3, 4)
-    gain = first.std(axes, keepdim=True) / new.std(axes, keepdim=True).clamp_min(1e-6)
-    gain = gain.clamp(LEAST_GAIN, MOST_GAIN)
-    there = (new - new.mean(axes, keepdim=True)) * gain + first.mean(axes, keepdim=True)
-    share = amount * torch.arange(1, new.shape[2] + 1, device=new.device, dtype=new.dtype) / new.shape[2]
-    return torch.lerp(new, there, share[:, None, None])
+    source = Noise(request.seed)
+    return continued(make, source.draw(shape, device), source, plan, scene)

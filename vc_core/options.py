@@ -16,6 +16,8 @@ from .pipeline import Request
 from .specs import PRESETS, ModelSpec
 
 SEEDS = 2**64
+STEADY = ("freenoise", "windows", "continue")
+"""Ways to long videos whose frames share noise, which fresh noise in each step would undo: eta is 0 if not given."""
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
@@ -82,12 +84,13 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         choices=METHODS,
         default="off",
         help="for more than 16 frames: freenoise keeps them one scene, by windows over time and noise used again; "
+        "freelong does so by near frames and the slow part of all; "
         "windows needs less memory; fifo makes any length at constant memory; continue goes on clip after clip",
     )
     group.add_argument(
         "--window-order",
         choices=ORDERS,
-        default="static",
+        default="uniform",
         help="of --long windows: looped makes a video that ends where it begins (default: %(default)s)",
     )
     group.add_argument(
@@ -210,7 +213,7 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
             steps=defaults.steps if options.steps is None else options.steps,
             sampler=sampler,
             spacing=options.spacing or own_spacing,
-            eta=(0.0 if options.long == "freenoise" else defaults.eta) if options.eta is None else options.eta,
+            eta=(0.0 if options.long in STEADY else defaults.eta) if options.eta is None else options.eta,
         ),
         fit=options.fit,
         loop=options.loop,

@@ -58,7 +58,7 @@ class Request:
     sharp: take the likeliest latent of a picture instead of a random one, which is what the authors take.
 
     For clips longer than the model was trained on:
-    windows: temporal attention in windows and noise used again (FreeNoise). The authors take eta 0 with it.
+    windows: temporal attention in windows and noise used again (FreeNoise, with eta 0 as published; or FreeLong).
     context: windows of whole model calls instead, see `denoising.windows`. `longer` has further ways to long clips.
     then: prompts that follow the first one over time, each turning into the next.
     """
@@ -108,7 +108,7 @@ class Request:
             steps=defaults.steps,
             sampler=defaults.sampler,
             spacing=defaults.spacing,
-            eta=defaults.eta if self.windows is None else 0.0,
+            eta=defaults.eta if self.windows is None or self.windows.spectral else 0.0,
         )
         settings = Settings(
             width=defaults.width if self.width is None else self.width,

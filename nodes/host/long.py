@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ...vc_core.denoising import Noise
 from ...vc_core.denoising.freenoise import rescheduled
+from ...vc_core.denoising.windows import ContextWindows
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.specs import Windows
-from .unet import WINDOWS
+from .unet import CONTEXT, WINDOWS
 
 REUSED = "videocrafter_reused_noise"
 """Where a patched model keeps, among the `transformer_options`, the windows that reorder the first noise."""
@@ -25,6 +26,14 @@ def with_freenoise(model: Any, windows: Windows, *, reuse: bool) -> Any:
     check_own(model)
     model = with_reordered_noise(model, windows if reuse else None)
     model.model_options["transformer_options"][WINDOWS] = windows
+    return model
+
+
+def with_passes_in_windows(model: Any, windows: ContextWindows) -> Any:
+    """A MODEL whose passes run on one window of a long clip after the other, as vc_core's do."""
+    check_own(model)
+    model = with_reordered_noise(model, windows.noise)
+    model.model_options["transformer_options"][CONTEXT] = windows
     return model
 
 

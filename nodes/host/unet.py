@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ...vc_core.conditioning import Conditioning
+from ...vc_core.denoising.freenoise import PLAIN_STEPS
+from ...vc_core.denoising.guidance import Model
+from ...vc_core.denoising.windows import ContextWindows, in_windows
+from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
-from ...vc_core.network.unet import VideoUNet
-from ...vc_core.specs import UNetSpec
+from ...vc_core.network.unet import Deep, VideoUNet
+from ...vc_core.specs import UNetSpec, Windows
 from .deep import STEP_CACHE, WITHOUT_TIME, StepRun, shallow_control
 from .patches import PatchHooks, host_attention
 
 WINDOWS = "videocrafter_windows"
 """Set in `transformer_options` for temporal attention in windows (`specs.Windows`)."""
+
+CONTEXT = "videocrafter_context"
+"""Set in `transformer_options` for windows of whole passes (`denoising.windows.ContextWindows`)."""
+
+EACH_LEVEL = "videocrafter_each_level"
+"""Set in `transformer_options` where every frame has a noise level of its own."""
 
 
 class NativeUNet(VideoUNet):
@@ -67,6 +79,7 @@ class NativeUNet(VideoUNet):
         motion: tuple[float, float] | None = None,
         text_per_frame: bool = False,
         image_per_frame: bool = False,
+        early_text: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
         """`x` carries the picture's latent behind the noised one, for networks that read one. `motion` is the motion
@@ -74,35 +87,83 @@ class NativeUNet(VideoUNet):
         clips = len(options.get("cond_or_uncond") or (0,))
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
-        call = {"x": x, "timesteps": timesteps, "context": context}
-        run: StepRun | None = options.get(STEP_CACHE)
+        context_windows: ContextWindows | None = options.get(CONTEXT)
+        split = options.get(EACH_LEVEL) or (context_windows is not None and frames > context_windows.size)
+        run: StepRun | None = None if split else options.get(STEP_CACHE)  # a pass of other frames continues none
         deep = None if run is None else run.deep(options, clips)
         if deep is not None and deep.features is not None:
             control, run = shallow_control(control), None
+        call = {"x": x, "timesteps": timesteps, "context": context}
         hooks = PatchHooks(options, control, width=self.spec.model_channels, call=call)
-        when = timesteps[::frames]
+        when = timesteps.view(clips, frames) if options.get(EACH_LEVEL) else timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
 
         def row(value: float | None) -> Tensor | None:
             return None if value is None else torch.full((clips,), float(value), device=x.device)
 
-        out = super().forward(
-            latents[0],
-            when,
-            _of_clips(context, frames, text_per_frame),
-            None if image is None else _of_clips(image, frames, image_per_frame),
-            row(fps),
-            hooks=hooks,
-            temporal=not options.get(WITHOUT_TIME, False),
-            windows=options.get(WINDOWS),
+        if early_text is not None and _step_of(options) in PLAIN_STEPS:
+            early_text = None
+        told = Conditioning(
+            text=_of_clips(context, frames, text_per_frame),
+            early_text=None if early_text is None else early_text[::frames],
+            image=None if image is None else _of_clips(image, frames, image_per_frame),
+            fps=row(fps),
             concat=latents[1] if self.spec.concat_channels else None,
             guidance=row(guidance),
             motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),
-            deep=deep,
         )
+        model: Model = partial(self._pass, hooks, options.get(WINDOWS), deep)
+        if context_windows is not None:
+            _check_windows(control, frames, context_windows)
+            model = in_windows(model, context_windows, lambda _: _step_of(options))
+        out = model(latents[0], when, told, temporal=not options.get(WITHOUT_TIME, False))
         if run is not None and deep is not None and deep.features is not None:
             run.keep(deep.features)
         return to_frames(out)
+
+    def _pass(
+        self,
+        hooks: PatchHooks,
+        windows: Windows | None,
+        deep: Deep | None,
+        x: Tensor,
+        when: Tensor,
+        told: Conditioning,
+        /,
+        *,
+        temporal: bool = True,
+    ) -> Tensor:
+        return super().forward(
+            x,
+            when,
+            told.text,
+            told.image,
+            told.fps,
+            hooks=hooks,
+            temporal=temporal,
+            windows=windows,
+            concat=told.concat,
+            guidance=told.guidance,
+            motion=told.motion,
+            deep=deep,
+            early_text=told.early_text,
+        )
+
+
+def _check_windows(control: Any, frames: int, windows: ContextWindows) -> None:
+    if control and frames > windows.size:
+        raise UserError(
+            "Windows of whole passes do not know ControlNet. Use ComfyUI's context windows (VideoCrafter Context "
+            "Windows), or long_video freenoise."
+        )
+
+
+def _step_of(options: dict[str, Any]) -> int:
+    """The number of the step that runs: how many of the run's sigmas lie above its own."""
+    run, now = options.get("sample_sigmas"), options.get("sigmas")
+    if run is None or now is None:
+        return 0
+    return int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum())
 
 
 def _of_clips(tokens: Tensor, frames: int, per_frame: bool) -> Tensor:

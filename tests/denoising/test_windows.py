@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vc_core.conditioning import Conditioning
 from vc_core.denoising import Guidance, Level, Noise, NoiseSchedule, Sampling, sample
-from vc_core.denoising.fifo import Queue, down, stream
+from vc_core.denoising.fifo import Queue, down, estimated, stream
 from vc_core.denoising.freeinit import low_pass, mixed, next_start
 from vc_core.denoising.samplers import ddim
 from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, of_frames, windowed
@@ -120,7 +120,8 @@ def test_a_queue_step_with_equal_levels_is_ddim(prediction: str, eta: float) -> 
     x, out = torch.randn(1, 2, 4, 2, 3), torch.randn(1, 2, 4, 2, 3)
     here, there = levels_of(300, 120)
     (step,) = ddim(denoiser(lambda *_: out, prediction), x, [here, there], Noise(1), eta)  # type: ignore[arg-type]
-    ours = down(x, out, [here] * 4, [there] * 4, prediction, Noise(1), eta)  # type: ignore[arg-type]
+    estimate = estimated(x, out, [here] * 4, prediction)  # type: ignore[arg-type]
+    ours = down(estimate, [here] * 4, [there] * 4, Noise(1), eta)
     assert torch.allclose(ours, step.x, atol=1e-6)
 
 

@@ -11,8 +11,8 @@ import pytest
 import small_models
 
 from evaluation.generate import Case
-from evaluation.long_videos import border_error, followed, judged, main, segments
-from training.world import Scene, render
+from evaluation.long_videos import border_error, followed, judged, long_cases, main, segments
+from training.world import SIZE, Scene, render, velocity
 
 SCENE = Scene(shape="circle", colour="red", motion="right", x=14.0, y=32.0)
 
@@ -33,10 +33,19 @@ def test_segments_are_judged_one_by_one() -> None:
 
 def test_borders_that_jump_are_seen() -> None:
     smooth = np.linspace(0, 1, 33, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
-    assert border_error(smooth, 8) == pytest.approx(1, abs=1e-3)
+    assert border_error(smooth, 8) == pytest.approx((1, 1), abs=1e-3)
     jumping = smooth.copy()
     jumping[8:] += 0.1
-    assert border_error(jumping, 8) > 1.5
+    across, between = border_error(jumping, 8)
+    assert across > 1.5
+    assert between == pytest.approx(1, abs=1e-3)
+
+
+def test_the_scenes_of_long_clips_stay_in_the_picture() -> None:
+    cases = long_cases(6)
+    assert [case.scene.motion == "still" for case in cases] == [True, False, False] * 2
+    for case in cases:
+        assert 127 * max(abs(step) for step in velocity(case.scene)) < SIZE / 3
 
 
 def test_the_command_measures_every_way(tmp_path: Path) -> None:

@@ -54,16 +54,93 @@ def test_the_samplers_option_is_the_patch_with_its_defaults(comfy, text_model):
     assert not torch.equal(text_model.sample(steps=2, latent_image=latent), patched)
 
 
-def test_continuation_is_that_of_vc_core(base, checkpoints, text_model):
+CORE = {
+    "continue": Long(method="continue"),
+    "freelong": Long(method="freelong"),
+    "windows": Long(method="windows", stride=8),
+    "loop": Long(method="windows", stride=8, order="looped"),
+    "fifo": Long(method="fifo", partitions=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def short_queue(comfy, monkeypatch):
+    """A queue of one part, a quarter of the published one."""
+    monkeypatch.setattr(comfy.module("nodes.clips"), "PARTITIONS", 1)
+
+
+@pytest.mark.parametrize("way", CORE)
+def test_long_videos_are_those_of_vc_core(base, checkpoints, text_model, way):
     core = crafter(base, checkpoints["text"])
-    expected = torch.stack(list(frames(core, "a red square", request=REQUEST, long=Long(method="continue"))))
-    out = text_model.sample(steps=4, latent_image=text_model.latent(frames=LONG), long_video="continue")
-    assert out.shape[0] == LONG
+    count = 18 if way == "fifo" else LONG
+    request = replace(REQUEST, frames=count, sampling=Sampling(steps=4, eta=1.0))
+    expected = torch.stack(list(frames(core, "a red square", request=request, long=CORE[way])))
+    out = text_model.sample(steps=4, latent_image=text_model.latent(frames=count), long_video=way)
+    assert out.shape[0] == count
     decoded = core.decode((out * SCALE).transpose(0, 1)[None])
     assert relative(decoded, expected) < EXACT
 
 
-@pytest.mark.parametrize("way", ["freenoise", "continue"])
+@pytest.mark.parametrize("way", ["off", "freenoise", "windows"])
+def test_rounds_of_freeinit_are_those_of_vc_core(base, checkpoints, text_model, way):
+    core = crafter(base, checkpoints["text"])
+    request = replace(REQUEST, frames=20, sampling=Sampling(steps=4, eta=0.0))
+    long = Long(method=way, free_init=2, stride=8 if way == "windows" else 4)
+    expected = torch.stack(list(frames(core, "a red square", request=request, long=long)))
+    given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=20), "long_video": way}
+    out = text_model.sample(free_init=2, **given)
+    assert relative(core.decode((out * SCALE).transpose(0, 1)[None]), expected) < EXACT
+    assert relative(text_model.sample(**given), out) > 0.1
+
+
+def test_each_clip_of_a_picture_begins_with_the_last_frame_of_the_one_before(comfy, continuing_model):
+    """So the first 16 frames are the plain clip, and frame 16 is in the video once."""
+    picture = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(2))
+    told = {
+        frames: comfy.call(
+            "VideoCrafterPictureToVideo",
+            positive=continuing_model.text("a red square"),
+            negative=continuing_model.text(""),
+            model=continuing_model.model,
+            clip_vision=continuing_model.clip_vision,
+            vae=continuing_model.vae,
+            image=picture,
+            width=16,
+            height=24,
+            frames=frames,
+        ).values
+        for frames in (16, 20)
+    }
+    given = {"steps": 2, "scheduler": "trailing", "eta": 0.0}
+
+    def sample(frames, **options):
+        positive, negative, *_ = told[frames]
+        latent = continuing_model.latent(frames=frames)
+        return continuing_model.sample(positive=positive, negative=negative, latent_image=latent, **given, **options)
+
+    long = sample(20, long_video="continue")
+    assert long.shape[0] == 20
+    assert relative(long[:16], sample(16)) < EXACT
+    assert float(long.diff(dim=0).abs().amax((1, 2, 3)).min()) > 0
+
+
+def test_a_queue_goes_on_from_a_clip_of_any_sampler(text_model):
+    """euler is DDIM without noise of its own, so the queue begins alike."""
+    given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=17), "long_video": "fifo"}
+    exact = text_model.sample(**given)
+    other = text_model.sample(sampler_name="euler", **given)
+    assert other.shape == exact.shape
+    assert relative(other, exact) < 0.3
+
+
+def test_freeinit_starts_other_samplers_at_the_same_level(text_model):
+    """euler without noise of its own is DDIM, in every round."""
+    given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=4), "free_init": 1}
+    exact = text_model.sample(**given)
+    assert relative(text_model.sample(sampler_name="euler", **given), exact) < 0.05
+
+
+@pytest.mark.parametrize("way", ["freenoise", *CORE])
 @pytest.mark.parametrize("sampler", ["ddim_exact", "euler"])
 def test_sixteen_frames_stay_what_they_are(text_model, way, sampler):
     settings = {"steps": 2, "latent_image": text_model.latent(frames=16), "sampler_name": sampler}
@@ -107,6 +184,47 @@ def test_prompts_over_time_are_those_of_vc_core(comfy, text_model):
     assert torch.equal(three[0][0][-1], first[0][0][0])
 
 
+def test_injection_is_that_of_vc_core(base, checkpoints, comfy, text_model):
+    """Seventeen steps and more, so that all three parts of a run are in it."""
+    request = replace(
+        REQUEST, sampling=Sampling(steps=20, eta=0.0), windows=Windows(), then=("a blue circle",), frames=20
+    )
+    expected = to_frames(list(crafter(base, checkpoints["text"]).steps("a red square", request=request))[-1].x) / SCALE
+    latent = text_model.latent(frames=20)
+    given = {
+        "first": text_model.text("a red square"),
+        "second": text_model.text("a blue circle"),
+        "latent_image": latent,
+    }
+    run = {"steps": 20, "eta": 0.0, "latent_image": latent, "long_video": "freenoise"}
+    told = comfy.call("VideoCrafterPromptsOverTime", injection=True, **given).values[0]
+    assert relative(text_model.sample(positive=told, **run), expected) < EXACT
+    plain = comfy.call("VideoCrafterPromptsOverTime", **given).values[0]
+    assert relative(text_model.sample(positive=plain, **run), expected) > 10 * EXACT
+
+
+@pytest.mark.parametrize("way", ["continue", "windows"])
+def test_prompts_over_time_reach_every_window(comfy, text_model, way):
+    latent = text_model.latent(frames=24)
+    first, second = text_model.text("a red square"), text_model.text("a blue circle")
+    told = comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[0]
+    given = {"steps": 2, "eta": 0.0, "latent_image": latent, "long_video": way}
+    both, one = text_model.sample(positive=told, **given), text_model.sample(positive=first, **given)
+    assert relative(both[-8:], one[-8:]) > 3 * relative(both[:8], one[:8])
+
+
+def test_windows_do_not_take_a_controlnet(comfy):
+    from types import SimpleNamespace
+
+    from vc_core.denoising.windows import ContextWindows
+
+    check = comfy.module("nodes.host.unet")._check_windows
+    check({"output": []}, 16, ContextWindows())
+    check(None, 20, ContextWindows())
+    with pytest.raises(UserError, match="ControlNet"):
+        check({"output": []}, 20, SimpleNamespace(size=16))
+
+
 def test_what_cannot_be_done_is_said(comfy, text_model):
     text = text_model.text("a boat")
     with pytest.raises(UserError, match="stride"):
@@ -120,7 +238,13 @@ def test_what_cannot_be_done_is_said(comfy, text_model):
         text_model.sample(long_video="stretch")
     each = [(text[0][0].expand(20, -1, -1), {})]
     with pytest.raises(UserError, match="prompts over time"):
-        text_model.sample(latent_image=long, long_video="continue", positive=each)
+        text_model.sample(latent_image=long, long_video="fifo", positive=each)
+    with pytest.raises(UserError, match="does not go together"):
+        text_model.sample(latent_image=long, long_video="fifo", free_init=1)
+    with pytest.raises(UserError, match="free_init makes clips from noise"):
+        text_model.sample(free_init=1, denoise=0.5)
+    with pytest.raises(UserError, match="from 0"):
+        text_model.sample(free_init=11)
     with pytest.raises(UserError, match="one encoded prompt"):
         comfy.call("VideoCrafterPromptsOverTime", first=text + text, second=text, latent_image=long)
     short = [(text[0][0][:, :5], {})]
@@ -128,7 +252,7 @@ def test_what_cannot_be_done_is_said(comfy, text_model):
         comfy.call("VideoCrafterPromptsOverTime", first=text, second=short, latent_image=long)
 
 
-@pytest.mark.parametrize("way", ["freenoise", "continue"])
+@pytest.mark.parametrize("way", ["freenoise", *CORE])
 def test_cancel_stops_a_long_run(comfy, text_model, way, monkeypatch):
     import comfy.model_management as management
 

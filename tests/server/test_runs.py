@@ -67,6 +67,22 @@ def test_a_run_after_cancel_equals_an_uninterrupted_one(server: Server, text_pro
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("way", "steps", "stop"), [("windows", STEPS, 1), ("continue", STEPS, 1), ("fifo", 2, 3)])
+def test_cancel_stops_windows_clips_and_queue(server: Server, text_prompt, way, steps, stop):
+    """The queue is stopped on its way, after the first clip's two steps."""
+    prompt = text_prompt(seed=2**53 + 12, steps=steps, size=(64, 64), frames=60, eta=0.0, long_video=way)
+
+    def cancel(event: Event) -> None:
+        if event.type == "progress" and event.data["node"] == "5" and event.data["value"] >= stop:
+            server.interrupt()
+
+    stopped = server.run(prompt, on_event=cancel)
+    assert stopped.status == "interrupted"
+    done, total = stopped.progress["5"][-1]
+    assert stop <= done < total
+    assert len(pictures(server, server.run(text_prompt(seed=4, steps=2)))) == 5
+
+
 def _forget(server: Server) -> None:
     """Nothing is kept of earlier runs; a prompt of something else waits until that has happened."""
     server.post("/free", {"unload_models": True, "free_memory": True})

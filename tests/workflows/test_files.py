@@ -60,7 +60,9 @@ def notes(workflow):
 def test_every_workflow_there_should_be_is_there():
     names = {file.stem for file in stand_ins.FILES}
     twins = {"text_to_video_small", "image_to_video_small", "text_to_video_core_nodes_small"}
-    assert names >= twins | {
+    ways = ("long", "freelong", "windows", "loop", "continue", "fifo", "prompts")
+    long = {f"text_to_video_{way}_small" for way in ways}
+    assert names >= twins | long | {
         "text_to_video_1024",
         "text_to_video_512",
         "image_to_video_512",

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import stand_ins
-from stand_ins import FRAMES, HEIGHT, VIDEO_RATE, WIDTH
+from stand_ins import FRAMES, HEIGHT, LONG_FRAMES, QUEUE_SIDE, VIDEO_RATE, WIDTH
 
 from comfyui.server import Server
 from comfyui.workflow import to_prompt, widget_values
@@ -21,7 +21,11 @@ MADE = {
     "video_to_video": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
     "text_to_video_small": (16, 64, 64, 8),
     "image_to_video_small": (16, 64, 64, 8),
-    "text_to_video_long_small": (64, 64, 64, 8),
+    **{
+        f"text_to_video_{way}_small": (LONG_FRAMES, 64, 64, 8)
+        for way in ("long", "freelong", "windows", "loop", "continue", "prompts")
+    },
+    "text_to_video_fifo_small": (LONG_FRAMES, QUEUE_SIDE, QUEUE_SIDE, 8),
     "text_to_video_core_nodes_small": (16, 64, 64, 8),
     "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
     "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),

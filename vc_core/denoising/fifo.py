@@ -7,7 +7,7 @@ with lookahead: windows overlap by half, and only their noisier half is taken, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..specs import Prediction
+from .denoiser import Estimate
 from .guidance import Guidance, Model, guide
 from .noise import NoiseSource
 from .samplers import posterior_noise
@@ -80,19 +81,36 @@ def stream(
             "FIFO sampling cannot drive models that continue a picture or have motion guidance: take another way to "
             "long clips (freenoise, windows, continue)."
         )
+
+    def estimate(x: Tensor, levels: Sequence[Level], shown: Sequence[int]) -> Estimate:
+        told = of_frames(positive, shown, frames)
+        other = None if negative is None else of_frames(negative, shown, frames)
+        timestep = x.new_tensor([[level.timestep for level in levels]]).expand(len(x), -1).float()
+        return estimated(x, guide(model, told, other, guidance)(x, timestep), levels, schedule.prediction)
+
+    return run(estimate, queue.levels(schedule), base, frames, noise, queue)
+
+
+Estimator = Callable[[Tensor, Sequence[Level], Sequence[int]], Estimate]
+"""(x: b c f h w, the level of each frame, the number of each in the video) -> the clean latents and the noise in x."""
+
+
+def run(
+    estimate: Estimator, levels: Sequence[Level], base: Tensor, frames: int, noise: NoiseSource, queue: Queue
+) -> Iterator[Tensor]:
+    """As `stream`, for any denoiser that takes frames of different levels; `levels` are those of `Queue.levels`."""
     if base.shape[2] != queue.size:
         raise UserError(f"FIFO goes on from a clip of {queue.size} frames; it was given one of {base.shape[2]}.")
-    return _turns(_Line(model, schedule, positive, negative, guidance, queue, frames), base, frames, noise)
+    return _turns(_Line(estimate, levels, queue, frames), base, frames, noise)
 
 
 @torch.no_grad()
 def _turns(line: _Line, base: Tensor, frames: int, noise: NoiseSource) -> Iterator[Tensor]:
     queue, levels = line.queue, line.levels
     source = [max(0, place - queue.early) for place in range(-queue.size // 2, queue.length)]
-    depth = [max(0, place + 1) for place in range(-queue.size // 2, queue.length)]
     drawn = noise.draw((*base.shape[:2], len(source), *base.shape[3:]), base.device, base.dtype)
-    signal, strength = _row(base, [levels[i].signal for i in depth]), _row(base, [levels[i].noise for i in depth])
-    x = signal * base[:, :, source] + strength * drawn
+    signal = _row(base, [levels[i].signal for i in line.depth])
+    x = signal * base[:, :, source] + _row(base, [levels[i].noise for i in line.depth]) * drawn
     for turn in range(queue.early + frames):
         x = line.step(x, turn - queue.early, noise)
         if turn >= queue.early:
@@ -104,20 +122,8 @@ def _turns(line: _Line, base: Tensor, frames: int, noise: NoiseSource) -> Iterat
 class _Line:
     """The queue's places: half a window of frames that have left it, then `length` places of rising noise."""
 
-    def __init__(
-        self,
-        model: Model,
-        schedule: NoiseSchedule,
-        positive: Conditioning,
-        negative: Conditioning | None,
-        guidance: Guidance,
-        queue: Queue,
-        frames: int,
-    ) -> None:
-        self.model, self.prediction = model, schedule.prediction
-        self.positive, self.negative, self.guidance = positive, negative, guidance
-        self.queue, self.frames = queue, frames
-        self.levels = queue.levels(schedule)
+    def __init__(self, estimate: Estimator, levels: Sequence[Level], queue: Queue, frames: int) -> None:
+        self.estimate, self.levels, self.queue, self.frames = estimate, levels, queue, frames
         self.depth = [max(0, place + 1) for place in range(-queue.size // 2, queue.length)]
 
     def step(self, x: Tensor, first: int, noise: NoiseSource) -> Tensor:
@@ -127,49 +133,37 @@ class _Line:
         for start in range(0, self.queue.length, half):
             places = range(start, start + self.queue.size)
             shown = [min(max(first + place - half, 0), self.frames - 1) for place in places]
-            part, depth = x[:, :, list(places)], [self.depth[place] for place in places]
-            predict = guide(self.model, self._told(self.positive, shown), self._negative(shown), self.guidance)
-            timestep = x.new_tensor([[self.levels[i].timestep for i in depth]]).expand(len(x), -1).float()
-            moved = down(
-                part[:, :, half:],
-                predict(part, timestep)[:, :, half:],
+            depth = [self.depth[place] for place in places]
+            x0, eps = self.estimate(x[:, :, list(places)], [self.levels[i] for i in depth], shown)
+            out[:, :, start + half : start + self.queue.size] = down(
+                Estimate(x0[:, :, half:], eps[:, :, half:]),
                 [self.levels[i] for i in depth[half:]],
                 [self.levels[i - 1] for i in depth[half:]],
-                self.prediction,
                 noise,
                 self.queue.eta,
             )
-            out[:, :, start + half : start + self.queue.size] = moved
         return out
 
-    def _told(self, told: Conditioning, shown: Sequence[int]) -> Conditioning:
-        return of_frames(told, shown, self.frames)
 
-    def _negative(self, shown: Sequence[int]) -> Conditioning | None:
-        return None if self.negative is None else self._told(self.negative, shown)
-
-
-def down(
-    x: Tensor,
-    out: Tensor,
-    here: Sequence[Level],
-    there: Sequence[Level],
-    prediction: Prediction,
-    noise: NoiseSource,
-    eta: float,
-) -> Tensor:
-    """A DDIM step (arXiv:2010.02502, equation 12) of x, b c f h w, in which every frame has levels of its own; the
-    rescale is in the signal of each, so frames keep their contrast on their way through the queue."""
-    alpha, scale = _row(x, [level.alpha for level in here]), _row(x, [level.scale for level in here])
-    eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x if prediction == "v" else out
+def estimated(x: Tensor, out: Tensor, levels: Sequence[Level], prediction: Prediction) -> Estimate:
+    """What the network's output says of x, b c f h w, in which every frame has a level of its own."""
+    alpha, scale = _row(x, [level.alpha for level in levels]), _row(x, [level.scale for level in levels])
     if prediction == "v":
-        x0 = (alpha.sqrt() * x - (1 - alpha).sqrt() * out) / scale
-    else:
-        x0 = (x - (1 - alpha).sqrt() * out) / alpha.sqrt() / scale
-    sigma = _row(x, [eta * posterior_noise(a, b) for a, b in zip(here, there, strict=True)])
-    after, after_scale = _row(x, [level.alpha for level in there]), _row(x, [level.scale for level in there])
-    direction = (1 - after - sigma**2).clamp_min(0).sqrt() * eps
-    return after.sqrt() * after_scale * x0 + direction + sigma * noise.draw(x.shape, x.device, x.dtype)
+        eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x
+        return Estimate((alpha.sqrt() * x - (1 - alpha).sqrt() * out) / scale, eps)
+    return Estimate((x - (1 - alpha).sqrt() * out) / alpha.sqrt() / scale, out)
+
+
+def down(estimate: Estimate, here: Sequence[Level], there: Sequence[Level], noise: NoiseSource, eta: float) -> Tensor:
+    """A DDIM step (arXiv:2010.02502, equation 12) of b c f h w, in which every frame has levels of its own; the rescale
+    is in the signal of each, so frames keep their contrast on their way through the queue."""
+    x0, eps = estimate
+    sigma = _row(x0, [eta * posterior_noise(a, b) for a, b in zip(here, there, strict=True)])
+    alpha = _row(x0, [level.alpha for level in there])
+    direction = (1 - alpha - sigma**2).clamp_min(0).sqrt() * eps
+    return (
+        _row(x0, [level.signal for level in there]) * x0 + direction + sigma * noise.draw(x0.shape, x0.device, x0.dtype)
+    )
 
 
 def _row(like: Tensor, values: Sequence[float]) -> Tensor:

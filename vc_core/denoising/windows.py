@@ -6,7 +6,7 @@ each other, which FreeNoise's windows inside the network avoid. Frames are numbe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -103,6 +103,11 @@ class ContextWindows:
 def windowed(model: Model, windows: ContextWindows, levels: Sequence[Level]) -> Model:
     """A model that predicts long clips window by window; `levels` are those of the run, which number its steps."""
     steps = {float(level.timestep): index for index, level in enumerate(levels[:-1])}
+    return in_windows(model, windows, lambda timestep: steps.get(float(timestep.flatten()[0]), 0))
+
+
+def in_windows(model: Model, windows: ContextWindows, step_of: Callable[[Tensor], int]) -> Model:
+    """As `windowed`; `step_of` tells the number of a step from its timesteps."""
     cuts: dict[tuple[int, tuple[int, ...]], tuple[Conditioning, Conditioning]] = {}
 
     def cut(told: Conditioning, window: list[int], frames: int) -> Conditioning:
@@ -114,7 +119,7 @@ def windowed(model: Model, windows: ContextWindows, levels: Sequence[Level]) -> 
 
     def predict(x: Tensor, timestep: Tensor, conditioning: Conditioning, /, *, temporal: bool = True) -> Tensor:
         frames = x.shape[2]
-        shares = windows.shares(frames, steps.get(float(timestep.flatten()[0]), 0))
+        shares = windows.shares(frames, step_of(timestep))
         if len(shares) == 1:
             return model(x, timestep, conditioning, temporal=temporal)
         out = torch.zeros_like(x)

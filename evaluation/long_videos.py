@@ -58,7 +58,7 @@ EVERY = 8
 """For the ways without borders, as a control."""
 UNTIMED = ("windows looped", "windows static", "fifo")
 """As windows, but for a window more or less; and the queue, whose turns are equal and many."""
-RATE = 24
+RATE = 28
 """Frames per second of the prompts' motion."""
 
 

@@ -43,7 +43,7 @@ TEXT_TO_VIDEO = ModelSpec(
     ),
     autoencoder=AutoencoderSpec(channels=16, channel_mult=(1, 2, 4, 4), num_res_blocks=1, norm_groups=8),
     text_encoder=TextEncoderSpec(width=TEXT_WIDTH, heads=4, layers=3, embed_dim=TEXT_WIDTH),
-    defaults=SamplingDefaults(width=SIZE, height=SIZE, frames=FRAMES, fps=8, steps=50, cfg=7.0, eta=0.0, save_fps=8.0),
+    defaults=SamplingDefaults(width=SIZE, height=SIZE, frames=FRAMES, fps=8, steps=50, cfg=4.0, eta=0.0, save_fps=8.0),
 )
 IMAGE_TO_VIDEO = replace(
     TEXT_TO_VIDEO,

@@ -104,7 +104,9 @@ def test_previews_do_not_change_the_clip(comfy, text_model, conditioned, monkeyp
     with comfy.progress() as seen:
         assert torch.equal(core(comfy, text_model.model, conditioned, latent), watched)
     assert not seen.previews
-    assert [step for step in dict.fromkeys(seen.steps) if step[0]] == [(n, STEPS) for n in range(1, STEPS + 1)]
+    reported = [step for step in dict.fromkeys(seen.steps) if step[0]]
+    assert reported[-1] == (STEPS, STEPS)  # ComfyUI leaves out reports that follow each other closely
+    assert reported == sorted(reported)
 
 
 def test_a_file_without_its_autoencoder_shows_no_wrong_colours(comfy, base, text_model):

@@ -258,22 +258,23 @@ def test_the_text_tower_learns_to_tell_opposite_directions_apart() -> None:
     network = seeded(TEXT_TO_VIDEO, 0)
 
     def distance() -> float:
+        """Of the tokens of two opposite captions, over the spread of the tokens of one."""
         with torch.no_grad():
             one, other = network.text.encode(network.words.read(["a red ring moves left", "a red ring moves right"]))
-        return float((one - other).square().mean())
+        return float((one - other).square().mean() / (one - one.mean(0)).square().mean())
 
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     lesson = ReadingLesson(network, batch=32, seed=0)
     optimizer = torch.optim.AdamW(lesson.parameters(), lr=3e-3)
     before, losses = distance(), []
-    for _ in range(25):
-        loss = lesson(0)
+    for step in range(60):
+        loss = lesson(step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.9 * losses[0]
-    assert distance() > before
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert distance() > 1.5 * before
 
 
 def test_a_pause_does_not_count_as_training(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ PROMPTS = {
     "loop_512": "it moves down and to the right",
     "text_to_video_turbo_512": "a green triangle moves down on a navy background",
 }
-SETTINGS = {"cfg": 7.0, "eta": 0.0, "fps": 8.0}
+SETTINGS = {"cfg": 4.0, "eta": 0.0, "fps": 8.0}
 """What the boxed models were trained for."""
 
 

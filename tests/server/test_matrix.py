@@ -102,7 +102,7 @@ def graph(server: Server) -> Graph:
     ("sampler", "scheduler"),
     [("euler", "normal"), ("euler_ancestral", "sgm_uniform"), ("heun", "karras"), ("ddim", "ddim_uniform"),
      ("uni_pc", "simple"), ("dpmpp_2m_sde", "beta"), ("dpmpp_3m_sde", "exponential"),
-     ("dpmpp_2m", "linear_quadratic"), ("res_multistep", "kl_optimal")],
+     ("res_multistep", "kl_optimal")],
 )  # fmt: skip
 def test_samplers_follow_the_prompt(server, graph, sampler, scheduler):
     graph.change("sample", sampler_name=sampler, scheduler=scheduler, steps=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .denoising import Sampling, Step
+from .denoising import Step
 from .frames.pixels import load_picture, save_picture
 from .frames.sheet import contact_sheet
 from .frames.video import write_video
@@ -19,8 +19,8 @@ TEXT_MODEL = MODELS / "videocrafter_small_t2v.safetensors"
 PICTURE_MODEL = MODELS / "videocrafter_small_i2v.safetensors"
 PICTURE = MODELS / "example_picture.png"
 
-TEXT_PROMPT = "a red square moves to the left"
-PICTURE_PROMPT = "it moves to the right"
+TEXT_PROMPT = "a red square moves quickly to the left on a grey background"
+PICTURE_PROMPT = "a yellow circle moves quickly to the right on a navy background"
 
 
 def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) -> list[Path]:
@@ -42,9 +42,7 @@ def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) 
             if progress is not None:
                 progress(name, step)
 
-        frames = crafter.generate(
-            prompt, picture, request=Request(seed=1, sampling=Sampling(steps=50)), on_step=on_step
-        )
+        frames = crafter.generate(prompt, picture, request=Request(seed=1), on_step=on_step)
         clips.append(frames)
         written.append(write_video(_unused(folder / f"{name}.mp4"), frames, fps=crafter.parts.spec.defaults.save_fps))
     sheet = contact_sheet(torch.cat(clips), columns=clips[0].shape[0])

@@ -115,13 +115,13 @@ def _cover(frame: Array, rgb: Array) -> Array:
 
 def _unit_template(shape: str) -> tuple[float, float]:
     """Area of the shape of radius 1, and how far below its middle its centre of mass lies."""
-    cover = _template(shape, 128, 128.0, 128.0, 100.0)
+    cover = _template(shape, (256, 256), 128.0, 128.0, 100.0)
     rows = np.arange(256)[:, None] + 0.5
     return float(cover.sum()) / 1e4, float((cover * rows).sum() / cover.sum() - 128) / 100
 
 
-def _template(shape: str, half: int, x: float, y: float, radius: float) -> Array:
-    rows, columns = np.indices((2 * half, 2 * half), dtype=np.float32) + 0.5
+def _template(shape: str, size: tuple[int, ...], x: float, y: float, radius: float) -> Array:
+    rows, columns = np.indices(size, dtype=np.float32) + 0.5
     distance = outline_distance(shape, columns - x, rows - y, radius)
     return np.asarray(np.clip(0.5 - distance, 0, 1), dtype=np.float32)
 
@@ -134,7 +134,7 @@ def best_shape(cover: Array, x: float, y: float, area: float) -> str:
     scores = {}
     for shape, (unit_area, below) in _UNIT.items():
         radius = float(np.sqrt(area / unit_area))
-        template = _template(shape, cover.shape[0] // 2, x, y - below * radius, radius)
+        template = _template(shape, cover.shape, x, y - below * radius, radius)
         scores[shape] = float(np.minimum(cover, template).sum() / np.maximum(cover, template).sum())
     return max(scores, key=lambda shape: scores[shape])
 

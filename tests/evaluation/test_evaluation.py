@@ -16,7 +16,7 @@ from evaluation.detector import NOTHING, observe
 from evaluation.generate import Settings, clips, draw_cases
 from training.files import save_both
 from training.network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, seeded_with_pictures
-from training.world import Scene, render
+from training.world import SHAPES, Scene, render
 from vc_core.frames.autoencoder import Autoencoder
 from vc_core.pipeline import VideoCrafter
 
@@ -51,6 +51,15 @@ def test_noise_and_emptiness_hold_no_object() -> None:
     noisy = np.clip(clip + np.random.default_rng(0).normal(0, 0.05, clip.shape), 0, 1).astype(np.float32)
     seen = observe(noisy)
     assert (seen.colour, seen.shape, seen.motion) == ("green", "cross", "right")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [slice(8, 55), slice(0, 64)])
+@pytest.mark.parametrize("columns", [slice(0, 51), slice(0, 64)])
+def test_frames_of_any_size_are_read(shape: str, rows: slice, columns: slice) -> None:
+    clip = render([replace(SCENE, shape=shape, motion="still")])[0].numpy()
+    seen = observe(clip[:, rows, columns])
+    assert (seen.colour, seen.shape, seen.motion) == ("green", shape, "still")
 
 
 def test_a_clip_depends_on_its_own_seed_alone(models: tuple[Path, Path]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import caching, checkpoint, combine, conditioning, denoising, frames, long, pictures, windows
+from . import analytic, caching, checkpoint, combine, conditioning, denoising, frames, long, pictures, windows
 
 
 class VideoCrafterExtension(ComfyExtension):
     """What ComfyUI asks for when it loads the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        modules = (checkpoint, conditioning, pictures, denoising, long, windows, caching, frames, combine)
+        modules = (checkpoint, conditioning, pictures, denoising, long, windows, caching, frames, combine, analytic)
         return [node for module in modules for node in module.NODES]
 
 

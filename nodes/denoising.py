@@ -17,6 +17,7 @@ from .conditioning import with_settings
 from .frames import check_latents
 from .host import sampling
 from .host.compat import advanced, aliases
+from .host.start import check_start
 from .keyframes import along, ways_of
 from .long import CONTINUE, FIFO, LONG_VIDEO, MOST_ROUNDS, PATCHES, SEGMENT, check_long
 
@@ -235,6 +236,7 @@ class VideoCrafterKSampler(io.ComfyNode):
         _check(latents, denoise, eta)
         pure = denoise >= 1 and mask is None
         check_long(long_video, model, latents, (positive, negative), from_noise=pure, rounds=free_init)
+        check_start(model, alone=long_video == LONG_VIDEO[0] and not free_init)
         model = PATCHES.get(long_video, lambda given: given)(model)
         told = with_settings(model, (positive, negative, picture_only), fps=fps, cfg=cfg, motion=motion)
         clips = Clips(

@@ -15,6 +15,7 @@ from PIL import Image
 from vc_core import cli
 from vc_core.checkpoint.building import build_empty
 from vc_core.checkpoint.lora import GUIDANCE, _in_order
+from vc_core.checkpoint.statistics import read_statistics
 from vc_core.denoising import Sampling
 from vc_core.options import lora
 from vc_core.pipeline import Request, VideoCrafter
@@ -71,7 +72,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     red, tall = folder / "red.png", folder / "tall.png"
     Image.new("RGB", (50, 40), (200, 10, 10)).save(red)
     Image.new("RGB", (20, 60), (10, 10, 200)).save(tall)
-    return {"text": save(TEXT, folder), "pictured": save(PICTURED, folder), "red": red, "tall": tall}
+    start, other = folder / "initial_noise.pt", folder / "other_noise.pt"
+    torch.save({"Expectation_X0": torch.full((1, 4, 4, 2, 4), 0.5), "Tr_Cov_d": torch.tensor(0.3)}, start)
+    torch.save({"Expectation_X0": torch.zeros(1, 4, 4, 4, 4), "Tr_Cov_d": torch.tensor(0.3)}, other)
+    models = {"text": save(TEXT, folder), "pictured": save(PICTURED, folder)}
+    return {**models, "red": red, "tall": tall, "start": start, "other": other}
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +102,9 @@ def run(*arguments: Any) -> int:
         (("--fit", "pad", "--image-cfg", "2"), 4),
         (("--end-picture", "tall", "--end-picture", "red", "--then", "b"), 7),
         (("--end-picture", "tall", "--loop"), 6),
+        (("--start-timestep", "900", "--analytic-init", "start"), 4),
     ],
-    ids=["one picture", "two pictures", "loop", "two scales", "key frames", "a ring of two"],
+    ids=["one picture", "two pictures", "loop", "two scales", "key frames", "a ring of two", "less noise"],
 )
 def test_image_to_video(extra: tuple[str, ...], frames: int, files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
@@ -106,6 +112,20 @@ def test_image_to_video(extra: tuple[str, ...], frames: int, files: dict[str, Pa
     status = run("image-to-video", "a", "-i", files["red"], "-m", files["pictured"], "-o", out, "--seed", 1, *given)
     assert status == 0
     assert count(out) == frames
+
+
+def test_the_start_reaches_the_sampler(files: dict[str, Path], pictured: VideoCrafter) -> None:
+    request = Request(seed=1, start=900, sampling=Sampling(steps=2, spacing="trailing"))
+    source = read_statistics(files["start"])
+    picture = torch.rand(16, 32, 3, generator=torch.Generator().manual_seed(1))
+    begun = list(pictured.steps("a", picture, request=request, source=source))
+    plain = list(pictured.steps("a", picture, request=replace(request, start=None)))
+    assert [step.total for step in (*begun, *plain)] == [2] * 4
+    late = list(pictured.steps("a", picture, request=request))
+    results = [steps[-1].x for steps in (begun, late, plain)]
+    assert not any(torch.equal(results[i], results[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    top = list(pictured.steps("a", picture, request=replace(request, start=1000)))
+    assert torch.equal(top[-1].x, plain[-1].x)
 
 
 def test_long_clips_and_prompts_over_time(files: dict[str, Path], tmp_path: Path) -> None:
@@ -143,6 +163,11 @@ def test_a_lora_makes_a_few_step_model(files: dict[str, Path], tmp_path: Path) -
         ("text", ("--lora", "red"), "not a model file"),
         ("image", ("--loop", "--end-picture", "tall", "--frames", "1"), "2 key frames with 1 frames"),
         ("image", ("--end-picture", "nowhere.png"), "There is no picture"),
+        ("image", ("--start-timestep", "1001"), "whole number from 1 to 1000"),
+        ("image", ("--analytic-init", "other"), "clip of 32x32 pixels and 4 frames"),
+        ("image", ("--analytic-init", "pictured"), "holds no Expectation_X0"),
+        ("image", ("--analytic-init", "start", "--free-init", "2"), "--analytic-init does not go together"),
+        ("image", ("--analytic-init", "start", "--loop", "--end-picture", "tall"), "row of key frames"),
     ],
 )
 def test_bad_input_is_told(

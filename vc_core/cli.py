@@ -22,9 +22,10 @@ from tqdm import tqdm
 from .checkpoint import AUTO, DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.report import describe, table
+from .checkpoint.statistics import read_statistics
 from .checks import check_ends, check_picture
 from .demo import run_demo
-from .denoising import NoiseSchedule, Source, Step
+from .denoising import AnalyticInit, NoiseSchedule, Source, Step
 from .errors import UserError
 from .frames.clips import load_clip
 from .frames.pixels import load_picture
@@ -102,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--strength", type=strength, default=0.6, help="above 0 (changes little) to 1 (anew); default: %(default)s"
     )
-    text.set_defaults(picture=None, end_picture=[], loop=False, fit="crop", image_cfg=None)
+    text.set_defaults(
+        picture=None, end_picture=[], loop=False, fit="crop", image_cfg=None, start_timestep=None, analytic_init=None
+    )
     image = _command(commands, "image-to-video", "make a video from a picture and a prompt", _make_video)
     image.set_defaults(video=None)
     image.add_argument("--picture", "-i", type=Path, required=True, help="the picture that the video shows, any size")
@@ -162,15 +165,21 @@ def _make_video(options: argparse.Namespace) -> None:
     request = long.applied(request_of(options, spec))
     settings = request.settle(spec)
     unchanged = spec is checkpoint.spec
-    settings.sampling.levels(checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion))
+    schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
+    settings.sampling.levels(schedule.until(request.start))
     clip = None
+    source: Source | AnalyticInit | None = None
     if options.video is not None:
         clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
+    if options.analytic_init is not None:
+        source = read_statistics(options.analytic_init)
+        source.check(settings.shape(spec))
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
     crafter = VideoCrafter.load(options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora)
     if options.compile:
         crafter.compile()
-    source = None if clip is None else Source(crafter.encode(clip), options.strength)
+    if clip is not None:
+        source = Source(crafter.encode(clip), options.strength)
     frames = _sampled(crafter, options, (request, long), (picture, ends), source)
     made = write(
         options.output,
@@ -194,9 +203,17 @@ def _recipe(options: argparse.Namespace, request: Request, spec: ModelSpec) -> d
 
 def _check_long(options: argparse.Namespace, long: Long) -> None:
     """Raises UserError where a way to long videos does not go together with what else is asked for."""
+    row = len(options.end_picture) > 1 or (options.end_picture and options.loop)
+    if row and options.analytic_init is not None:
+        raise UserError("--analytic-init does not go together with a row of key frames: give one --end-picture.")
     if long.method in WHOLE and not long.free_init:
         return
-    given = {"--video": options.video, "--end-picture": options.end_picture or None, "--loop": options.loop or None}
+    given = {
+        "--video": options.video,
+        "--end-picture": options.end_picture or None,
+        "--loop": options.loop or None,
+        "--analytic-init": options.analytic_init,
+    }
     for name in (name for name, value in given.items() if value is not None):
         what = "--free-init" if long.free_init else f"--long {long.method}"
         raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
@@ -207,7 +224,7 @@ def _sampled(
     options: argparse.Namespace,
     request: tuple[Request, Long],
     pictures: tuple[Tensor | None, Sequence[Tensor]],
-    source: Source | None,
+    source: Source | AnalyticInit | None,
 ) -> Tensor | Iterator[Tensor]:
     """The frames; of some videos one after the other, while the rest is being made. `pictures` are that of the first
     frame, and those that the video then comes to."""

@@ -138,7 +138,7 @@ def _rounds(
     if not rounds:
         return result
     settings = request.settle(crafter.parts.spec)
-    first = settings.sampling.levels(crafter.parts.schedule)[0]
+    first = settings.sampling.levels(crafter.parts.schedule.until(request.start))[0]
     source = Noise(request.seed)
     drawn = source.draw(result.shape, result.device)
     if settings.sampling.windows is not None:
@@ -170,7 +170,7 @@ def _fifo(
         negative = crafter.told((request.negative,), None if picture is None else GREY, settings)
     made = stream(
         crafter.predict,
-        crafter.parts.schedule,
+        crafter.parts.schedule.until(request.start),
         positive,
         negative,
         base=base,

@@ -156,6 +156,21 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--image-cfg", type=float, default=None, help="how closely the picture is followed; --cfg is then the prompt's"
     )
+    begin = parser.add_argument_group("the start of DynamiCrafter-CIL, for more motion")
+    begin.add_argument(
+        "--start-timestep",
+        type=int,
+        default=None,
+        metavar="M",
+        help="begin with less noise, 1 to 1000 (the authors: 900; 1000 is all of it); with --spacing trailing",
+    )
+    begin.add_argument(
+        "--analytic-init",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="give the first noise the mean and the spread of videos, from the authors' file for this size",
+    )
 
 
 def seed(text: str) -> int:
@@ -215,6 +230,7 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
             spacing=options.spacing or own_spacing,
             eta=(0.0 if options.long in STEADY else defaults.eta) if options.eta is None else options.eta,
         ),
+        start=options.start_timestep,
         fit=options.fit,
         loop=options.loop,
         then=tuple(options.then),

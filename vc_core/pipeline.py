@@ -24,7 +24,7 @@ from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, check_side
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
-from .denoising import Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
+from .denoising import AnalyticInit, Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cache
 from .denoising.freenoise import injected
 from .denoising.windows import ContextWindows, windowed
@@ -51,6 +51,8 @@ class Request:
     step_cache, guidance_cache: a quality of `denoising.caching`, "high", "balanced" or "fast": each makes nearly the
         same video with fewer operations, and both together with fewer still. None computes everything.
     together: positive and negative in one pass, faster and with the memory of two; None where the clip is small.
+    start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
+        if the model had been trained with no more noise, for more motion. None begins where the spacing does.
 
     For models that continue a picture (DynamiCrafter):
     fit: how the pictures are brought to the clip's size, see `frames.fitting`.
@@ -78,6 +80,7 @@ class Request:
     step_cache: Quality | None = None
     guidance_cache: Quality | None = None
     together: bool | None = None
+    start: int | None = None
     fit: Fit = "crop"
     loop: bool = False
     sharp: bool = False
@@ -190,14 +193,15 @@ class VideoCrafter:
         picture: Tensor | None = None,
         *,
         request: Request = Request(),
-        source: Source | None = None,
+        source: Source | AnalyticInit | None = None,
         on_step: Callable[[Step], None] | None = None,
         end_picture: Tensor | None = None,
     ) -> Tensor:
         """The frames of one video, f h w 3 in 0..1.
 
         picture: h w 3 in 0..1, any size; needed by image-to-video models, refused by the others.
-        source: a video's latents to start from (see `encode`), with a strength and perhaps a mask.
+        source: a video's latents to start from (see `encode`), with a strength and perhaps a mask; or statistics of
+            videos, for a start with their mean and spread.
         on_step: called after each step, for progress and previews; what it raises stops the run.
         end_picture: as `picture`, what the last frame shows; for models that continue a picture.
         """
@@ -215,13 +219,13 @@ class VideoCrafter:
         picture: Tensor | None = None,
         *,
         request: Request = Request(),
-        source: Source | None = None,
+        source: Source | AnalyticInit | None = None,
         end_picture: Tensor | None = None,
         noise: NoiseSource | None = None,
     ) -> Iterator[Step]:
         """The denoising steps of `generate`. Everything given is checked before this returns. `noise` stands for the
         noise of the request's seed, and is taken as it is: windows do not reorder it."""
-        spec, schedule = self.parts.spec, self.parts.schedule
+        spec, schedule = self.parts.spec, self.parts.schedule.until(request.start)
         settings = request.settle(spec)
         check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)

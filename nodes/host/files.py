@@ -9,22 +9,30 @@ import folder_paths
 from ...vc_core.errors import UserError
 
 BOXED = Path(__file__).resolve().parents[2] / "models"
-"""The small models of this pack; they are listed among the checkpoints and read where they lie."""
+"""The small models of this pack; they are listed among the checkpoints and the LoRA files, and read where they lie."""
 
-BOXED_FOLDER = "checkpoints"
+BOXED_FOLDERS = ("checkpoints", "loras")
+LORA = "_lora.safetensors"
 
 
-def boxed_names() -> list[str]:
-    """The file names of the models that come with this pack."""
-    return sorted(path.name for path in BOXED.glob("*.safetensors")) if BOXED.is_dir() else []
+def boxed_names(folder: str = BOXED_FOLDERS[0]) -> list[str]:
+    """The names of the files of this pack that belong into a folder of ComfyUI."""
+    if folder not in BOXED_FOLDERS or not BOXED.is_dir():
+        return []
+    is_lora = folder == "loras"
+    return sorted(path.name for path in BOXED.glob("*.safetensors") if path.name.endswith(LORA) == is_lora)
+
+
+def own(folder: str) -> list[str]:
+    """The user's files in a folder of ComfyUI."""
+    names: list[str] = folder_paths.get_filename_list(folder)
+    return names
 
 
 def choices(folder: str) -> list[str]:
-    """What a loader's list shows for a folder of ComfyUI: the user's files, then, for checkpoints, the boxed models."""
-    own: list[str] = folder_paths.get_filename_list(folder)
-    if folder != BOXED_FOLDER:
-        return own
-    return own + [name for name in boxed_names() if name not in own]
+    """What a loader's list shows for a folder of ComfyUI: the user's files, then those of this pack."""
+    there = own(folder)
+    return there + [name for name in boxed_names(folder) if name not in there]
 
 
 def resolve(folder: str, name: str) -> Path:
@@ -35,7 +43,7 @@ def resolve(folder: str, name: str) -> Path:
     path = folder_paths.get_full_path(folder, name)
     if path is not None:
         return Path(path)
-    if folder == BOXED_FOLDER and name in boxed_names():
+    if name in boxed_names(folder):
         return BOXED / name
     there = choices(folder)
     places = ", ".join(folder_paths.get_folder_paths(folder))

@@ -12,7 +12,8 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from ...vc_core.denoising import Level, NoiseSchedule
+from ...vc_core.denoising import AnalyticInit, Level, NoiseSchedule
+from ...vc_core.network.layers import to_clips, to_frames
 
 SNAP = 1e-3
 """Timesteps this near to a whole one are that one: single precision cannot tell them apart."""
@@ -27,6 +28,8 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     """The tables of one `NoiseSchedule`. Joined with EPS or V_PREDICTION it is a complete `model_sampling`."""
 
     scale: Tensor
+    init: AnalyticInit | None = None
+    """The mean and the spread of what sampling begins with, where it begins with noise alone; None is plain noise."""
 
     def __init__(self, schedule: NoiseSchedule, model_config: Any = None) -> None:
         super().__init__(model_config)
@@ -67,6 +70,9 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
         """Where sampling starts. From the very first level it starts at what the network takes as pure noise."""
+        if self.init is not None and not bool(latent_image.any()):
+            begun = self.init.noised(to_clips(noise, len(noise)), self.level(float(sigma.flatten()[0])))
+            return to_frames(begun) / self.signal(sigma, noise.ndim).to(noise)
         if max_denoise:
             return noise / self.signal(sigma, noise.ndim).to(noise) + latent_image
         return noise * per_sample(sigma, noise.ndim) + latent_image

@@ -57,7 +57,10 @@ class CoreSampler(comfy.samplers.Sampler):
         skip_orders(stream, reused(extra_args.get("model_options", {})), drawn.shape[2])
         known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
         pure = self.pure if self.pure is not None else not bool(known.any())
-        x = drawn if pure else levels[0].signal * known + levels[0].noise * drawn
+        if pure:
+            x = drawn if sampling.init is None else sampling.init.noised(drawn, levels[0])
+        else:
+            x = levels[0].signal * known + levels[0].noise * drawn
         denoise = _host_denoiser(model_wrap, extra_args)
         masks = None if denoise_mask is None else _masks(model_wrap, sigmas, extra_args, denoise_mask.to(drawn))
         if masks is not None:
@@ -109,7 +112,7 @@ def full_noise(model: Any, sigmas: Tensor) -> float:
     Those samplers do so at the very last timestep only; below it they leave room for a picture that is not there.
     """
     found = model.get_model_object("model_sampling")
-    if not isinstance(found, RescaledSampling) or len(sigmas) == 0:
+    if not isinstance(found, RescaledSampling) or found.init is not None or len(sigmas) == 0:
         return 1.0
     if float(sigmas[0]) >= float(found.sigma_max) * (1 - 1e-5):
         return 1.0

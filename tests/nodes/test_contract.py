@@ -48,6 +48,8 @@ def _settled(node):
         options = spec[1].get("options")
         if name in FILE_LISTS:
             spec[1]["options"] = "files"
+        elif name == "statistics":
+            spec[1]["options"] = [*options[:1], "files"]
         elif name == "sampler_name":
             spec[1]["options"] = [*options[:2], "the host's"]
         elif name == "scheduler":

@@ -5,10 +5,11 @@ from .noise import Noise, NoiseSource
 from .samplers import SAMPLERS, Step
 from .sampling import Sampling, sample
 from .schedule import Level, NoiseSchedule, is_rounded
-from .start import Source
+from .start import AnalyticInit, Source
 
 __all__ = [
     "SAMPLERS",
+    "AnalyticInit",
     "Guidance",
     "Level",
     "Model",

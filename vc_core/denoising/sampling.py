@@ -17,7 +17,7 @@ from .guidance import Guidance, Model, guide
 from .noise import NoiseSource
 from .samplers import SAMPLERS, Step
 from .schedule import End, Level, NoiseSchedule, Spacing
-from .start import Source, blend, keep, noised, start
+from .start import AnalyticInit, Source, blend, keep, noised, start
 
 if TYPE_CHECKING:
     from ..conditioning import Conditioning
@@ -77,7 +77,7 @@ def sample(
     *,
     noise: NoiseSource,
     shape: Sequence[int] | None = None,
-    source: Source | None = None,
+    source: Source | AnalyticInit | None = None,
     settings: Sampling = Sampling(),
     textless: Conditioning | None = None,
 ) -> Iterator[Step]:
@@ -106,7 +106,7 @@ def sample(
             drawn = rescheduled(drawn, settings.windows, noise)
         x, left = start(levels, drawn, source)
         walk, known, mask = denoise, None, None
-        if source is not None and source.mask is not None:
+        if isinstance(source, Source) and source.mask is not None:
             known, mask = source.latents.to(drawn), source.mask.to(drawn)
             x = blend(x, noised(known, drawn, left[0]), mask)
             walk = keep(denoise, known, mask, drawn)
@@ -120,7 +120,7 @@ def sample(
     return run()
 
 
-def _checked_shape(shape: Sequence[int] | None, source: Source | None) -> tuple[int, ...]:
+def _checked_shape(shape: Sequence[int] | None, source: Source | AnalyticInit | None) -> tuple[int, ...]:
     if (shape is None) == (source is None):
         raise UserError("Give either the shape of the latents to make or a source to start from, not both or neither.")
     sizes = tuple(source.latents.shape) if source is not None else tuple(shape or ())

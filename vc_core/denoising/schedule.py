@@ -72,6 +72,8 @@ class NoiseSchedule:
     prediction: Prediction = "eps"
     keep_last_scale: bool = False
     """The reference's end has the scale of the last timestep that was run, as DynamiCrafter's."""
+    trained: int | None = None
+    """The number of timesteps in training, where these are only the first of them; see `until`."""
 
     @classmethod
     def from_spec(cls, spec: DiffusionSpec) -> NoiseSchedule:
@@ -110,6 +112,19 @@ class NoiseSchedule:
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
+
+    def until(self, count: int | None) -> NoiseSchedule:
+        """The first `count` timesteps, 1 .. all, as if there were no others: sampling then begins at timestep
+        count - 1, the start time M of arXiv:2406.15735. None is all of them. Raises UserError for other counts."""
+        if count is None:
+            return self
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(self):
+            raise UserError(
+                f"The start is at timestep {count!r}; it can be a whole number from 1 to {len(self)}, which is pure "
+                "noise. The authors of DynamiCrafter-CIL start at 900 of 1000."
+            )
+        trained = len(self) if self.trained is None else self.trained
+        return replace(self, alphas_cumprod=self.alphas_cumprod[:count], scale=self.scale[:count], trained=trained)
 
     @property
     def sigmas(self) -> Tensor:
@@ -172,6 +187,11 @@ class NoiseSchedule:
         """Every (origin // steps)-th, from the top, of the `origin` timesteps that a consistency model was distilled
         at (arXiv:2310.04378; T2V-Turbo: 200). Raises UserError for more steps than there are."""
         self._check_steps(steps)
+        if self.trained not in (None, len(self)):
+            raise UserError(
+                f"The steps of a consistency model cannot begin at timestep {len(self)}: it knows the timesteps alone "
+                "that it was distilled at. Leave the start out, or take the spacing 'trailing'."
+            )
         if steps > origin:
             raise UserError(f"{steps} steps were asked for; the model was distilled at {origin} timesteps: give fewer.")
         stride = len(self) // origin

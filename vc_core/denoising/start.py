@@ -1,7 +1,9 @@
-"""Where a run starts: from noise, from a given video with a strength, or with a part of it held still by a mask."""
+"""Where a run starts: from noise, from a given video with a strength, or with a part of it held still by a mask; or
+from noise that has the mean and the spread of noised videos."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,8 +50,51 @@ class Source:
             raise UserError("The mask has values outside 0 (keep) to 1 (make anew).")
 
 
-def start(levels: Sequence[Level], drawn: Tensor, source: Source | None) -> tuple[Tensor, list[Level]]:
+@dataclass(frozen=True, eq=False)
+class AnalyticInit:
+    """Analytic-Init (arXiv:2406.15735): of all normal distributions with one variance, the nearest to noised videos.
+
+    latents: the mean of the videos' latents (scaled), b c f h w.
+    variance: the trace of their covariance over its size, 0 or more.
+
+    Raises UserError for values out of range.
+    """
+
+    latents: Tensor
+    variance: float
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 5 or not self.latents.is_floating_point() or not bool(self.latents.isfinite().all()):
+            raise UserError(
+                f"The mean of the latents has the shape {tuple(self.latents.shape)} and the type {self.latents.dtype}; "
+                "it should be finite floating point numbers with 5 axes: batch, channels, frames, height, width."
+            )
+        if not (math.isfinite(self.variance) and self.variance >= 0):
+            raise UserError(f"The variance of the latents is {self.variance}; it should be a finite number, 0 or more.")
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises UserError for clips of another shape, b c f h w."""
+        if tuple(shape) == tuple(self.latents.shape):
+            return
+        (_, _, frames, height, width), (_, _, *other) = self.latents.shape, shape
+        raise UserError(
+            f"The statistics are those of {frames} frames with latents of {width}x{height}, but the clip has "
+            f"{other[0]} frames of {other[2]}x{other[1]}. Make a clip of {8 * width}x{8 * height} pixels and "
+            f"{frames} frames, or take the file for this size."
+        )
+
+    def noised(self, drawn: Tensor, level: Level) -> Tensor:
+        """Where sampling starts: mean sqrt(abar) E[x0], variance 1 - abar + abar tr Cov[x0] / d. As published it leaves
+        VideoCrafter's rescale out. `drawn` is standard normal noise. Raises UserError where it has another shape."""
+        self.check(drawn.shape)
+        spread = math.sqrt(1 - level.alpha + level.alpha * self.variance)
+        return math.sqrt(level.alpha) * self.latents.to(drawn) + spread * drawn
+
+
+def start(levels: Sequence[Level], drawn: Tensor, source: Source | AnalyticInit | None) -> tuple[Tensor, list[Level]]:
     """-> (x at the first level of the run, the levels that are left to run); `drawn` is standard normal noise."""
+    if isinstance(source, AnalyticInit):
+        return source.noised(drawn, levels[0]), list(levels)
     if source is None or source.strength == 1:
         return drawn, list(levels)
     run = max(1, round((len(levels) - 1) * source.strength))

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--scale", type=float, default=1.0, help="multiplies the minutes of every stage")
     options.add_argument("--clips", type=int, default=Recipe.clips, help="clips encoded to train on")
     options.add_argument("--frames", type=int, default=Recipe.frames, help="single frames encoded to train on")
+    options.add_argument("--paths", type=int, default=Recipe.paths, help="ways of the teacher of the few-step LoRA")
     options.add_argument("--samples", type=int, default=Recipe.samples, help="clips made at each look at the networks")
     options.add_argument("--compile", action="store_true", help="torch.compile: slow to start, then quicker")
     options.add_argument("--processes", type=int, default=1, help="processes that share each batch's work, on a CPU")
@@ -48,6 +49,7 @@ def work(number: int, options: argparse.Namespace) -> None:
             scale=options.scale,
             clips=options.clips,
             frames=options.frames,
+            paths=options.paths,
             samples=options.samples,
             seed=options.seed,
         ),

@@ -1,17 +1,16 @@
 """A LoRA that lets the small text-to-video network make clips in 4 steps, as T2V-Turbo does for VideoCrafter2.
 
-Latent consistency distillation (arXiv:2310.04378): from a noised clip the student guesses the end of the guided
-teacher's path. The teacher walks from one of the timesteps of an 8-step run to the next, and the student's own guess
-from there is the target; from the last one the teacher walks to the end. The student reads the guidance scale and sees
-no negative prompt. As T2V-Turbo it lives under the schedule without rescale.
+The guided teacher goes from noise to clips once, and its paths are kept (arXiv:2101.02388). From each place of a path
+the student guesses the path's end, as a consistency model does (arXiv:2303.01469); it reads the guidance scale and sees
+no negative prompt (arXiv:2310.04378). As T2V-Turbo it lives under the schedule without rescale.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,17 @@ from vc_core.specs import T2V_TURBO
 from .captions import caption
 from .layers import FastOperations, short_attention
 from .network import Network
-from .pool import Pool
 from .trainer import rank
+from .world import FRAMES, SIZE, random_scene
 
 FILE = "videocrafter_small_turbo_lora.safetensors"
 RANK = 4
 STEPS = 8
 """The timesteps that the student learns are those of a run of so many steps; runs of 1, 2 and 4 take some of them."""
-SUBSTEPS = 2
-"""Steps of the teacher between two of them."""
+SUBSTEPS = (2,) * (STEPS - 1) + (4,)
+"""Steps of the teacher from each of them to the next; the last way is the longest in the logarithm of sigma."""
+LARGEST_STRETCH = 0.65
+"""How far the second order goes on in a step that is longer than the one before: 0.5 where both are as long."""
 SCALES = (1.0, 8.0)
 SOFTNESS = 0.03
 """Errors below this count by their square, larger ones by their size (the pseudo-Huber loss of arXiv:2310.14189)."""
@@ -89,66 +90,109 @@ class Student(nn.Module):
         return named
 
 
-class ConsistencyObjective:
-    """The loss at a step: how far the student's guess is from its target, for a batch that is drawn from the step."""
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """What the teacher did. inputs: the network's input at each of the `STEPS` timesteps, n STEPS c f h w; ends: the
+    clean latents, n c f h w, both in half precision; rows: words, n 77; fps and scale: n."""
 
-    def __init__(self, student: Student, teacher: Network, pool: Pool, *, batch: int, seed: int) -> None:
-        self.student, self.teacher, self.pool, self.batch, self.seed = student, teacher, pool, batch, seed
-        plain = replace(teacher.spec.diffusion, rescale=None)
-        self.schedule = NoiseSchedule.from_spec(plain)
+    inputs: Tensor
+    ends: Tensor
+    rows: Tensor
+    fps: Tensor
+    scale: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def save(self, path: Path) -> None:
+        """Written whole or not at all."""
+        part = path.with_suffix(".part")
+        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, part)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Paths:
+        return cls(**torch.load(path, weights_only=True))
+
+    @classmethod
+    def join(cls, parts: Sequence[Paths]) -> Paths:
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+
+class Guide:
+    """The frozen teacher with classifier-free guidance, and the timesteps and sigmas of its paths."""
+
+    def __init__(self, teacher: Network) -> None:
+        self.teacher = teacher
+        plain = NoiseSchedule.from_spec(replace(teacher.spec.diffusion, rescale=None))
         self.rescaled = NoiseSchedule.from_spec(teacher.spec.diffusion)
-        self.timesteps = torch.tensor(self.schedule.lcm_timesteps(STEPS))
-        sigmas = self.schedule.sigmas[self.timesteps].float()
-        self.sigmas = torch.cat([sigmas, self.schedule.sigmas[:1].float()])  # the last way ends at timestep 0
+        self.timesteps = torch.tensor(plain.lcm_timesteps(STEPS))
+        sigmas = torch.cat([plain.sigmas[self.timesteps], plain.sigmas[:1]])  # the last way ends at timestep 0
+        self.sigmas = sigmas.float()
+
+    @torch.no_grad()
+    def paths(self, count: int, rng: np.random.Generator) -> Paths:
+        """`count` paths from noise, for scenes of the training combinations with captions and guidance scales."""
+        spec = self.teacher.spec
+        scenes = [random_scene(rng) for _ in range(count)]
+        rows = self.teacher.words.read([caption(scene, rng) for scene in scenes])
+        fps = torch.tensor([scene.fps for scene in scenes])
+        scale = torch.from_numpy(rng.uniform(*SCALES, count).astype(np.float32))
+        side = SIZE // spec.size_multiple
+        shape = (count, spec.autoencoder.latent_channels, FRAMES, side, side)
+        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+        text = self.teacher.text.encode(rows)
+        texts = torch.cat([text, self.teacher.text.encode(self.teacher.words.read([""])).expand_as(text)])
+        *places, end = self.walk(noise * (1 + self.sigmas[0] ** 2).sqrt(), texts, fps, scale)
+        inputs = [z / (1 + sigma**2).sqrt() for z, sigma in zip(places, self.sigmas[:-1], strict=True)]
+        return Paths(inputs=torch.stack(inputs, dim=1).half(), ends=end.half(), rows=rows, fps=fps, scale=scale)
+
+    def walk(self, z: Tensor, texts: Tensor, fps: Tensor, scale: Tensor) -> Iterator[Tensor]:
+        """Where the teacher is at each place, and at the end, where next to no noise is left: DPM-Solver++ of second
+        order (arXiv:2211.01095), in steps from place to place that are even in the logarithm of sigma."""
+        before: tuple[Tensor, Tensor] | None = None
+        for (first, last), steps in zip(itertools.pairwise(self.sigmas), SUBSTEPS, strict=True):
+            yield z
+            for step in range(steps):
+                here, there = (first * (last / first) ** (at / steps) for at in (step, step + 1))
+                clean = self.clean(z, here, texts, fps, scale)
+                ahead = clean
+                if before is not None:
+                    stretch = (here / there).log() / (before[0] / here).log() / 2
+                    ahead = clean + stretch.clamp(max=LARGEST_STRETCH) * (clean - before[1])
+                z = ahead + there / here * (z - ahead)
+                before = here, clean
+        yield z
+
+    def clean(self, z: Tensor, sigma: Tensor, texts: Tensor, fps: Tensor, scale: Tensor) -> Tensor:
+        """The teacher's guess of the clean latents at z = x0 + sigma * noise, under the schedule that it knows."""
+        x = (z * self.rescaled.signal_of(sigma)).repeat(2, 1, 1, 1, 1)
+        when = self.rescaled.timestep_of(sigma).expand(len(x))
+        with torch.autocast(z.device.type, torch.bfloat16):
+            both = self.teacher.unet(x, when, texts, None, fps.repeat(2))
+        conditional, other = (z - sigma * noise for noise in both.float().chunk(2))
+        return other + _wide(scale) * (conditional - other)
+
+
+class ConsistencyObjective:
+    """The loss at a step: how far the student's guesses are from the ends of paths, for a batch drawn from the step."""
+
+    def __init__(self, student: Student, guide: Guide, paths: Paths, *, batch: int, seed: int) -> None:
+        self.student, self.guide, self.paths, self.batch, self.seed = student, guide, paths, batch, seed
 
     def __call__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step, rank()])
-        chosen = rng.integers(len(self.pool), size=self.batch)
-        clips = self.pool.latents[torch.from_numpy(chosen)].float().transpose(1, 2)
-        scenes = [self.pool.scenes[int(i)] for i in chosen]
+        chosen = torch.from_numpy(rng.integers(len(self.paths), size=self.batch))
         place = torch.from_numpy(rng.permutation(self.batch) % STEPS)
-        scale = torch.from_numpy(rng.uniform(*SCALES, self.batch).astype(np.float32))
-        noise = torch.from_numpy(rng.standard_normal(clips.shape, dtype=np.float32))
-        fps = torch.tensor([scene.fps for scene in scenes])
-        words = self.teacher.words
+        paths, sigma = self.paths, _wide(self.guide.sigmas[place])
         with torch.no_grad():
-            text = self.teacher.text.encode(words.read([caption(scene, rng) for scene in scenes]))
-            empty = self.teacher.text.encode(words.read([""])).expand_as(text)
-            start = clips + _wide(self.sigmas[place]) * noise
-            end = self.walk(start, place, (text, empty), fps, scale)
-            ahead = (place + 1).clamp(max=STEPS - 1)
-            target = torch.where(_wide(place) == STEPS - 1, end, self.guess(end, ahead, text, fps, scale))
-        error = (self.guess(start, place, text, fps, scale) - target).square().mean((1, 2, 3, 4))
+            text = self.guide.teacher.text.encode(paths.rows[chosen])
+        x = paths.inputs[chosen, place].float()
+        with torch.autocast(x.device.type, torch.bfloat16):
+            noise = self.student(x, self.guide.timesteps[place], text, paths.fps[chosen], paths.scale[chosen])
+        guess = x * (1 + sigma**2).sqrt() - sigma * noise.float()
+        error = (guess - paths.ends[chosen].float()).square().mean((1, 2, 3, 4))
         return ((error + SOFTNESS**2).sqrt() - SOFTNESS).mean()
-
-    def guess(self, z: Tensor, place: Tensor, text: Tensor, fps: Tensor, scale: Tensor) -> Tensor:
-        """The student's clean latents for z = x0 + sigma * noise at places of the run."""
-        sigma = _wide(self.sigmas[place])
-        with torch.autocast(z.device.type, torch.bfloat16):
-            noise = self.student(z / (1 + sigma**2).sqrt(), self.timesteps[place], text, fps, scale)
-        return z - sigma * noise.float()
-
-    def walk(self, z: Tensor, place: Tensor, texts: tuple[Tensor, Tensor], fps: Tensor, scale: Tensor) -> Tensor:
-        """Where the guided teacher comes to at the next place: DPM-Solver++ of second order (arXiv:2211.01095), in
-        steps that are even in the logarithm of sigma."""
-        first, last = self.sigmas[place], self.sigmas[place + 1]
-        path = [first * (last / first) ** (step / SUBSTEPS) for step in range(SUBSTEPS + 1)]
-        before: Tensor | None = None
-        for here, there in itertools.pairwise(path):
-            clean = self.guided(z, here, texts, fps, scale)
-            ahead = clean if before is None else 1.5 * clean - 0.5 * before
-            z = ahead + _wide(there / here) * (z - ahead)
-            before = clean
-        return z
-
-    def guided(self, z: Tensor, sigma: Tensor, texts: tuple[Tensor, Tensor], fps: Tensor, scale: Tensor) -> Tensor:
-        """The teacher's clean latents with classifier-free guidance, under the schedule that it knows."""
-        when = self.rescaled.timestep_of(sigma)
-        x = z * _wide(self.rescaled.signal_of(sigma))
-        with torch.autocast(z.device.type, torch.bfloat16):
-            both = self.teacher.unet(x, when, torch.cat(texts), None, fps)
-        conditional, other = (z - _wide(sigma) * noise for noise in both.float().chunk(2))
-        return other + _wide(scale) * (conditional - other)
 
 
 def _wide(values: Tensor) -> Tensor:

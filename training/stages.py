@@ -17,7 +17,7 @@ from vc_core.frames.autoencoder import Autoencoder
 from . import autoencoder as pixels
 from .continuing import CONTINUING, ContinuingObjective, wider
 from .diffusion import DiffusionObjective
-from .few_steps import ConsistencyObjective, Student, save_lora
+from .few_steps import ConsistencyObjective, Guide, Paths, Student, save_lora
 from .files import save_both, save_network
 from .image_branch import ReadingExercise
 from .motion import FIRST, LATER, MotionLesson, look_along_time
@@ -60,6 +60,8 @@ class Recipe:
     scale: float = 1.0
     clips: int = 12288
     frames: int = 32000
+    paths: int = 320
+    """Ways of the teacher from noise to clips that the few-step LoRA learns from."""
     samples: int = 16
     """Clips that each look at the video networks makes, of either kind."""
     seed: int = 0
@@ -257,6 +259,16 @@ def teacher(run: Run) -> Network:
     return network
 
 
+def make_paths(run: Run) -> None:
+    """What the few-step LoRA learns from: the text-to-video network's ways from noise to clips."""
+    path = run.folder / "teacher.paths"
+    if rank() > 0 or path.exists():
+        return
+    guide, rng = Guide(teacher(run)), np.random.default_rng([run.recipe.seed, 8])
+    counts = [min(8, run.recipe.paths - done) for done in range(0, run.recipe.paths, 8)]
+    Paths.join([guide.paths(count, rng) for count in counts]).save(path)
+
+
 def train_few_steps(run: Run) -> None:
     """A LoRA on the text-to-video network, which stays as it is."""
     network = teacher(run).to(run.device)
@@ -265,8 +277,9 @@ def train_few_steps(run: Run) -> None:
         student = Student(network)
     plan = run.plan(run.recipe.few_steps, lr=2e-3, final=0.05, ema=0.995, warmup=50, weight_decay=0.0)
     trainer = run.trainer(student, plan, "few_steps")
-    pool = Pool.load(run.folder / "clips.pool")
-    trainer.run(ConsistencyObjective(student, network, pool, batch=8, seed=run.recipe.seed + 5), samples_per_step=8)
+    paths = Paths.load(run.folder / "teacher.paths")
+    objective = ConsistencyObjective(student, Guide(network), paths, batch=8, seed=run.recipe.seed + 5)
+    trainer.run(objective, samples_per_step=8)
 
 
 def export(run: Run) -> None:
@@ -295,6 +308,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "reader": train_reader,
     "pictures": train_pictures,
     "continuing": train_continuing,
+    "paths": make_paths,
     "few_steps": train_few_steps,
     "export": export,
 }

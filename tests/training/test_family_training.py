@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.continuing import CONTINUING, TURN, ContinuingObjective, wider
-from training.few_steps import ConsistencyObjective, Student, save_lora
+from training.few_steps import STEPS, ConsistencyObjective, Guide, Paths, Student, save_lora
 from training.files import save_model, save_network
 from training.network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, PictureNetwork, seeded, seeded_with_pictures
 from training.pool import Pool, make_pool
@@ -119,14 +119,52 @@ def test_the_lora_is_what_the_student_computes(tmp_path: Path, autoencoder: Auto
     assert lora.stat().st_size < 5e5
 
 
-def test_every_change_learns_from_the_teacher(pool: Pool) -> None:
+@pytest.fixture(scope="module")
+def guide() -> Guide:
+    """A teacher of random weights, all of which count."""
     teacher = seeded(TEXT_TO_VIDEO, 0).requires_grad_(False)
     for parameter in teacher.unet.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    student = Student(teacher)
-    objective = ConsistencyObjective(student, teacher, pool, batch=8, seed=0)
-    assert objective.timesteps.tolist()[0] == 999
+    return Guide(teacher)
+
+
+@pytest.fixture(scope="module")
+def paths(guide: Guide) -> Paths:
+    return guide.paths(2, np.random.default_rng(0))
+
+
+def test_paths_begin_at_noise_and_are_those_of_the_seed(guide: Guide, paths: Paths, tmp_path: Path) -> None:
+    assert guide.timesteps.tolist() == [999, 874, 749, 624, 499, 374, 249, 124]
+    assert paths.inputs.shape == (2, STEPS, 4, 16, 8, 8)
+    assert float(paths.inputs[:, 0].float().std()) == pytest.approx(1, abs=0.05)
+    assert ((paths.scale >= 1) & (paths.scale <= 8)).all()
+    paths.save(tmp_path / "teacher.paths")
+    again = Paths.join([Paths.load(tmp_path / "teacher.paths"), paths])
+    assert len(again) == 4
+    assert torch.equal(again.ends[:2], again.ends[2:])
+
+
+def test_the_teacher_walks_along_its_probability_flow(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data that is normal, the flow from noise to its end is known exactly."""
+    spread = 0.8
+
+    def clean(self: Guide, z: torch.Tensor, sigma: torch.Tensor, *told: torch.Tensor) -> torch.Tensor:
+        return z * spread**2 / (spread**2 + sigma**2)
+
+    monkeypatch.setattr(Guide, "clean", clean)
+    z = torch.randn(1, 4, 2, 3, 3) * (1 + guide.sigmas[0] ** 2).sqrt()
+    nothing = torch.zeros(1)
+    places = list(guide.walk(z, nothing, nothing, nothing))
+    assert len(places) == STEPS + 1
+    for at, sigma in zip(places, guide.sigmas, strict=True):
+        exact = z * ((spread**2 + sigma**2) / (spread**2 + guide.sigmas[0] ** 2)).sqrt()
+        assert float((at - exact).norm() / exact.norm()) < 0.02
+
+
+def test_every_change_learns_from_the_teacher(guide: Guide, paths: Paths) -> None:
+    student = Student(guide.teacher)
+    objective = ConsistencyObjective(student, guide, paths, batch=8, seed=0)
     loss = objective(0)
     loss.backward()
     assert float(loss.detach()) > 0

@@ -197,7 +197,7 @@ def test_the_command_goes_through_all_stages_and_on_where_it_was(
 ) -> None:
     run, models = tmp_path / "run", tmp_path / "models"
     words = ["--folder", str(run), "--models", str(models), "--scale", "1e-5"]  # a step or two of each stage
-    words += ["--clips", "2", "--frames", "4", "--samples", "1"]
+    words += ["--clips", "2", "--frames", "4", "--paths", "2", "--samples", "1"]
     threads = torch.get_num_threads()
     try:
         assert command.main(words) == 0

@@ -25,6 +25,8 @@ HELP = ROOT / "web" / "docs"
 TRANSLATIONS = ("zh", "ja")
 OF_THIS_MACHINE = {("VideoCrafterVideoCombine", "format"), ("VideoCrafterVideoCombine", "quality")}
 """Tooltips that list what the installed libraries can do: the same file cannot hold them for every machine."""
+KNOWN_CATEGORIES = {"loaders", "conditioning", "sampling", "video"}
+"""Those that ComfyUI has translated itself."""
 MARKUP = re.compile(r"[{}@$|]")
 """What the page's translation library reads as its own syntax."""
 ASIAN = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
@@ -82,6 +84,21 @@ def test_every_input_and_output_has_a_tooltip(nodes):
         for key, spec in inputs_of(info).items():
             assert len(spec[1].get("tooltip", "")) > 10, f"{name}.{key}"
         assert all(info["output_tooltips"]), name
+
+
+def test_every_node_is_found_by_further_words(comfy):
+    for name, node in comfy.ours.items():
+        words = node.GET_SCHEMA().search_aliases
+        assert len(set(words)) == len(words) >= 2, name
+        assert all(word == word.lower() for word in words), name
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_categories_that_only_this_pack_has_are_translated(nodes, language):
+    ours = {info["category"].split("/")[-1] for info in nodes.values()}
+    translated = read(LOCALES / language / "main.json")["nodeCategories"]
+    assert set(translated) == ours - KNOWN_CATEGORIES
+    assert all(ASIAN.search(text) for text in translated.values())
 
 
 def test_english_is_what_the_nodes_say(nodes):

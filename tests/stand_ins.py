@@ -48,6 +48,32 @@ VIDEO_RATE = Fraction(12)
 LONG_FRAMES, QUEUE_SIDE = 20, 16
 """Frames of what is a long video in a workflow; pixels of one that takes hundreds of passes."""
 
+MADE = {
+    "text_to_video_1024": (FRAMES, WIDTH, HEIGHT, 10),
+    "text_to_video_512": (FRAMES, WIDTH, HEIGHT, 10),
+    "image_to_video_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "text_to_video_core_nodes": (FRAMES, WIDTH, HEIGHT, 10),
+    "text_to_video_upscale_interpolate": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
+    "video_to_video": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
+    "text_to_video_small": (16, 64, 64, 8),
+    "image_to_video_small": (16, 64, 64, 8),
+    **{
+        f"text_to_video_{way}_small": (LONG_FRAMES, 64, 64, 8)
+        for way in ("long", "freelong", "windows", "loop", "continue", "prompts")
+    },
+    "text_to_video_fifo_small": (LONG_FRAMES, QUEUE_SIDE, QUEUE_SIDE, 8),
+    "text_to_video_core_nodes_small": (16, 64, 64, 8),
+    "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "interpolation_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "key_frames_512": (2 * FRAMES - 1, WIDTH, HEIGHT, 8),
+    "loop_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "interpolation_small": (16, 64, 64, 8),
+    "key_frames_small": (31, 64, 64, 8),
+    "loop_small": (FRAMES, 64, 64, 8),
+}
+"""Frames, width, height, frames per second of the file, after `cut_down`."""
+
 
 def load(name: str) -> dict[str, Any]:
     """A workflow of ours by its name."""

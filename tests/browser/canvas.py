@@ -21,6 +21,7 @@ SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
     "Comfy.Minimap.Visible": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 TYPES = {
     ".json": "application/json",
@@ -81,10 +82,35 @@ LOOK = """() => {
     return seen;
 }"""
 
-SET = """([kind, name, value]) => {
-    for (const node of app.graph._nodes.filter(node => node.type === kind))
+SET = """([which, name, value]) => {
+    for (const node of app.graph._nodes.filter(node => node.type === which || String(node.id) === which))
         for (const widget of (node.widgets ?? []).filter(widget => widget.name === name)) widget.value = value;
 }"""
+
+PROMPT = "async () => (await app.graphToPrompt()).output"
+
+READS = "texts => texts.every(text => document.body.innerText.replace(/\\s+/g, ' ').includes(text))"
+
+SETTLED = """() => new Promise(resolve => {
+    const state = () => [
+        document.body.innerText,
+        JSON.stringify((app.canvas.graph ?? app.graph).serialize()),
+        [...app.canvas.ds.offset, app.canvas.ds.scale],
+        [...document.images].filter(picture => !picture.complete).length,
+        document.getAnimations().filter(animation => animation.effect?.getComputedTiming().endTime < 5000).length,
+    ].join();
+    let [last, same] = [null, 0];
+    const look = () => {
+        const now = state();
+        same = now === last ? same + 1 : 0;
+        last = now;
+        if (same >= 5) resolve();
+        else requestAnimationFrame(() => setTimeout(look, 100));
+    };
+    look();
+})"""
+"""Until the page's text, graph, view, pictures and short animations stay as they are over several drawn frames: a busy
+machine draws them late."""
 
 ADD = """kind => {
     app.graph.clear();
@@ -141,7 +167,11 @@ class Canvas:
         data = base64.b64encode(file.read_bytes()).decode()
         self.page.evaluate(DROP, [data, file.name, TYPES[file.suffix]])
         self.page.wait_for_function("() => app.graph._nodes.length > 0")
-        self.page.wait_for_timeout(1500)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until nothing in the page changes any more."""
+        self.page.evaluate(SETTLED)
 
     def look(self) -> dict[str, Any]:
         """What is on the canvas: missing nodes, invalid choices, nodes that overlap or stick out of a group, dialogs,
@@ -152,16 +182,22 @@ class Canvas:
     def modern(self, on: bool) -> None:
         """Switches between Nodes 2.0 and the classic look."""
         self.page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
-        self.page.wait_for_timeout(1000)
+        self.settle()
 
-    def set(self, kind: str, name: str, value: Any) -> None:
-        """Gives a widget of every node of one type another value."""
-        self.page.evaluate(SET, [kind, name, value])
+    def set(self, which: str, name: str, value: Any) -> None:
+        """Gives a widget of one node (its id), or of every node of one type, another value."""
+        self.page.evaluate(SET, [which, name, value])
+
+    def prompt(self) -> dict[str, Any]:
+        """What Run would post: node id -> class_type and inputs."""
+        prompt: dict[str, Any] = self.page.evaluate(PROMPT)
+        return prompt
 
     def run(self) -> dict[str, Any]:
         """Presses Run and waits for the end: how it ended, what the server said, how many previews came."""
         self.page.evaluate(WATCH)
         self.page.locator('[data-testid="queue-button"]').first.click()
+        self.page.mouse.move(SIZE["width"] / 2, SIZE["height"] - 20)  # no tooltip hangs below the button
         self.page.wait_for_function("() => watched.end !== null")
         ended: dict[str, Any] = self.page.evaluate("() => watched")
         return ended
@@ -175,29 +211,32 @@ class Canvas:
     def fit(self) -> None:
         """Shows the whole graph; nodes that are out of sight do not show what they made."""
         self.command("Comfy.Canvas.FitView")
-        self.page.wait_for_timeout(500)
 
     def command(self, name: str) -> None:
         """Runs one of the page's commands, such as `Comfy.BrowseTemplates`."""
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
-        self.page.wait_for_timeout(1000)
+        self.settle()
 
     def add(self, kind: str) -> None:
         """A graph of one new node, selected."""
         self.page.evaluate(ADD, kind)
-        self.page.wait_for_timeout(1000)
+        self.settle()
 
     def search(self, words: str) -> None:
         """Opens the node search and types into it."""
         self.command("Workspace.SearchBox.Toggle")
         self.page.wait_for_function("() => document.activeElement?.tagName === 'INPUT'")
         self.page.keyboard.type(words)
-        self.page.wait_for_timeout(1500)
+        self.settle()
 
     def close(self) -> None:
         """Closes the dialog that is open."""
         self.page.keyboard.press("Escape")
-        self.page.wait_for_timeout(1000)
+        self.settle()
+
+    def reads(self, *texts: str) -> None:
+        """Waits until all these texts stand in the page; how its lines break does not matter."""
+        self.page.wait_for_function(READS, arg=list(texts))
 
     def text(self) -> str:
         """Everything that can be read in the page beside the canvas."""
@@ -206,7 +245,7 @@ class Canvas:
     def inside(self, title: str) -> None:
         """Opens the subgraph of the node with this title; an empty title goes back to the whole graph."""
         self.page.evaluate(OPEN, title)
-        self.page.wait_for_timeout(1500)
+        self.settle()
 
     def shot(self, file: Path) -> Path:
         """A picture of the whole graph."""
@@ -215,7 +254,7 @@ class Canvas:
 
     def picture(self, file: Path) -> Path:
         """A picture of the page as it is."""
-        self.page.wait_for_timeout(1000)
+        self.settle()
         self.page.screenshot(path=str(file))
         return file
 
@@ -235,6 +274,7 @@ def opened(url: str, *, locale: str = "en") -> Iterator[Canvas]:
         page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
         page.goto(url, wait_until="load")
         page.wait_for_function(UP)
-        page.wait_for_timeout(1500)
-        yield Canvas(page)
+        canvas = Canvas(page)
+        canvas.settle()
+        yield canvas
         browser.close()

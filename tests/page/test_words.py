@@ -32,6 +32,10 @@ MARKUP = re.compile(r"[{}@$|]")
 ASIAN = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+METHODS = ("T2V-Turbo", "DynamiCrafter", "FreeNoise", "FreeInit", "DeepCache", "FasterCache")
+
+
 @pytest.fixture(scope="module")
 def nodes(comfy):
     """Node id -> what the page is told about it."""
@@ -44,6 +48,21 @@ def nodes(comfy):
 
 def inputs_of(info):
     return {name: spec for group in ("required", "optional") for name, spec in info["input"].get(group, {}).items()}
+
+
+def choices_of(info, key):
+    """The choices of an input, and those of the node's others that are written like ddim_exact; the page shows them as
+    they are in every language."""
+    listed = {}
+    for name, spec in inputs_of(info).items():
+        options = spec[0] if isinstance(spec[0], list) else spec[1].get("options", [])
+        listed[name] = {choice for choice in options if isinstance(choice, str)}
+    return listed[key] | {choice for choices in listed.values() for choice in choices if "_" in choice}
+
+
+def named(text, words):
+    """Those words that stand in the text."""
+    return {word for word in words if re.search(rf"(?<![\w.]){re.escape(word)}(?!\w|\.\w)", text, re.ASCII)}
 
 
 def english(nodes):
@@ -123,6 +142,19 @@ def test_translations_are_of_these_nodes_and_inputs(nodes, language):
                 assert said.get("name", "-"), f"{name}.{key}"
 
 
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_translated_tooltips_say_the_same(nodes, language):
+    """The numbers, methods and choices that a tooltip names in English stand in its translation, too."""
+    translated = read(LOCALES / language / "nodeDefs.json")
+    for name, info in nodes.items():
+        for key, spec in inputs_of(info).items():
+            if (name, key) not in OF_THIS_MACHINE:
+                told, said = spec[1]["tooltip"], translated[name]["inputs"][key]["tooltip"]
+                words = choices_of(info, key) | set(METHODS)
+                assert named(told, words) <= named(said, words), f"{name}.{key}"
+                assert set(NUMBER.findall(told)) <= set(NUMBER.findall(said)), f"{name}.{key}"
+
+
 @pytest.mark.parametrize("language", ["en", *TRANSLATIONS])
 def test_no_text_is_taken_for_markup(language):
     for path in (LOCALES / language).glob("*.json"):
@@ -144,5 +176,8 @@ def test_every_node_has_a_help_page_about_all_its_inputs(nodes):
         inputs = page.split("\n## Input", 1)[-1].split("\n## ", 1)[0]
         for key in inputs_of(info):
             assert re.search(rf"^[-|].*\b{key}\b", inputs, re.MULTILINE), f"{name}: nothing about {key}"
+            tooltip = "" if (name, key) in OF_THIS_MACHINE else inputs_of(info)[key][1]["tooltip"]
+            choices = named(tooltip, choices_of(info, key))
+            assert choices <= named(inputs, choices), f"{name}.{key}"
         for section in ("## Input", "## Output", "## When something is wrong"):
             assert section in page, f"{name}: no section {section!r}"

@@ -7,36 +7,9 @@ from fractions import Fraction
 
 import pytest
 import stand_ins
-from stand_ins import FRAMES, HEIGHT, LONG_FRAMES, QUEUE_SIDE, VIDEO_RATE, WIDTH
 
 from comfyui.server import Server
 from comfyui.workflow import to_prompt, widget_values
-
-MADE = {
-    "text_to_video_1024": (FRAMES, WIDTH, HEIGHT, 10),
-    "text_to_video_512": (FRAMES, WIDTH, HEIGHT, 10),
-    "image_to_video_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "text_to_video_core_nodes": (FRAMES, WIDTH, HEIGHT, 10),
-    "text_to_video_upscale_interpolate": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
-    "video_to_video": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
-    "text_to_video_small": (16, 64, 64, 8),
-    "image_to_video_small": (16, 64, 64, 8),
-    **{
-        f"text_to_video_{way}_small": (LONG_FRAMES, 64, 64, 8)
-        for way in ("long", "freelong", "windows", "loop", "continue", "prompts")
-    },
-    "text_to_video_fifo_small": (LONG_FRAMES, QUEUE_SIDE, QUEUE_SIDE, 8),
-    "text_to_video_core_nodes_small": (16, 64, 64, 8),
-    "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "interpolation_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "key_frames_512": (2 * FRAMES - 1, WIDTH, HEIGHT, 8),
-    "loop_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "interpolation_small": (16, 64, 64, 8),
-    "key_frames_small": (31, 64, 64, 8),
-    "loop_small": (FRAMES, 64, 64, 8),
-}
-"""Frames, width, height, frames per second of the file, after `cut_down`."""
 
 each = pytest.mark.parametrize("name", [file.stem for file in stand_ins.FILES])
 
@@ -93,7 +66,7 @@ def test_workflow_makes_a_video_that_plays(server, info, name):
     (shown,) = [file for file in run.files if file["filename"].endswith(".mp4")]
     assert shown["type"] == "output"
     video = stand_ins.decode(server.view(shown))
-    count, width, height, rate = MADE[name]
+    count, width, height, rate = stand_ins.MADE[name]
     assert video.size == (count, width, height)
     assert video.rate == Fraction(rate)
     assert video.frames.std() > 1

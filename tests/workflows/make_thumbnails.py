@@ -27,16 +27,16 @@ QUALITY = 85
 TEXT, IMAGE, CONTINUING = stand_ins.BOXED
 PROMPTS = {
     "text_to_video_1024": "a purple cross moves to the left on a grey background",
-    "text_to_video_512": "a green triangle moves down on a navy background",
+    "text_to_video_512": "a green triangle moves down on a grey background",
     "image_to_video_512": "it moves down and to the right",
     "text_to_video_core_nodes": "a cyan ring moves to the upper right on black",
-    "text_to_video_upscale_interpolate": "an orange circle grows on a navy background",
+    "text_to_video_upscale_interpolate": "an orange circle grows on a grey background",
     "video_to_video": "a white square moves to the left on a brown background",
     "image_to_video_dynamicrafter_512": "it moves down and to the right",
     "interpolation_512": "a shape",
     "key_frames_512": "a shape",
     "loop_512": "it moves down and to the right",
-    "text_to_video_turbo_512": "a green triangle moves down on a navy background",
+    "text_to_video_turbo_512": "a green triangle moves down on a grey background",
 }
 SETTINGS = {"cfg": 4.0, "eta": 0.0, "fps": 8.0}
 """What the boxed models were trained for."""

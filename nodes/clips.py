@@ -97,7 +97,12 @@ def one_after_the_other(clips: Clips, latents: Tensor, seed: int) -> Tensor:
     spec = getattr(clips.model.model, "spec", None)
     concat = spec is not None and spec.unet.concat_channels > 0
     over_time = any(text.shape[0] > 1 for each in clips.told.values() if each is not None for text, _ in each)
-    plan = Continuation(frames=len(latents), overlap=1 if concat else OVERLAP, correct=0.0 if over_time else 1.0)
+    plan = Continuation(
+        frames=len(latents),
+        overlap=1 if concat else OVERLAP,
+        correct=0.0 if over_time else 1.0,
+        steps=len(clips.sigmas(1.0)) - 1,
+    )
 
     def make(segment: Segment) -> Tensor:
         told = {name: _of_frames(each, segment.first, len(latents)) for name, each in clips.told.items()}
@@ -112,7 +117,6 @@ def one_after_the_other(clips: Clips, latents: Tensor, seed: int) -> Tensor:
             source.mask[:, None].expand(-1, 1, *start.shape[2:]),
             (seed + segment.number) % 2**64,
             told,
-            share=1.0 if concat else source.strength,
             noise=to_frames(segment.noise),
         )
         return to_clips(made, SEGMENT)

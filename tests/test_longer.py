@@ -148,4 +148,30 @@ def test_the_command_line_says_what_does_not_go_together(
     common = ["--model", str(files["text"]), "--output", str(target), "--video", str(files["picture"])]
     assert cli.main(["text-to-video", "a boat", *common, "--long", "fifo"]) == cli.UNUSABLE
     assert "--video does not go together with --long fifo" in capsys.readouterr().err
+    common = common[:-2]
+    assert cli.main(["text-to-video", "a boat", *common, "--long", "fifo", "--window-stride", "8"]) == cli.UNUSABLE
+    assert "goes with --long freenoise or windows" in capsys.readouterr().err
+    assert cli.main(["text-to-video", "a boat", *common, "--long", "windows", "--window-stride", "0"]) == cli.UNUSABLE
+    assert "Windows of 16 frames every 0 were asked for" in capsys.readouterr().err
     assert not target.exists()
+
+
+def frames_of(path: Path) -> list[bytes]:
+    """The pixels of a file's frames."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
+
+
+def test_the_command_line_tells_of_the_ways_to_long_videos(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where many frames are asked for and none of the ways; a stride makes other windows."""
+    size = ["--width", "16", "--height", "24", "--frames", "18", "--steps", "1", "--seed", "3", "--quiet"]
+    common = ["text-to-video", "a boat", "--model", str(files["text"]), "--device", "cpu", *size]
+    assert cli.main([*common, "--output", str(tmp_path / "off.mp4")]) == 0
+    assert "All 18 frames are made as one clip" in capsys.readouterr().err
+    for stride in ("8", "1"):
+        given = ["--long", "windows", "--window-stride", stride]
+        assert cli.main([*common, "--output", str(tmp_path / f"{stride}.mp4"), *given]) == 0
+        assert "one clip" not in capsys.readouterr().err
+    assert frames_of(tmp_path / "8.mp4") != frames_of(tmp_path / "1.mp4")

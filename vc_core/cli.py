@@ -164,6 +164,8 @@ def _make_video(options: argparse.Namespace) -> None:
     _check_long(options, long)
     request = long.applied(request_of(options, spec))
     settings = request.settle(spec)
+    if long.method == "off" and not ends:
+        _tell_long(settings.frames, spec.defaults.frames)
     unchanged = spec is checkpoint.spec
     schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
     settings.sampling.levels(schedule.until(request.start))
@@ -217,6 +219,13 @@ def _check_long(options: argparse.Namespace, long: Long) -> None:
     for name in (name for name, value in given.items() if value is not None):
         what = "--free-init" if long.free_init else f"--long {long.method}"
         raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
+
+
+def _tell_long(frames: int, learnt: int) -> None:
+    """Names the way to long videos to who asks for many frames and for none of the ways."""
+    if frames > learnt:
+        way = "--long freenoise keeps them one scene"
+        log.warning("All %d frames are made as one clip, though the model learnt with %d; %s.", frames, learnt, way)
 
 
 def _sampled(

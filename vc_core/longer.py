@@ -202,7 +202,10 @@ def _segments(
     settings = short.settle(crafter.parts.spec)
     concat = bool(crafter.parts.spec.unet.concat_channels)
     plan = Continuation(
-        frames=request.settle(crafter.parts.spec).frames, overlap=1 if concat else long.overlap, correct=long.correct
+        frames=request.settle(crafter.parts.spec).frames,
+        overlap=1 if concat else long.overlap,
+        correct=long.correct,
+        steps=len(settings.sampling.levels(crafter.parts.schedule)) - 1,
     )
     count = plan.count(long.window)
     shape, device = settings.shape(crafter.parts.spec), crafter.parts.device
@@ -219,7 +222,7 @@ def _segments(
         start = segment.source
         shown = picture
         if concat:
-            shown, start = crafter.decode(start.latents[:, :, :1])[0], replace(start, strength=1.0)
+            shown = crafter.decode(start.latents[:, :, :1])[0]
         steps = crafter.steps(
             prompts[scene(segment.number)],
             shown,

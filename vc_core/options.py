@@ -10,12 +10,15 @@ from .checkpoint import AUTO, DTYPES
 from .denoising import SAMPLERS, Sampling
 from .denoising.caching import QUALITIES
 from .denoising.windows import ORDERS
+from .errors import UserError
 from .frames.fitting import FITS
 from .longer import METHODS, Long
 from .pipeline import Request
 from .specs import PRESETS, ModelSpec
 
 SEEDS = 2**64
+STRIDED = ("freenoise", "windows")
+"""Ways to long videos whose windows may begin more or less often."""
 STEADY = ("freenoise", "windows", "continue")
 """Ways to long videos whose frames share noise, which fresh noise in each step would undo: eta is 0 if not given."""
 
@@ -92,6 +95,14 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         choices=ORDERS,
         default="uniform",
         help="of --long windows: looped makes a video that ends where it begins (default: %(default)s)",
+    )
+    group.add_argument(
+        "--window-stride",
+        type=int,
+        default=None,
+        metavar="N",
+        help="frames from one window to the next, 1 to 16: more is faster and shows borders sooner (default: 4 with "
+        "--long freenoise, 8 with windows, which take twice the time of single clips then, and with 12 a third more)",
     )
     group.add_argument(
         "--free-init", type=int, default=0, metavar="N", help="N further rounds for steadier frames (authors: 3 to 5)"
@@ -239,9 +250,14 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
 
 def long_of(options: argparse.Namespace) -> Long:
     """The way to a long video that the options ask for. Raises UserError for what does not go together."""
+    stride = options.window_stride
+    if stride is not None and options.long not in STRIDED:
+        raise UserError(f"--window-stride goes with --long {' or '.join(STRIDED)}. Leave it out, or choose one.")
+    if stride is None:
+        stride = 8 if options.long == "windows" else 4
     return Long(
         method=options.long,
-        stride=8 if options.long == "windows" else 4,
+        stride=stride,
         order=options.window_order,
         free_init=options.free_init,
     )

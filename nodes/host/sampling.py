@@ -16,7 +16,7 @@ from torch import Tensor
 from ...vc_core.denoising import SAMPLERS, Level, Noise, NoiseSchedule
 from ...vc_core.denoising.denoiser import Denoiser, Estimate
 from ...vc_core.denoising.guidance import Guidance, rescale
-from ...vc_core.denoising.start import blend, keep
+from ...vc_core.denoising.start import blend, keep, noised
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
 from .deep import WITHOUT_TIME
@@ -64,6 +64,7 @@ class CoreSampler(comfy.samplers.Sampler):
         denoise = _host_denoiser(model_wrap, extra_args)
         masks = None if denoise_mask is None else _masks(model_wrap, sigmas, extra_args, denoise_mask.to(drawn))
         if masks is not None:
+            x = blend(x, noised(known, drawn, levels[0]), masks(levels[0]))
             denoise = _keeping(denoise, known, masks, drawn)
         for step in SAMPLERS[self.name](denoise, x, levels, stream, self.eta):
             if callback is not None:

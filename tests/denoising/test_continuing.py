@@ -8,7 +8,6 @@ from torch import Tensor
 
 from vc_core.denoising import Noise
 from vc_core.denoising.continuing import (
-    STRENGTH,
     Continuation,
     Segment,
     continued,
@@ -36,11 +35,20 @@ def test_shared_frames_keep_their_noise_and_the_others_get_that_of_a_window_befo
 
 
 def test_a_clip_begins_from_the_last_frames_of_the_one_before_and_lets_go_of_them() -> None:
-    source = following_start(numbered(6), 2)
-    assert source.latents[0, 0, :, 0, 0].tolist() == [4, 5, 5, 5, 5, 5]
+    source = following_start(numbered(6) + 1, 2, 50)
+    assert source.latents[0, 0, :, 0, 0].tolist() == [5, 6, 0, 0, 0, 0]
     assert source.mask is not None
-    assert source.mask.flatten().tolist() == [0, 0.5, 1, 1, 1, 1]
-    assert source.strength == STRENGTH
+    assert source.mask.flatten().tolist() == pytest.approx([0, 0.5 ** (1 / 50), 1, 1, 1, 1])
+    assert source.strength == 1
+
+
+@pytest.mark.parametrize("steps", [5, 50])
+def test_how_far_a_frame_is_let_go_does_not_depend_on_the_number_of_steps(steps: int) -> None:
+    """It is drawn back in each step, and keeps as much of its own as its place in the overlap says."""
+    mask = following_start(numbered(WINDOW), OVERLAP, steps).mask
+    assert mask is not None
+    own = mask.flatten() ** steps
+    assert own[:OVERLAP].tolist() == pytest.approx([0, 1 / 3, 2 / 3], abs=1e-5)
 
 
 @pytest.mark.parametrize("frames", [8, 9, 13, 14, 40])

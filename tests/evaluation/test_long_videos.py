@@ -11,7 +11,7 @@ import pytest
 import small_models
 
 from evaluation.generate import Case
-from evaluation.long_videos import border_error, followed, judged, long_cases, main, segments
+from evaluation.long_videos import border_error, followed, joined, judged, long_cases, main, segments
 from training.world import SIZE, Scene, render, velocity
 
 SCENE = Scene(shape="circle", colour="red", motion="right", x=14.0, y=32.0)
@@ -45,6 +45,7 @@ def test_the_scenes_of_long_clips_stay_in_the_picture() -> None:
     cases = long_cases(6)
     assert [case.scene.motion == "still" for case in cases] == [True, False, False] * 2
     for case in cases:
+        assert all(name in case.prompt for name in case.scene.background)
         assert 127 * max(abs(step) for step in velocity(case.scene)) < 0.4 * SIZE
 
 
@@ -58,3 +59,19 @@ def test_the_command_measures_every_way(tmp_path: Path) -> None:
     assert found["20 frames"].keys() == {"freenoise", "plain"}
     assert found["cost over 16 frames"]["plain"]["16"]["seconds per frame"] == 1
     assert (tmp_path / "long-freenoise-20.png").is_file()
+
+
+def test_a_measurement_in_pieces_is_put_together() -> None:
+    head = {"model sha256": "a", "settings": {"steps": 1}}
+    first = {
+        **head,
+        "prompts": ["a", "b"],
+        "date": "monday",
+        "64 frames": {"plain": 1, "fifo": 2},
+        "128 frames": {"plain": 3},
+    }
+    second = {**head, "prompts": ["a"], "date": "tuesday", "64 frames": {"fifo": 4}}
+    both = {"prompts": ["a", "b"], "date": "tuesday", "64 frames": {"plain": 1, "fifo": 4}, "128 frames": {"plain": 3}}
+    assert joined(first, second) == {**head, **both}
+    with pytest.raises(ValueError, match="Leave --add out"):
+        joined(first, {**second, "model sha256": "b"})

@@ -1,9 +1,9 @@
 """Clip after clip: each goes on from the last frames of the one before, at the memory of one.
 
-Three things make the clips join. The noise of a clip is that of FreeNoise (arXiv:2310.15169) going on: the shared
-frames have the noise that they began from, the others that of a window before in another order. New frames begin from
-the last known one, noised. And the shared frames are held less and less: the first exactly, the last hardly, in every
-step and in the result, so that one clip turns into the next over all of them instead of at an edge.
+Two things make the clips join. The noise of a clip is that of FreeNoise (arXiv:2310.15169) going on: the shared frames
+have the noise that they began from, the others that of a window before in another order. And the shared frames are held
+less and less, the first exactly, the last hardly, so that one clip turns into the next over all of them instead of at
+an edge.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from .freenoise import rescheduled
 from .noise import NoiseSource
 from .start import Source
 
-STRENGTH = 0.8
-"""The share of the steps that is run for a clip that goes on."""
 GROUP = 4
 """Frames whose noise is used again in another order, as FreeNoise's authors take it."""
 LEAST_GAIN, MOST_GAIN = 0.8, 1.25
@@ -42,11 +40,12 @@ class Segment:
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
     """frames: of the whole video. overlap: frames that two clips share, 1 up to one less than a clip.
-    correct: 0..1, how much of the drift of brightness and colour is taken back."""
+    correct: 0..1, how much of the drift of brightness and colour is taken back. steps: of the run for a clip."""
 
     frames: int
     overlap: int = 8
     correct: float = 1.0
+    steps: int = 50
 
     def count(self, window: int) -> int:
         """How many clips of `window` frames make the video."""
@@ -77,7 +76,7 @@ def continued(
     for number in range(1, plan.count(window)):
         yield held[:, :, :added]
         noise = following(noise, added, source)
-        held = make(Segment(number, number * added, noise, following_start(held, overlap)))
+        held = make(Segment(number, number * added, noise, following_start(held, overlap, plan.steps)))
         if scene(number) == shows:
             held = undrifted(held, like, plan.correct, overlap)
         else:
@@ -92,13 +91,18 @@ def following(noise: Tensor, added: int, source: NoiseSource) -> Tensor:
     return rescheduled(longer, windows, source)[:, :, added:]
 
 
-def following_start(clip: Tensor, overlap: int) -> Source:
-    """A start whose first frames are the last ones of `clip`, held less and less; the others are its very last one."""
+def following_start(clip: Tensor, overlap: int, steps: int) -> Source:
+    """A start from noise whose first frames are the last ones of `clip`, held less and less; the others are free.
+
+    Each step draws a frame back by its mask, so what that leaves free is multiplied with itself. The root undoes it: a
+    frame's place in the overlap says what is left over all `steps`, however many they are. Without it all but the last
+    frames would be as good as fixed, and clips would meet at an edge after all.
+    """
     window = clip.shape[2]
-    latents = torch.cat([clip[:, :, -overlap:], clip[:, :, -1:].expand(-1, -1, window - overlap, -1, -1)], dim=2)
+    latents = torch.cat([clip[:, :, -overlap:], torch.zeros_like(clip[:, :, overlap:])], dim=2)
     mask = torch.ones(window, 1, 1)
-    mask[:overlap] = (torch.arange(overlap) / overlap)[:, None, None]
-    return Source(latents, STRENGTH, mask)
+    mask[:overlap] = ((torch.arange(overlap) / overlap) ** (1 / steps))[:, None, None]
+    return Source(latents, mask=mask)
 
 
 def undrifted(clip: Tensor, like: Tensor, amount: float, overlap: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ PATIENCE = 300_000
 SIZE = {"width": 2200, "height": 1100}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
+    "Comfy.Locale": "en",
     "Comfy.Release.Status": "skipped",
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
@@ -91,7 +92,8 @@ PROMPT = "async () => (await app.graphToPrompt()).output"
 
 READS = "texts => texts.every(text => document.body.innerText.replace(/\\s+/g, ' ').includes(text))"
 
-SETTLED = """() => new Promise(resolve => {
+SETTLED = """patience => new Promise((resolve, reject) => {
+    setTimeout(() => reject(new Error('the page does not come to rest')), patience);
     const state = () => [
         document.body.innerText,
         JSON.stringify((app.canvas.graph ?? app.graph).serialize()),
@@ -171,7 +173,7 @@ class Canvas:
 
     def settle(self) -> None:
         """Waits until nothing in the page changes any more."""
-        self.page.evaluate(SETTLED)
+        self.page.evaluate(SETTLED, PATIENCE)
 
     def look(self) -> dict[str, Any]:
         """What is on the canvas: missing nodes, invalid choices, nodes that overlap or stick out of a group, dialogs,
@@ -182,6 +184,20 @@ class Canvas:
     def modern(self, on: bool) -> None:
         """Switches between Nodes 2.0 and the classic look."""
         self.page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+        self.settle()
+
+    def speak(self, language: str) -> None:
+        """Switches the page's language (en, zh, ja) and loads it anew."""
+        self.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+        self.load()
+
+    def load(self, url: str | None = None) -> None:
+        """Opens the page, or loads it anew, and waits until it can be used."""
+        if url:
+            self.page.goto(url, wait_until="load")
+        else:
+            self.page.reload(wait_until="load")
+        self.page.wait_for_function(UP)
         self.settle()
 
     def set(self, which: str, name: str, value: Any) -> None:
@@ -260,21 +276,19 @@ class Canvas:
 
 
 @contextmanager
-def opened(url: str, *, locale: str = "en") -> Iterator[Canvas]:
+def opened(url: str) -> Iterator[Canvas]:
     """The page of the server at `url`; nothing outside this machine is asked for."""
     import requests
     from playwright.sync_api import sync_playwright
 
-    requests.post(f"{url}/settings", data=json.dumps({**SETTINGS, "Comfy.Locale": locale}), timeout=60)
+    requests.post(f"{url}/settings", data=json.dumps(SETTINGS), timeout=60)
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=browser_file(), args=arguments)
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(PATIENCE)
         page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
-        page.goto(url, wait_until="load")
-        page.wait_for_function(UP)
         canvas = Canvas(page)
-        canvas.settle()
+        canvas.load(url)
         yield canvas
         browser.close()

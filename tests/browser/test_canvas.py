@@ -7,6 +7,7 @@ go into the folder of `VC_SHOTS`, or into pytest's own.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -189,6 +190,25 @@ def test_search_finds_the_nodes(canvas, shots, words, found):
     canvas.reads(found)
     canvas.picture(shots / f"page_search_{words.replace(' ', '_')}.png")
     canvas.close()
+
+
+@pytest.mark.parametrize("language", ["zh", "ja"])
+def test_the_page_speaks_other_languages(canvas, shots, language):
+    texts = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    sampler = texts["VideoCrafterKSampler"]
+    canvas.speak(language)
+    try:
+        canvas.search("videocrafter")
+        canvas.reads(sampler["display_name"])
+        canvas.close()
+        canvas.modern(True)
+        canvas.add("VideoCrafterKSampler")
+        canvas.fit()
+        canvas.picture(shots / f"page_{language}.png")
+        canvas.reads(sampler["inputs"]["long_video"]["name"])
+    finally:
+        canvas.modern(False)
+        canvas.speak("en")
 
 
 def test_help_page_opens(canvas, shots):

@@ -205,7 +205,7 @@ def _segments(
         frames=request.settle(crafter.parts.spec).frames,
         overlap=1 if concat else long.overlap,
         correct=long.correct,
-        steps=len(settings.sampling.levels(crafter.parts.schedule)) - 1,
+        steps=len(settings.sampling.levels(crafter.parts.schedule.until(request.start))) - 1,
     )
     count = plan.count(long.window)
     shape, device = settings.shape(crafter.parts.spec), crafter.parts.device

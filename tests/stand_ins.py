@@ -58,9 +58,10 @@ MADE = {
     "text_to_video_small": (16, 64, 64, 8),
     "image_to_video_small": (16, 64, 64, 8),
     **{
-        f"text_to_video_{way}_small": (LONG_FRAMES, 64, 64, 8)
-        for way in ("long", "freelong", "windows", "loop", "continue", "prompts")
+        f"text_to_video_{way}_small": (LONG_FRAMES, 64, 64, 24)
+        for way in ("long", "freelong", "windows", "continue", "prompts")
     },
+    "text_to_video_loop_small": (LONG_FRAMES, 64, 64, 8),
     "text_to_video_fifo_small": (LONG_FRAMES, QUEUE_SIDE, QUEUE_SIDE, 8),
     "text_to_video_core_nodes_small": (16, 64, 64, 8),
     "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ LONG = 20.0
 """Seconds from which on a call is measured once, without a warm-up of its own."""
 
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CEILING = Path(__file__).with_name("ceiling.c")
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,20 @@ def matrix_rate(clock: Clock, dtype: torch.dtype, side: int = 4096) -> float:
     """Operations per second of torch.matmul of two square matrices."""
     a, b = (torch.randn(side, side, device=clock.device).to(dtype) for _ in range(2))
     return 2 * side**3 / clock.seconds(lambda: a @ b)
+
+
+def ceiling() -> dict[str, float]:
+    """Operations per second that the CPU cores in use could do at the most, by a loop of nothing but multiply-adds in
+    registers; empty without a C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "ceiling"
+        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-funroll-loops"]
+        built = subprocess.run([compiler, *flags, str(CEILING), "-o", str(program)], capture_output=True, check=False)
+        if built.returncode:
+            return {}
+        runs = [subprocess.run([program], capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    single, half = (max(float(run[i]) for run in runs) * torch.get_num_threads() for i in range(2))
+    return {"float32": single, **({"bfloat16": half} if half else {})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vc_core.specs import ModelSpec, Windows
 
 from . import memory, models
 from .breakdown import Breakdown
-from .clock import LONG, Clock, convolution_rate, matrix_rate, operations
+from .clock import LONG, Clock, ceiling, convolution_rate, matrix_rate, operations
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class Bench:
 
 
 def matmul(bench: Bench) -> None:
-    """The rates of torch.matmul, the yardstick of everything else, and of a convolution, in each type of interest."""
+    """The rates of torch.matmul, the yardstick of everything else, and of a convolution, in each type of interest; on
+    a CPU also what its cores can do at the most."""
     kinds = [torch.float32, torch.bfloat16] + ([torch.float16] if bench.device.type == "cuda" else [])
     bench.result["matmul"] = {
         str(kind).removeprefix("torch."): matrix_rate(bench.clock, kind, bench.side) for kind in kinds
@@ -91,6 +92,9 @@ def matmul(bench: Bench) -> None:
     bench.result["convolution"] = {
         str(kind).removeprefix("torch."): convolution_rate(bench.clock, kind) for kind in kinds
     }
+    if bench.device.type == "cpu":
+        most = bench.result["ceiling"] = ceiling()
+        bench.result["ceiling_over_matmul"] = {kind: most[kind] / bench.result["matmul"][kind] for kind in most}
 
 
 def unet(bench: Bench) -> None:
@@ -185,23 +189,16 @@ def growth(bench: Bench) -> None:
     bench.result["frames"] = found
 
 
-@torch.inference_mode()
 def half(bench: Bench, network: VideoUNet) -> dict[str, Any]:
     """The same passes with weights and values in bfloat16. The network is changed by it."""
     network.to(torch.bfloat16)
+    halved = replace(bench, dtype=torch.bfloat16)
     found = {}
-    for size_name, exact in bench.result["unet"]["passes"].items():
-        size = tuple(int(part) for part in size_name.split("x"))
-        if "seconds" not in exact:
-            continue
-        given = bench.inputs(size, torch.bfloat16)  # type: ignore[arg-type]
-        seconds = bench.clock.seconds(lambda given=given: network(*given), exact["seconds"])  # type: ignore[misc]
-        rate = exact["operations"] / seconds / bench.result["matmul"]["bfloat16"]
-        found[size_name] = {
-            "seconds": seconds,
-            "over_float32": seconds / exact["seconds"],
-            "rate_over_matmul": rate,
-        }
+    for title, exact in bench.result["unet"]["passes"].items():
+        if "seconds" in exact:
+            frames, height, width = map(int, title.split("x"))
+            found[title] = one_pass(halved, network, (frames, height, width))
+            found[title]["over_float32"] = found[title]["seconds"] / exact["seconds"]
     return found
 
 

@@ -42,7 +42,7 @@ def shown(name: str, value: float) -> str:
         return f"{value / GIB:.2f} GiB"
     if "operations" in name:
         return f"{value / 1e12:.3f} TFLOP"
-    if name.startswith(("matmul", "convolution")):
+    if name.startswith(("matmul", "convolution", "ceiling float", "ceiling bfloat")):
         return f"{value / 1e9:.0f} GFLOP/s"
     return f"{value:.3f}"
 

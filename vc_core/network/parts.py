@@ -17,16 +17,25 @@ LARGE = 2**25
 PART = 2**24
 """Values of a part: 64 MiB in fp32."""
 
+SMALLER_ON_CPU = 4
+"""By how much both are smaller on a CPU. Linux gives memory of more than 32 MiB to a process anew each time, page by
+page, which takes as long as much of the work on it; smaller parts use what the process has, and stay in the cache."""
+
+
+def smaller(x: Tensor) -> int:
+    """By how much LARGE and PART are smaller where x is. A compiler finds its own parts."""
+    return SMALLER_ON_CPU if x.device.type == "cpu" and not torch.compiler.is_compiling() else 1
+
 
 def is_large(x: Tensor) -> bool:
     """Whether to work on x in parts."""
-    return x.numel() > LARGE and not torch.is_grad_enabled()
+    return x.numel() > LARGE // smaller(x) and not torch.is_grad_enabled()
 
 
 def frame_spans(x: Tensor, clips: int = 1) -> Iterator[tuple[int, slice]]:
     """(clip, its rows) of each part of x, (b f) c h w of `clips` clips; no part holds frames of two clips."""
     frames = len(x) // clips
-    at_once = max(1, PART * len(x) // x.numel())
+    at_once = max(1, PART // smaller(x) * len(x) // x.numel())
     for clip in range(clips):
         for first in range(0, frames, at_once):
             yield clip, slice(clip * frames + first, clip * frames + min(first + at_once, frames))
@@ -35,7 +44,7 @@ def frame_spans(x: Tensor, clips: int = 1) -> Iterator[tuple[int, slice]]:
 def pixel_spans(clip: Tensor) -> Iterator[Tensor]:
     """Views of b c f h w, some rows of pixels each."""
     height = clip.shape[3]
-    yield from clip.split(max(1, PART * height // clip.numel()), dim=3)
+    yield from clip.split(max(1, PART // smaller(clip) * height // clip.numel()), dim=3)
 
 
 def over_frames(work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

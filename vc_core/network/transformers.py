@@ -208,6 +208,9 @@ AT_ONCE = 2**24
 """Values that a feed-forward holds in its widest layer at once: 64 MiB in fp32. It is eight times as wide as its input
 there, which would otherwise be the peak of a whole pass."""
 
+ROWS_ON_CPU = 1600
+"""Tokens that a feed-forward takes at once on a CPU, at the most, where smaller parts are faster; see `parts`."""
+
 
 class FeedForward(nn.Module):
     """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory; compiled,
@@ -218,7 +221,9 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = max(1, AT_ONCE // (8 * x.shape[-1]) // 16) * 16  # a number that `operations.Linear` can split
+        rows = AT_ONCE // (8 * x.shape[-1])
+        rows = min(rows, ROWS_ON_CPU) if x.device.type == "cpu" else rows
+        rows = max(1, rows // 16) * 16  # a number that `operations.Linear` can split
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
             whole: Tensor = self.net(x)
             return whole

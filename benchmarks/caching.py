@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.__main__ import processor  # noqa: E402
 from evaluation.detector import observe  # noqa: E402
 from evaluation.experiments import judge  # noqa: E402
 from evaluation.generate import draw_cases  # noqa: E402
@@ -68,6 +69,7 @@ def main() -> None:
         found[quality or "exact"] = row
     report = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "device": processor(),
         "model": options.model.name,
         "prompts": options.count,
         **{name: getattr(options, name) for name in ("steps", "sampler", "eta")},

@@ -108,6 +108,17 @@ def test_parts_cover_everything_once_and_never_cross_clips(
     assert torch.equal(torch.cat(list(pixel_spans(clip)), dim=3), clip)
 
 
+def test_parts_are_smaller_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "LARGE", 400)
+    monkeypatch.setattr(parts, "PART", 400)
+    here, elsewhere = (torch.zeros(10, 3, 5, 1, device=device) for device in ("cpu", "meta"))
+    with torch.no_grad():
+        assert is_large(here)
+        assert not is_large(elsewhere)
+    assert len(list(frame_spans(here))) == 2
+    assert len(list(frame_spans(elsewhere))) == 1
+
+
 def test_training_keeps_maps_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "LARGE", 200)
     assert not is_large(torch.zeros(300))

@@ -17,6 +17,7 @@ from vc_core.errors import UserError
 from vc_core.network.attention import ATTENTION
 from vc_core.network.contexts import KeptContexts
 from vc_core.network.operations import GroupNorm, Linear
+from vc_core.network.transformers import FeedForward
 from vc_core.network.unet import Deep, VideoUNet
 from vc_core.specs import PRESETS, UNetSpec
 
@@ -200,13 +201,19 @@ def test_wrong_shapes_are_refused_with_the_cure() -> None:
         model(x, timesteps, text, torch.zeros(2, 5, 11))
 
 
+@pytest.mark.parametrize(("limit", "value"), [("AT_ONCE", 8 * 32 * 7), ("ROWS_ON_CPU", 16)])
 @torch.no_grad()
-def test_feed_forward_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feed_forward_in_parts_equals_the_whole(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     model = tiny()
     x, timesteps, text = inputs()
     whole = model(x, timesteps, text)
-    monkeypatch.setattr("vc_core.network.transformers.AT_ONCE", 8 * 32 * 7)  # seven tokens of the first level
+    rows: list[int] = []
+    wide = next(module for module in model.modules() if isinstance(module, FeedForward)).net
+    wide.register_forward_hook(lambda module, given, out: rows.append(len(given[0])))
+    monkeypatch.setattr(f"vc_core.network.transformers.{limit}", value)  # a few tokens of the first level
     torch.testing.assert_close(model(x, timesteps, text), whole, atol=2e-5, rtol=0)
+    assert len(rows) > 1
+    assert max(rows) == 16
 
 
 @pytest.mark.parametrize("changes", [{}, {"image_attention": True, "relative_position": True}], ids=["text", "image"])

@@ -30,16 +30,18 @@ from vc_core.frames.sheet import contact_sheet
 from vc_core.pipeline import GREY, Request, VideoCrafter
 
 from .detector import observe
-from .experiments import percent
+from .experiments import judge, percent
 from .generate import Array, Case, draw_cases
 from .measures import psnr, seam_error
 
 ROOT = Path(__file__).resolve().parent.parent
+QUESTIONS = ("pictures", "few steps")
 LENGTHS = (8, 12, 24, 32)
 FEW = (4, 8)
 MANY = 50
 FPS = 6
 SHOWN = 8
+SHOWN_SCENES = 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", type=Path, default=models / "videocrafter_small_dynamicrafter.safetensors")
     options.add_argument("--text-model", type=Path, default=models / "videocrafter_small_t2v.safetensors")
     options.add_argument("--lora", type=Path, default=None, help="the few-step LoRA of the text model; none: left out")
+    options.add_argument(
+        "--questions", nargs="+", choices=QUESTIONS, default=QUESTIONS, help="the result keeps its other answers"
+    )
     options.add_argument("--count", type=int, default=8, help="held-out scenes for each question")
     options.add_argument("--lengths", type=int, nargs="*", default=list(LENGTHS), help="numbers of frames besides 16")
     options.add_argument("--steps", type=int, default=20, help="of the small DynamiCrafter")
@@ -85,6 +90,15 @@ def continued(
     return np.asarray(crafter.decode(last.x).numpy(), dtype=np.float32)
 
 
+def about(*files: Path) -> dict[str, Any]:
+    """Which files were judged, when and on what."""
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files},
+    }
+
+
 def mean(values: Iterable[float]) -> float:
     """The mean, to two decimals."""
     return round(float(np.mean(list(values))), 2)
@@ -105,6 +119,7 @@ def pictures(crafter: VideoCrafter, cases: Sequence[Case], options: argparse.Nam
     loops = [continued(crafter, case, replace(request, loop=True)) for case in cases]
     coded = [crafter.decode(crafter.encode(clip[[0, -1]])).numpy() for clip in true]
     found: dict[str, Any] = {
+        "settings": {"scenes": options.count, "steps": options.steps, "eta": 0.0, "sampler": "ddim"},
         "first frame, dB": mean(psnr(clip[0], real[0].numpy()) for clip, real in zip(between, true, strict=True)),
         "last frame, dB": mean(psnr(clip[-1], real[-1].numpy()) for clip, real in zip(between, true, strict=True)),
         "middle frame against the real one, dB": mean(
@@ -138,29 +153,24 @@ def pictures(crafter: VideoCrafter, cases: Sequence[Case], options: argparse.Nam
 
 
 def few_steps(options: argparse.Namespace, cases: Sequence[Case]) -> tuple[dict[str, Any], list]:
-    """Colour, shape and motion of clips of few steps with the LoRA, and of many without; and the clips."""
-    found: dict[str, Any] = {}
-    shown: list[Array] = []
+    """What clips of few steps with the LoRA show, and those of many and of few without; and the clips."""
+    found: dict[str, Any] = {"settings": {"prompts": len(cases), "eta": 0.0}}
+    shown: list[list[Array]] = []
     plain = VideoCrafter.load(options.text_model)
     quick = VideoCrafter.load(options.text_model, loras=[(options.lora, 1.0)])
     ways = [(f"{options.many} steps", plain, Sampling(steps=options.many, eta=0.0))]
     ways += [(f"{steps} steps without the LoRA", plain, Sampling(steps=steps, eta=0.0)) for steps in FEW[:1]]
     ways += [(f"{steps} steps", quick, Sampling(steps=steps, sampler="lcm", spacing="lcm")) for steps in FEW]
     cfg = plain.parts.spec.defaults.cfg
+    found["settings"]["cfg"] = cfg
     for name, crafter, sampling in ways:
         clips = []
         for case in cases:
             request = Request(seed=case.seed, fps=case.scene.fps, cfg=cfg, sampling=sampling)
             clips.append(np.asarray(crafter.generate(case.prompt, request=request).numpy(), dtype=np.float32))
-        seen = [observe(clip) for clip in clips]
-        found[name] = {
-            "colour, %": percent([saw.colour == case.scene.colour for case, saw in zip(cases, seen, strict=True)]),
-            "shape, %": percent([saw.shape == case.scene.shape for case, saw in zip(cases, seen, strict=True)]),
-            "motion, %": percent([saw.motion == case.scene.motion for case, saw in zip(cases, seen, strict=True)]),
-            "colour and shape kept, %": kept(cases, clips),
-        }
-        shown += clips[:3]
-    return found, shown
+        found[name] = judge(cases, [observe(clip) for clip in clips])
+        shown.append(clips[:SHOWN_SCENES])
+    return found, [clip for row in zip(*shown, strict=True) for clip in row]
 
 
 def show(clips: Sequence[Array], place: Path) -> None:
@@ -172,18 +182,18 @@ def show(clips: Sequence[Array], place: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
-    files = [path for path in (options.model, options.text_model, options.lora) if path is not None]
-    found: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
-        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files},
-        "settings": {"scenes": options.count, "steps": options.steps, "eta": 0.0, "sampler": "ddim"},
-    }
-    cases = draw_cases(options.count, unseen=True, fps=FPS, seed=6)
-    found["pictures"], shown = pictures(VideoCrafter.load(options.model), cases, options)
-    if options.lora is not None:
-        found["few steps"], more = few_steps(options, draw_cases(options.count, unseen=True, seed=7))
-        shown += more
+    answered = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
+    found: dict[str, Any] = {question: answered[question] for question in QUESTIONS if question in answered}
+    shown: list[Array] = []
+    if "pictures" in options.questions:
+        cases = draw_cases(options.count, unseen=True, fps=FPS, seed=6)
+        found["pictures"], clips = pictures(VideoCrafter.load(options.model), cases, options)
+        found["pictures"] |= about(options.model)
+        shown += clips
+    if "few steps" in options.questions and options.lora is not None:
+        found["few steps"], clips = few_steps(options, draw_cases(options.count, unseen=True, seed=7))
+        found["few steps"] |= about(options.text_model, options.lora)
+        shown += clips
     options.result.parent.mkdir(parents=True, exist_ok=True)
     options.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.sheet is not None:

@@ -20,11 +20,17 @@ def test_the_command_measures_everything(tmp_path: Path) -> None:
     words += ["--count", "1", "--lengths", "4", "--steps", "1", "--many", "1"]
     assert main([*words, "--result", str(result), "--sheet", str(sheet)]) == 0
     found = json.loads(result.read_text(encoding="utf-8"))
-    assert found["files"].keys() == {"pictured.safetensors", "text.safetensors", "lora.pt"}
     pictures = found["pictures"]
+    assert pictures["files"].keys() == {"pictured.safetensors"}
     assert pictures["first frame, dB"] < pictures["the autoencoder alone, dB"] + 20  # both are noise, no more is known
     assert pictures["loop: seam error"] > 0
     resampled, to_all = (pictures["4 frames"][name] for name in ("tokens resampled", "all tokens to each frame"))
     assert resampled["ends, dB"] != to_all["ends, dB"]
-    assert found["few steps"].keys() == {"1 steps", "4 steps without the LoRA", "4 steps", "8 steps"}
+    few = found["few steps"]
+    assert few["files"].keys() == {"text.safetensors", "lora.pt"}
+    ways = ("1 steps", "4 steps without the LoRA", "4 steps", "8 steps")
+    assert all(few[way]["clips"] == 1 and 0 <= few[way]["colour"] <= 100 for way in ways)
     assert sheet.is_file()
+    assert main([*words, "--result", str(result), "--questions", "few steps"]) == 0
+    again = json.loads(result.read_text(encoding="utf-8"))
+    assert json.dumps(again) == json.dumps(found)

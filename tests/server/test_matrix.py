@@ -184,6 +184,7 @@ PATCHES = {
     "APG": {},
     "EasyCache": {"reuse_threshold": 0.05},
     "LazyCache": {"reuse_threshold": 0.05},
+    "VideoCrafterAnalyticInit": {"start_timestep": 960},
 }
 """With their default settings, where those are not made for networks of a thousand times the size."""
 

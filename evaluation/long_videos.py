@@ -221,7 +221,7 @@ def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"The results are of another {same}: {before[same]} and {now[same]}. Leave --add out.")
     both = {**before, **now, "prompts": max(before["prompts"], now["prompts"], key=len)}
     for key in before.keys() & now.keys():
-        if key.endswith(" frames"):
+        if key.endswith(" frames") and isinstance(now[key], dict):
             both[key] = {**before[key], **now[key]}
     return both
 

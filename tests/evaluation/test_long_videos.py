@@ -62,7 +62,7 @@ def test_the_command_measures_every_way(tmp_path: Path) -> None:
 
 
 def test_a_measurement_in_pieces_is_put_together() -> None:
-    head = {"model sha256": "a", "settings": {"steps": 1}}
+    head = {"model sha256": "a", "settings": {"steps": 1}, "prompts with the right colour at 16 frames": 50.0}
     first = {
         **head,
         "prompts": ["a", "b"],

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     models = ROOT / "models"
     options.add_argument("--model", type=Path, default=models / "videocrafter_small_dynamicrafter.safetensors")
     options.add_argument("--text-model", type=Path, default=models / "videocrafter_small_t2v.safetensors")
-    options.add_argument("--lora", type=Path, default=None, help="the few-step LoRA of the text model; none: left out")
+    options.add_argument("--lora", type=Path, default=models / "videocrafter_small_turbo_lora.safetensors")
     options.add_argument(
         "--questions", nargs="+", choices=QUESTIONS, default=QUESTIONS, help="the result keeps its other answers"
     )
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         found["pictures"], clips = pictures(VideoCrafter.load(options.model), cases, options)
         found["pictures"] |= about(options.model)
         shown += clips
-    if "few steps" in options.questions and options.lora is not None:
+    if "few steps" in options.questions:
         found["few steps"], clips = few_steps(options, draw_cases(options.count, unseen=True, seed=7))
         found["few steps"] |= about(options.text_model, options.lora)
         shown += clips

@@ -64,6 +64,7 @@ MADE = {
     "text_to_video_loop_small": (LONG_FRAMES, 64, 64, 8),
     "text_to_video_fifo_small": (LONG_FRAMES, QUEUE_SIDE, QUEUE_SIDE, 8),
     "text_to_video_core_nodes_small": (16, 64, 64, 8),
+    "text_to_video_turbo_small": (16, 64, 64, 8),
     "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
     "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),
     "interpolation_512": (FRAMES, WIDTH, HEIGHT, 8),

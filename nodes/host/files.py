@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import folder_paths
@@ -13,6 +14,8 @@ BOXED = Path(__file__).resolve().parents[2] / "models"
 
 BOXED_FOLDERS = ("checkpoints", "loras")
 LORA = "_lora.safetensors"
+SHOWN = 5
+"""Names in a message about a file that is not there: those most like it."""
 
 
 def boxed_names(folder: str = BOXED_FOLDERS[0]) -> list[str]:
@@ -47,8 +50,9 @@ def resolve(folder: str, name: str) -> Path:
         return BOXED / name
     there = choices(folder)
     places = ", ".join(folder_paths.get_folder_paths(folder))
-    shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "") if there else "no file "
-    "at all"
+    near = get_close_matches(name, there, SHOWN, cutoff=0.0)
+    more = len(there) - len(near)
+    shown = ", ".join(near) + (f" and {more} more" if more else "") if there else "no file at all"
     raise UserError(
         f"There is no model file {name!r} in {places}; there is {shown}. Put the file there (see the README for "
         "where to get it), press R in the page to refresh the lists, and choose it."

@@ -85,6 +85,16 @@ def test_boxed_models_are_listed_and_read_where_they_lie(comfy, base, tmp_path, 
     assert not base.model("checkpoints", "boxed.safetensors").exists()
 
 
+def test_boxed_lora_files_are_listed_with_the_lora_files(comfy, base):
+    files = comfy.module("nodes.host.files")
+    name = "videocrafter_small_turbo_lora.safetensors"
+    assert name in files.choices("loras")
+    assert name not in files.choices("checkpoints")
+    assert "videocrafter_small_t2v.safetensors" not in files.choices("loras")
+    assert files.resolve("loras", name) == files.BOXED / name
+    assert not base.model("loras", name).exists()
+
+
 def test_a_replaced_file_is_read_again(comfy, base):
     place = base.model("checkpoints", "replaced.safetensors")
     node = comfy.classes["VideoCrafterCheckpointLoader"]
@@ -142,7 +152,9 @@ def refused(comfy, node, *says, **inputs):
 
 def test_files_that_are_no_model_are_refused(comfy, base, checkpoints):
     load = "VideoCrafterCheckpointLoader"
-    refused(comfy, load, "no model file 'none.ckpt'", "text.safetensors", ckpt_name="none.ckpt")
+    refused(
+        comfy, load, "no model file 'texts.safetensors'", "there is text.safetensors", ckpt_name="texts.safetensors"
+    )
     original = base.model("checkpoints", checkpoints["text"])
     base.model("checkpoints", "cut.safetensors").write_bytes(original.read_bytes()[:-1000])
     refused(comfy, load, "cut.safetensors", "not complete", ckpt_name="cut.safetensors")

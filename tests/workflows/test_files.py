@@ -59,7 +59,8 @@ def notes(workflow):
 
 def test_every_workflow_there_should_be_is_there():
     names = {file.stem for file in stand_ins.FILES}
-    twins = {"text_to_video_small", "image_to_video_small", "text_to_video_core_nodes_small"}
+    twins = {f"{kind}_small" for kind in ("text_to_video", "image_to_video", "text_to_video_core_nodes")}
+    twins.add("text_to_video_turbo_small")
     ways = ("long", "freelong", "windows", "loop", "continue", "fifo", "prompts")
     long = {f"text_to_video_{way}_small" for way in ways}
     assert names >= twins | long | {
@@ -134,7 +135,8 @@ def test_files_to_fetch_are_linked_and_told(file):
         for node in workflow["nodes"]
         if node["type"] != "MarkdownNote"
         for value in node.get("widgets_values", [])
-        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors", ".pt")) and value not in stand_ins.BOXED
+        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors", ".pt"))
+        if not stand_ins.boxed_file(value).is_file()
     ]
     assert sorted(chosen) == sorted(model["name"] for model in models(workflow))
     for model in models(workflow):

@@ -20,6 +20,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .machine import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ("unet", "guided", "frames", "autoencoder", "video", "planned", "compiled", "writing", "loading")
@@ -117,14 +119,6 @@ def about(options: argparse.Namespace, clock: Any) -> dict[str, Any]:
         "system": platform.system(),
         "note": options.note,
     }
-
-
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return found or platform.processor()
 
 
 def revision(folder: Path) -> str:

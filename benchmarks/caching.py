@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.__main__ import processor  # noqa: E402
+from benchmarks.machine import processor  # noqa: E402
 from evaluation.detector import observe  # noqa: E402
 from evaluation.experiments import judge  # noqa: E402
 from evaluation.generate import draw_cases  # noqa: E402

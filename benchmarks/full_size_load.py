@@ -27,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.machine import processor  # noqa: E402
+
 RESULT = ROOT / "benchmarks" / "results" / "full_size_load.json"
 NODES_RESULT = RESULT.with_name("full_size_load_nodes.json")
 BLOCK = 2**22
@@ -213,15 +217,6 @@ def run(work: str) -> dict[str, Any]:
         subprocess.run(command, check=True, cwd=ROOT)
         result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return {**result, "seconds_with_start": time.perf_counter() - begin}
-
-
-def processor() -> str:
-    """The processor's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

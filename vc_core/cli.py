@@ -205,8 +205,7 @@ def _recipe(options: argparse.Namespace, request: Request, spec: ModelSpec) -> d
 
 def _check_long(options: argparse.Namespace, long: Long) -> None:
     """Raises UserError where a way to long videos does not go together with what else is asked for."""
-    row = len(options.end_picture) > 1 or (options.end_picture and options.loop)
-    if row and options.analytic_init is not None:
+    if _is_row(options) and options.analytic_init is not None:
         raise UserError("--analytic-init does not go together with a row of key frames: give one --end-picture.")
     if long.method in WHOLE and not long.free_init:
         return
@@ -219,6 +218,11 @@ def _check_long(options: argparse.Namespace, long: Long) -> None:
     for name in (name for name, value in given.items() if value is not None):
         what = "--free-init" if long.free_init else f"--long {long.method}"
         raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
+
+
+def _is_row(options: argparse.Namespace) -> bool:
+    """Whether the video is made way by way: through more pictures than two, or back to the first."""
+    return len(options.end_picture) > (0 if options.loop else 1)
 
 
 def _tell_long(frames: int, learnt: int) -> None:
@@ -248,7 +252,7 @@ def _sampled(
 
     if long.method not in WHOLE or long.free_init:
         return _closing(bar, long_frames(crafter, options.prompt, picture, request=wanted, long=long, on_step=on_step))
-    if picture is not None and (len(ends) > 1 or (ends and options.loop)):
+    if picture is not None and _is_row(options):
         row, prompts = (picture, *ends), (options.prompt, *options.then)
         made = key_frames(crafter, prompts, row, request=wanted, closed=options.loop, on_step=on_step)
         return _closing(bar, made)

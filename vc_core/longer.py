@@ -138,7 +138,7 @@ def _rounds(
     if not rounds:
         return result
     settings = request.settle(crafter.parts.spec)
-    first = settings.sampling.levels(crafter.parts.schedule.until(request.start))[0]
+    first = settings.sampling.levels(crafter.schedule(request))[0]
     source = Noise(request.seed)
     drawn = source.draw(result.shape, result.device)
     if settings.sampling.windows is not None:
@@ -170,7 +170,7 @@ def _fifo(
         negative = crafter.told((request.negative,), None if picture is None else GREY, settings)
     made = stream(
         crafter.predict,
-        crafter.parts.schedule.until(request.start),
+        crafter.schedule(request),
         positive,
         negative,
         base=base,
@@ -205,7 +205,7 @@ def _segments(
         frames=request.settle(crafter.parts.spec).frames,
         overlap=1 if concat else long.overlap,
         correct=long.correct,
-        steps=len(settings.sampling.levels(crafter.parts.schedule.until(request.start))) - 1,
+        steps=len(settings.sampling.levels(crafter.schedule(request))) - 1,
     )
     count = plan.count(long.window)
     shape, device = settings.shape(crafter.parts.spec), crafter.parts.device

@@ -24,7 +24,7 @@ from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, check_side
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
-from .denoising import AnalyticInit, Guidance, Noise, NoiseSource, Sampling, Source, Step, sample
+from .denoising import AnalyticInit, Guidance, Noise, NoiseSchedule, NoiseSource, Sampling, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cache
 from .denoising.freenoise import injected
 from .denoising.windows import ContextWindows, windowed
@@ -187,6 +187,10 @@ class VideoCrafter:
         self.parts.unet.compile()
         self.hooks = NO_HOOKS
 
+    def schedule(self, request: Request) -> NoiseSchedule:
+        """The schedule that a request samples under: the model's, without what lies before the request's start."""
+        return self.parts.schedule.until(request.start)
+
     def generate(
         self,
         prompt: str,
@@ -225,7 +229,7 @@ class VideoCrafter:
     ) -> Iterator[Step]:
         """The denoising steps of `generate`. Everything given is checked before this returns. `noise` stands for the
         noise of the request's seed, and is taken as it is: windows do not reorder it."""
-        spec, schedule = self.parts.spec, self.parts.schedule.until(request.start)
+        spec, schedule = self.parts.spec, self.schedule(request)
         settings = request.settle(spec)
         check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)

@@ -18,7 +18,7 @@ SHOWN = 5
 """Names in a message about a file that is not there: those most like it."""
 
 
-def boxed_names(folder: str = BOXED_FOLDERS[0]) -> list[str]:
+def boxed_names(folder: str) -> list[str]:
     """The names of the files of this pack that belong into a folder of ComfyUI."""
     if folder not in BOXED_FOLDERS or not BOXED.is_dir():
         return []

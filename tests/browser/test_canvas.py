@@ -89,12 +89,7 @@ def test_workflow_is_dropped_runs_and_plays(canvas, shots, name):
     assert len(seen["graph"]["links"]) == len(workflow["links"])
 
     _cut_down(canvas)
-    ended = canvas.run()
-    assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
-    assert ended["previews"] > 0
-    (video,) = canvas.play()
-    canvas.shot(shots / f"{name}.png")
-    assert video["error"] is None
+    video = _played(canvas, shots / f"{name}.png")
     frames, width, height, rate = stand_ins.MADE[name]
     assert (video["width"], video["height"]) == (width, height)
     assert video["seconds"] == pytest.approx(float(frames / rate), abs=0.1)
@@ -135,6 +130,17 @@ def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp
     assert types == sorted(node["type"] for node in workflow["nodes"])
 
 
+def _played(canvas, shot):
+    """Run, with previews on the way; then the video that plays in the page."""
+    ended = canvas.run()
+    assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
+    assert ended["previews"] > 0
+    (video,) = canvas.play()
+    canvas.shot(shot)
+    assert video["error"] is None
+    return video
+
+
 @pytest.mark.parametrize("file", BLUEPRINTS, ids=lambda file: file.stem)
 def test_blueprint_unfolds_and_runs(canvas, shots, file):
     """As a person uses one: a picture into it where it asks for one, a node that saves behind it, Run."""
@@ -154,12 +160,7 @@ def test_blueprint_unfolds_and_runs(canvas, shots, file):
     small = {"width": stand_ins.WIDTH, "height": stand_ins.HEIGHT, "frames": stand_ins.FRAMES, "steps": stand_ins.STEPS}
     for name, value in small.items():
         canvas.set(str(node["id"]), name, value)
-    ended = canvas.run()
-    assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
-    assert ended["previews"] > 0
-    (video,) = canvas.play()
-    canvas.shot(shots / f"blueprint_{shot}.png")
-    assert video["error"] is None
+    video = _played(canvas, shots / f"blueprint_{shot}.png")
     assert (video["width"], video["height"]) == (stand_ins.WIDTH, stand_ins.HEIGHT)
     assert video["at"] == video["seconds"] == pytest.approx(stand_ins.FRAMES / 8, abs=0.2)
 

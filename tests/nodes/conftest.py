@@ -48,6 +48,20 @@ class Loaded:
             strength=strength,
         ).values
 
+    def continued(self, image: object, **options: object) -> tuple:
+        """positive, negative, picture_only and the latent of pictures b h w 3 continued, 3 frames of 16 x 24."""
+        size = {"width": 16, "height": 24, "frames": 3}
+        return self.comfy.call(
+            "VideoCrafterPictureToVideo",
+            positive=self.text("a red square"),
+            negative=self.text(""),
+            model=self.model,
+            clip_vision=self.clip_vision,
+            vae=self.vae,
+            image=image,
+            **{**size, **options},
+        ).values
+
     def latent(self, width: int = 16, height: int = 24, frames: int = 3) -> dict:
         return self.comfy.call("VideoCrafterEmptyLatent", width=width, height=height, frames=frames).values[0]
 

@@ -29,17 +29,8 @@ def statistics(base):
 
 
 @pytest.fixture(scope="module")
-def told(comfy, continuing_model):
-    positive, negative, _, latent = comfy.call(
-        "VideoCrafterPictureToVideo",
-        positive=continuing_model.text("a red square"),
-        negative=continuing_model.text(""),
-        model=continuing_model.model,
-        clip_vision=continuing_model.clip_vision,
-        vae=continuing_model.vae,
-        image=PICTURE[None],
-        **SIZE,
-    ).values
+def told(continuing_model):
+    positive, negative, _, latent = continuing_model.continued(PICTURE[None])
     return {"positive": positive, "negative": negative, "latent_image": latent}
 
 

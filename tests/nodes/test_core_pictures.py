@@ -27,21 +27,9 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def told(comfy, continuing_model, pictures):
+def told(continuing_model, pictures):
     """positive, negative, picture_only and the latent of a clip between two pictures."""
-    return comfy.call(
-        "VideoCrafterPictureToVideo",
-        positive=continuing_model.text("a red square"),
-        negative=continuing_model.text(""),
-        model=continuing_model.model,
-        clip_vision=continuing_model.clip_vision,
-        vae=continuing_model.vae,
-        image=pictures[:1],
-        end_image=pictures[1:],
-        width=16,
-        height=24,
-        frames=FRAMES,
-    ).values
+    return continuing_model.continued(pictures[:1], end_image=pictures[1:], frames=FRAMES)
 
 
 def by_core(comfy, loaded, told, model=None, **options):

@@ -95,11 +95,8 @@ def pictured(loaded, *, end=False, seed=1):
     if not loaded.model.model.spec.unet.concat_channels:
         positive, negative = loaded.picture(first)
         return {"positive": positive, "negative": negative}
-    positive, negative, _, latent = loaded.comfy.call(
-        "VideoCrafterPictureToVideo", positive=loaded.text("a red square"), negative=loaded.text(""),
-        model=loaded.model, clip_vision=loaded.clip_vision, vae=loaded.vae, image=first,
-        end_image=last if end else None, width=16, height=16, frames=LONG,
-    ).values  # fmt: skip
+    end_image = last if end else None
+    positive, negative, _, latent = loaded.continued(first, end_image=end_image, width=16, height=16, frames=LONG)
     return {"positive": positive, "negative": negative, "latent_image": latent}
 
 
@@ -212,7 +209,7 @@ def test_clips_of_one_window_stay_what_they_are(text_model):
         assert torch.equal(made(text_model, preset(text_model), frames), made(text_model, text_model.model, frames))
 
 
-def test_what_cannot_be_windows_is_said(comfy, text_model):
+def test_what_cannot_be_windows_is_said(text_model):
     for settings, says in (
         ({"context_overlap": 16}, "context_overlap is 16 and context_length 16"),
         ({"context_schedule": "random"}, "no schedule 'random'"),

@@ -39,49 +39,36 @@ def end_picture():
     return torch.rand(31, 17, 3, generator=torch.Generator().manual_seed(2))
 
 
-def continued(comfy, loaded, picture, **options):
-    return comfy.call(
-        "VideoCrafterPictureToVideo",
-        positive=loaded.text("a red square"),
-        negative=loaded.text(""),
-        model=loaded.model,
-        clip_vision=loaded.clip_vision,
-        vae=loaded.vae,
-        image=picture[None],
-        **{**SIZE, **options},
-    ).values
-
-
 @pytest.mark.parametrize("spacing", ["trailing", "uniform"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
-def test_a_continued_picture_is_that_of_vc_core(base, comfy, continuing_model, picture, spacing, eta, rescale):
+def test_a_continued_picture_is_that_of_vc_core(base, continuing_model, picture, spacing, eta, rescale):
     sampling = Sampling(steps=5, eta=eta, spacing=spacing)
     wanted = expected(base, continuing_model.name, picture, sampling=sampling, guidance_rescale=rescale)
-    positive, negative, _, latent = continued(comfy, continuing_model, picture)
+    positive, negative, _, latent = continuing_model.continued(picture[None])
     settings = {"steps": 5, "eta": eta, "scheduler": spacing, "guidance_rescale": rescale}
     out = continuing_model.sample(positive=positive, negative=negative, latent_image=latent, **settings)
     assert relative(out, wanted) < EXACT
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "published"])
-def test_two_pictures_and_all_fits_are_those_of_vc_core(base, comfy, continuing_model, picture, end_picture, fit):
+def test_two_pictures_and_all_fits_are_those_of_vc_core(base, continuing_model, picture, end_picture, fit):
     sampling = Sampling(steps=5, eta=0.0, spacing="trailing")
     wanted = expected(
         base, continuing_model.name, picture, end_picture, sampling=sampling, fit=fit, guidance_rescale=0.0
     )
-    positive, negative, _, latent = continued(comfy, continuing_model, picture, end_image=end_picture[None], fit=fit)
+    positive, negative, _, latent = continuing_model.continued(picture[None], end_image=end_picture[None], fit=fit)
     settings = {"steps": 5, "eta": 0.0, "scheduler": "trailing"}
     out = continuing_model.sample(positive=positive, negative=negative, latent_image=latent, **settings)
     assert relative(out, wanted) < EXACT
 
 
-def test_a_loop_is_that_of_vc_core_and_one_frame_longer(base, comfy, continuing_model, picture):
+def test_a_loop_is_that_of_vc_core_and_one_frame_longer(base, continuing_model, picture):
     sampling = Sampling(steps=5, eta=0.0, spacing="trailing")
     wanted = expected(
         base, continuing_model.name, picture, loop=True, frames=FRAMES + 1, sampling=sampling, guidance_rescale=0.0
     )
-    positive, negative, _, latent = continued(comfy, continuing_model, picture, loop=True)
+    positive, negative, _, latent = continuing_model.continued(picture[None], loop=True)
     assert latent["samples"].shape[0] == FRAMES + 1
     settings = {"steps": 5, "eta": 0.0, "scheduler": "trailing"}
     out = continuing_model.sample(positive=positive, negative=negative, latent_image=latent, **settings)
@@ -90,7 +77,7 @@ def test_a_loop_is_that_of_vc_core_and_one_frame_longer(base, comfy, continuing_
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 @pytest.mark.parametrize("scales", [(3.0, 1.5), (1.0, 2.0), (4.0, 1.0)])
-def test_two_scales_are_those_of_vc_core(base, comfy, continuing_model, picture, scales, rescale):
+def test_two_scales_are_those_of_vc_core(base, continuing_model, picture, scales, rescale):
     cfg, image_cfg = scales
     sampling = Sampling(steps=5, eta=0.0, spacing="trailing")
     wanted = expected(
@@ -102,7 +89,7 @@ def test_two_scales_are_those_of_vc_core(base, comfy, continuing_model, picture,
         image_cfg=image_cfg,
         guidance_rescale=rescale,
     )
-    positive, negative, picture_only, latent = continued(comfy, continuing_model, picture)
+    positive, negative, picture_only, latent = continuing_model.continued(picture[None])
     out = continuing_model.sample(
         positive=positive,
         negative=negative,
@@ -120,7 +107,7 @@ def test_two_scales_are_those_of_vc_core(base, comfy, continuing_model, picture,
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim"])
 def test_core_samplers_end_finite_from_no_signal_at_all(comfy, continuing_model, picture, sampler):
-    positive, negative, _, latent = continued(comfy, continuing_model, picture)
+    positive, negative, _, latent = continuing_model.continued(picture[None])
     told = {"positive": positive, "negative": negative, "latent_image": latent, "model": continuing_model.model}
     settings = {"seed": 1, "steps": 5, "cfg": 3.0, "sampler_name": sampler, "scheduler": "normal", "denoise": 1.0}
     (out,) = comfy.call("KSampler", **settings, **told).values
@@ -130,7 +117,7 @@ def test_core_samplers_end_finite_from_no_signal_at_all(comfy, continuing_model,
 
 def test_context_windows_cut_the_pictures_latent_as_the_clip(comfy, continuing_model, picture, end_picture):
     """Frames beside zeros see nothing of the pictures, so a window in the middle differs from one at the ends."""
-    positive, negative, _, latent = continued(comfy, continuing_model, picture, end_image=end_picture[None], frames=9)
+    positive, negative, _, latent = continuing_model.continued(picture[None], end_image=end_picture[None], frames=9)
     windows = {"context_length": 5, "context_overlap": 2, "context_schedule": "standard_static", "context_stride": 1}
     windows |= {"closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False}
     (model,) = comfy.call("ContextWindowsManual", model=continuing_model.model, **windows).values
@@ -180,12 +167,12 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
         continuing_model.sample()
     for other in (text_model, image_model):
         with pytest.raises(Exception, match="does not continue pictures"):
-            continued(comfy, other, picture)
+            other.continued(picture[None])
     with pytest.raises(Exception, match="frames is 1"):
-        continued(comfy, continuing_model, picture, end_image=end_picture[None], frames=1)
+        continuing_model.continued(picture[None], end_image=end_picture[None], frames=1)
     with pytest.raises(Exception, match="multiple of 8"):
-        continued(comfy, continuing_model, picture, width=20)
-    positive, negative, _, _ = continued(comfy, continuing_model, picture)
+        continuing_model.continued(picture[None], width=20)
+    positive, negative, _, _ = continuing_model.continued(picture[None])
     with pytest.raises(Exception, match=r"clips of 16 x 24 pixels.* 32 x 24"):
         continuing_model.sample(positive=positive, negative=negative, latent_image=text_model.latent(32, 24, FRAMES))
     with pytest.raises(Exception, match="does not continue pictures"):

@@ -29,17 +29,8 @@ def core(base, continuing_model):
     return VideoCrafter.load(base.model("checkpoints", continuing_model.name))
 
 
-def conditionings(comfy, loaded, image, **options):
-    return comfy.call(
-        "VideoCrafterPictureToVideo",
-        positive=loaded.text("a red square"),
-        negative=loaded.text(""),
-        model=loaded.model,
-        clip_vision=loaded.clip_vision,
-        vae=loaded.vae,
-        image=image,
-        **{**SIZE, **options},
-    ).values
+def conditionings(loaded, image, **options):
+    return loaded.continued(image, **{**SIZE, **options})
 
 
 def sampled(loaded, told, **options):
@@ -55,12 +46,10 @@ def sampled(loaded, told, **options):
     [({}, {}), ({"loop": True}, {}), ({"fit": "pad"}, {"fit": "pad"}), ({"image_cfg": 1.5}, {"image_cfg": 1.5})],
     ids=["row", "ring", "pad", "two scales"],
 )
-def test_a_row_is_the_ways_of_vc_core_joined(comfy, continuing_model, core, row, options, request_options):
+def test_a_row_is_the_ways_of_vc_core_joined(continuing_model, core, row, options, request_options):
     loop = options.get("loop", False)
     scales = {key: value for key, value in options.items() if key == "image_cfg"}
-    told = conditionings(
-        comfy, continuing_model, row, **{key: value for key, value in options.items() if key not in scales}
-    )
+    told = conditionings(continuing_model, row, **{key: value for key, value in options.items() if key not in scales})
     out = sampled(continuing_model, told, **scales)
     ends = [*row, row[0]] if loop else list(row)
     parts = []
@@ -82,9 +71,9 @@ def test_a_row_is_the_ways_of_vc_core_joined(comfy, continuing_model, core, row,
     assert relative(out, wanted) < EXACT
 
 
-def test_an_end_image_joins_the_row_and_another_size_is_fitted(comfy, continuing_model, core, row):
+def test_an_end_image_joins_the_row_and_another_size_is_fitted(continuing_model, core, row):
     other = torch.rand(1, 9, 33, 3, generator=torch.Generator().manual_seed(5))
-    positive, _, _, latent = conditionings(comfy, continuing_model, row[:2], end_image=other)
+    positive, _, _, latent = conditionings(continuing_model, row[:2], end_image=other)
     assert latent["samples"].shape[0] == 5
     ways = positive[0][1]["videocrafter_key_frames"]["ways"]
     last = ways[-1]["videocrafter_pictures"][1]
@@ -92,8 +81,8 @@ def test_an_end_image_joins_the_row_and_another_size_is_fitted(comfy, continuing
     assert torch.equal(ways[0]["videocrafter_pictures"][1], ways[1]["videocrafter_pictures"][0])
 
 
-def test_a_sampled_posterior_is_that_of_vc_core(comfy, continuing_model, core, row):
-    told = conditionings(comfy, continuing_model, row[:1], end_image=row[1:2], posterior="sampled", posterior_seed=8)
+def test_a_sampled_posterior_is_that_of_vc_core(continuing_model, core, row):
+    told = conditionings(continuing_model, row[:1], end_image=row[1:2], posterior="sampled", posterior_seed=8)
     first, last = (fit(picture, 16, 24) for picture in row[:2])
     wanted = core.ends(first, 3, last, noise=Noise(8))
     mean = core.ends(first, 3, last)
@@ -101,12 +90,12 @@ def test_a_sampled_posterior_is_that_of_vc_core(comfy, continuing_model, core, r
         latent = told[0][0][1]["videocrafter_pictures"][at] * SCALE
         assert relative(latent, wanted[:, :, place]) < EXACT
         assert relative(latent, mean[:, :, place]) > EXACT
-    again = conditionings(comfy, continuing_model, row[:1], posterior="sampled", posterior_seed=9)
+    again = conditionings(continuing_model, row[:1], posterior="sampled", posterior_seed=9)
     assert not torch.equal(again[0][0][1]["videocrafter_pictures"][0], told[0][0][1]["videocrafter_pictures"][0])
 
 
 def test_what_does_not_go_is_said(comfy, continuing_model, row):
-    told = positive, negative, _, latent = conditionings(comfy, continuing_model, row)
+    told = positive, negative, _, latent = conditionings(continuing_model, row)
     with pytest.raises(Exception, match=r"has 4 frames, but this row of key frames makes 5: 2 ways of 3"):
         sampled(continuing_model, (*told[:3], {"samples": latent["samples"][:4]}))
     with pytest.raises(Exception, match="noise mask"):
@@ -124,6 +113,6 @@ def test_what_does_not_go_is_said(comfy, continuing_model, row):
             **settings,
         )
     with pytest.raises(Exception, match="frames is 1"):
-        conditionings(comfy, continuing_model, row, frames=1)
+        conditionings(continuing_model, row, frames=1)
     with pytest.raises(Exception, match="no posterior 'x'"):
-        conditionings(comfy, continuing_model, row, posterior="x")
+        conditionings(continuing_model, row, posterior="x")

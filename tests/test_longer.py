@@ -11,14 +11,15 @@ import small_models
 import torch
 from PIL import Image
 
-from vc_core import cli
-from vc_core.denoising import Sampling
+from vc_core import cli, longer
+from vc_core.denoising import Sampling, sampling
 from vc_core.errors import UserError
 from vc_core.longer import METHODS, Long, frames
 from vc_core.pipeline import Request, VideoCrafter
 
 WINDOW = 4
 REQUEST = Request(seed=5, width=16, height=24, frames=11, cfg=3.0, sampling=Sampling(steps=2))
+PICTURE = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(1))
 WAYS = [method for method in METHODS if method != "off"]
 
 
@@ -31,7 +32,11 @@ def long(method: str, **settings: object) -> Long:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("longer")
     Image.new("RGB", (30, 20), (200, 10, 10)).save(folder / "red.png")
-    kinds = {"text": small_models.TEXT_MODEL, "image": small_models.IMAGE_MODEL}
+    kinds = {
+        "text": small_models.TEXT_MODEL,
+        "image": small_models.IMAGE_MODEL,
+        "continuing": small_models.CONTINUING_MODEL,
+    }
     saved = {kind: small_models.save(spec, folder / f"{kind}.safetensors") for kind, spec in kinds.items()}
     return {**saved, "picture": folder / "red.png"}
 
@@ -44,6 +49,11 @@ def crafter(files: dict[str, Path]) -> VideoCrafter:
 @pytest.fixture(scope="module")
 def pictured(files: dict[str, Path]) -> VideoCrafter:
     return VideoCrafter.load(files["image"])
+
+
+@pytest.fixture(scope="module")
+def continuing(files: dict[str, Path]) -> VideoCrafter:
+    return VideoCrafter.load(files["continuing"])
 
 
 @pytest.mark.parametrize("method", WAYS)
@@ -75,12 +85,66 @@ def test_fifo_has_no_use_for_a_cache(crafter: VideoCrafter) -> None:
 
 @pytest.mark.parametrize("method", WAYS)
 def test_pictures_and_several_prompts_go_with_every_way(pictured: VideoCrafter, method: str) -> None:
-    picture = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(1))
     request = replace(REQUEST, then=("a storm", "a harbour"))
-    made = list(frames(pictured, "a boat", picture, request=request, long=long(method)))
+    made = list(frames(pictured, "a boat", PICTURE, request=request, long=long(method)))
     assert len(made) == 11
-    other = list(frames(pictured, "a boat", picture, request=REQUEST, long=long(method)))
+    other = list(frames(pictured, "a boat", PICTURE, request=REQUEST, long=long(method)))
     assert not torch.equal(made[-1], other[-1]), "the later prompts count"
+
+
+@pytest.mark.parametrize("sharp", [False, True], ids=["sampled", "sharp"])
+@pytest.mark.parametrize(("method", "rounds"), [("continue", 0), ("windows", 0), ("freenoise", 1)])
+def test_models_that_continue_pictures_go_with_long_videos(
+    continuing: VideoCrafter, method: str, rounds: int, sharp: bool
+) -> None:
+    """Also where the picture's latent is drawn from the seed."""
+    request = replace(REQUEST, sharp=sharp)
+    made = torch.stack(list(frames(continuing, "a", PICTURE, request=request, long=long(method, free_init=rounds))))
+    assert made.shape == (11, 24, 16, 3)
+    assert float(made.diff(dim=0).abs().mean((1, 2, 3)).min()) > 0, "no doubled frames"
+
+
+def test_freeinit_goes_back_to_the_noise_that_a_picture_left(
+    continuing: VideoCrafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise that each round began from, behind what the picture's latent took of the seed."""
+    began, taken = [], []
+    start, next_start = sampling.start, longer.next_start
+    monkeypatch.setattr(sampling, "start", lambda levels, x, source: (began.append(x), start(levels, x, source))[1])
+    monkeypatch.setattr(
+        longer, "next_start", lambda result, x, *more: (taken.append(x), next_start(result, x, *more))[1]
+    )
+    list(frames(continuing, "a", PICTURE, request=replace(REQUEST, frames=3), long=long("off", free_init=2)))
+    assert len(taken) == 2
+    assert all(torch.equal(one, other) for one, other in zip(taken, began, strict=False))
+
+
+def test_fifo_says_what_it_cannot_drive_before_work_starts(
+    files: dict[str, Path],
+    continuing: VideoCrafter,
+    pictured: VideoCrafter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps: list[object] = []
+    with pytest.raises(UserError, match=r"cannot drive models that continue a picture.*small_dynamicrafter"):
+        next(frames(continuing, "a", PICTURE, request=REQUEST, long=long("fifo"), on_step=steps.append))
+    asked = replace(REQUEST, image_cfg=1.5)
+    with pytest.raises(UserError, match=r"scale for the picture \(1.5\)"):
+        next(frames(pictured, "a", PICTURE, request=asked, long=long("fifo"), on_step=steps.append))
+    assert not steps
+    given = [
+        "--picture",
+        str(files["picture"]),
+        "--model",
+        str(files["continuing"]),
+        "--long",
+        "fifo",
+        "--frames",
+        "20",
+    ]
+    assert cli.main(["image-to-video", "a", *given, "--output", str(tmp_path / "a.mp4")]) == cli.UNUSABLE
+    assert "cannot drive" in capsys.readouterr().err
 
 
 def test_freenoise_is_what_the_request_makes_of_it(crafter: VideoCrafter) -> None:

@@ -31,7 +31,7 @@ from .frames.clips import load_clip
 from .frames.pixels import load_picture
 from .frames.video import check_target, format_of, frame_rate, write
 from .keyframes import frames as key_frames
-from .longer import Long
+from .longer import Long, check_way
 from .longer import frames as long_frames
 from .options import add_picture_options, add_preset, add_video_options, long_of, request_of, strength
 from .pipeline import Request, VideoCrafter
@@ -164,6 +164,7 @@ def _make_video(options: argparse.Namespace) -> None:
     _check_long(options, long)
     request = long.applied(request_of(options, spec))
     settings = request.settle(spec)
+    check_way(spec, request, long)
     if long.method == "off" and not ends:
         _tell_long(settings.frames, spec.defaults.frames)
     unchanged = spec is checkpoint.spec

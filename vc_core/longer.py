@@ -25,7 +25,7 @@ from .denoising.freenoise import rescheduled
 from .denoising.windows import ContextWindows
 from .errors import UserError
 from .pipeline import GREY, Request, VideoCrafter
-from .specs import Windows
+from .specs import ModelSpec, Windows
 
 Method = Literal["off", "freenoise", "freelong", "windows", "fifo", "continue"]
 METHODS: tuple[Method, ...] = ("off", "freenoise", "freelong", "windows", "fifo", "continue")
@@ -100,16 +100,11 @@ def frames(
     the run, and so does no longer asking for frames. Raises UserError as `VideoCrafter.generate`.
     """
     request = request or Request()
+    check_way(crafter.parts.spec, request, long)
     wanted = request.settle(crafter.parts.spec).frames
     if wanted <= long.window and long.method in ("fifo", "continue"):
         long = replace(long, method="off")
     if long.method == "fifo":
-        cache = request.step_cache or request.guidance_cache
-        if cache is not None:
-            raise UserError(
-                f"The cache {cache} was asked for with fifo, whose passes each hold another noise level for "
-                "every frame, so that none continues the last. Leave the cache off, or choose another way."
-            )
         parts = _fifo(crafter, prompt, picture, request, long, on_step)
     elif long.method == "continue":
         parts = _segments(crafter, (prompt, *request.then), picture, request, long, on_step)
@@ -118,6 +113,28 @@ def frames(
     for latents in parts:
         for some in latents.split(DECODED_AT_ONCE, dim=2):
             yield from crafter.decode(some)
+
+
+def check_way(spec: ModelSpec, request: Request, long: Long) -> None:
+    """Raises UserError where the queue does not go together with the model or with what else is asked for."""
+    if long.method != "fifo" or request.settle(spec).frames <= long.window:
+        return
+    if spec.unet.concat_channels or spec.unet.motion_width:
+        raise UserError(
+            "The queue of fifo cannot drive models that continue a picture or have motion guidance, and "
+            f"{spec.name} is one. Choose freenoise, windows or continue."
+        )
+    cache = request.step_cache or request.guidance_cache
+    if cache is not None:
+        raise UserError(
+            f"The cache {cache} was asked for with fifo, whose passes each hold another noise level for "
+            "every frame, so that none continues the last. Leave the cache off, or choose another way."
+        )
+    if request.image_cfg is not None:
+        raise UserError(
+            f"A guidance scale for the picture ({request.image_cfg:g}) was asked for with fifo, whose queue has one "
+            "scale for both. Leave it out, or choose another way."
+        )
 
 
 def _last(steps: Iterator[Step], on_step: OnStep | None) -> Tensor:
@@ -130,6 +147,15 @@ def _last(steps: Iterator[Step], on_step: OnStep | None) -> Tensor:
     return latents
 
 
+def _noise(crafter: VideoCrafter, request: Request) -> Noise:
+    """The noise of a run, without what the latent of its picture has taken from it."""
+    spec, noise = crafter.parts.spec, Noise(request.seed)
+    if spec.unet.concat_channels and not request.sharp:
+        batch, channels, _, height, width = request.settle(spec).shape(spec)
+        noise.draw((batch, channels, height, width))
+    return noise
+
+
 def _rounds(
     crafter: VideoCrafter, prompt: str, picture: Tensor | None, request: Request, rounds: int, on_step: OnStep | None
 ) -> Tensor:
@@ -139,13 +165,13 @@ def _rounds(
         return result
     settings = request.settle(crafter.parts.spec)
     first = settings.sampling.levels(crafter.schedule(request))[0]
-    source = Noise(request.seed)
+    source = _noise(crafter, request)
     drawn = source.draw(result.shape, result.device)
     if settings.sampling.windows is not None:
         drawn = rescheduled(drawn, settings.sampling.windows, source)
     for _ in range(rounds):
         start = next_start(result, drawn, source.draw(result.shape, result.device), first)
-        stream = Noise(request.seed)  # the noise of the steps is that of the first round
+        stream = _noise(crafter, request)  # the noise of the steps is that of the first round
         stream.draw(result.shape)
         steps = crafter.steps(prompt, picture, request=request, noise=GivenStart(start, stream))
         result, drawn = _last(steps, on_step), start
@@ -176,7 +202,7 @@ def _fifo(
         base=base,
         frames=settings.frames,
         noise=Noise((request.seed + 1) % 2**64),
-        guidance=replace(settings.sampling.guidance, image_scale=None),
+        guidance=settings.sampling.guidance,
         queue=queue,
     )
     for index, latents in enumerate(made):
@@ -217,7 +243,7 @@ def _segments(
         if segment.source is None:
             return _last(crafter.steps(prompts[0], picture, request=short), on_step)
         again = replace(short, seed=(request.seed + segment.number) % 2**64)
-        stream = Noise(again.seed)
+        stream = _noise(crafter, again)
         stream.draw(shape)  # stands for the noise that is given
         start = segment.source
         shown = picture
@@ -232,5 +258,5 @@ def _segments(
         )
         return _last(steps, on_step)
 
-    source = Noise(request.seed)
+    source = _noise(crafter, short)
     return continued(make, source.draw(shape, device), source, plan, scene)

@@ -228,13 +228,14 @@ class VideoCrafter:
         noise: NoiseSource | None = None,
     ) -> Iterator[Step]:
         """The denoising steps of `generate`. Everything given is checked before this returns. `noise` stands for the
-        noise of the request's seed, and is taken as it is: windows do not reorder it."""
+        noise of the request's seed in the latents, and is taken as it is: windows do not reorder it. The latent of a
+        picture is drawn from the seed all the same, before anything else."""
         spec, schedule = self.parts.spec, self.schedule(request)
         settings = request.settle(spec)
         check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
-        noise = Noise(request.seed) if noise is None else noise
+        seeded = Noise(request.seed)
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
         concat = None
         if picture is not None and spec.unet.concat_channels:
@@ -242,7 +243,7 @@ class VideoCrafter:
             picture = fit(picture, *size, request.fit)
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
             concat = self.ends(
-                picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else noise
+                picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else seeded
             )
         positive = self.told((prompt, *request.then), picture, settings, concat)
         negative = textless = None
@@ -264,7 +265,7 @@ class VideoCrafter:
             schedule,
             positive,
             negative,
-            noise=noise,
+            noise=seeded if noise is None else noise,
             shape=None if source else settings.shape(spec),
             source=source,
             settings=replace(sampling, together=joined and context is None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from vc_core import cli
 from vc_core.checkpoint.building import build_empty
 from vc_core.checkpoint.lora import GUIDANCE, _in_order
 from vc_core.checkpoint.statistics import read_statistics
-from vc_core.denoising import Sampling
-from vc_core.options import lora
+from vc_core.denoising import NoiseSchedule, Sampling
+from vc_core.options import add_picture_options, add_video_options, lora, request_of
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import (
+    PRESETS,
     AutoencoderSpec,
     DiffusionSpec,
     ImageEncoderSpec,
@@ -91,6 +93,32 @@ def count(path: Path) -> int:
 
 def run(*arguments: Any) -> int:
     return cli.main([*map(str, arguments), "--device", "cpu", "--quiet"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "spacing"),
+    [
+        ("dynamicrafter_512", [], "trailing"),
+        ("dynamicrafter_512", ["--sampler", "euler"], "trailing"),
+        ("dynamicrafter_512", ["--sampler", "euler", "--spacing", "uniform"], "uniform"),
+        ("videocrafter2_512", ["--sampler", "euler"], "uniform"),
+        ("videocrafter2_512", ["--sampler", "lcm"], "lcm"),
+        ("t2v_turbo_vc2", [], "lcm"),
+        ("t2v_turbo_vc2", ["--sampler", "euler"], "uniform"),
+    ],
+)
+def test_another_sampler_keeps_the_spacing_that_the_model_wants(preset: str, given: list[str], spacing: str) -> None:
+    """DynamiCrafter's noise schedule ends without signal, so every sampler begins at its very last timestep."""
+    parser = argparse.ArgumentParser()
+    add_video_options(parser)
+    add_picture_options(parser)
+    options = parser.parse_args(["a boat", "--model", "model.ckpt", *given])
+    spec = PRESETS[preset]
+    sampling = request_of(options, spec).sampling
+    assert sampling is not None
+    schedule = NoiseSchedule.from_spec(spec.diffusion)
+    wanted = schedule.timesteps(sampling.steps, spacing)  # type: ignore[arg-type]
+    assert [level.timestep for level in sampling.levels(schedule)[:-1]] == wanted
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
     """The request that the options make of a model, with a seed drawn where none is given."""
     defaults = spec.defaults
     sampler = options.sampler or defaults.sampler
-    own_spacing = defaults.spacing if sampler == defaults.sampler else None
+    own_spacing = None if "lcm" in (sampler, defaults.spacing) and sampler != defaults.sampler else defaults.spacing
     return Request(
         negative=options.negative,
         seed=secrets.randbelow(SEEDS) if options.seed is None else options.seed,

@@ -59,8 +59,11 @@ def resolve(folder: str, name: str) -> Path:
     )
 
 
-def fingerprint(folder: str, name: str) -> str:
-    """Changes when the file behind a name does, so that a replaced file is read again."""
+def fingerprint(folder: str, name: str | None) -> str:
+    """Changes when the file behind a name does, so that a replaced file is read again. ComfyUI does not tell the name
+    that comes from another node: that is None, and always the same."""
+    if name is None:
+        return ""
     try:
         state = resolve(folder, name).stat()
     except (UserError, OSError):

@@ -105,6 +105,23 @@ def test_a_replaced_file_is_read_again(comfy, base):
     assert node.fingerprint_inputs(ckpt_name=place.name) != before
 
 
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("VideoCrafterCheckpointLoader", "ckpt_name"),
+        ("VideoCrafterUNETLoader", "unet_name"),
+        ("VideoCrafterVAELoader", "vae_name"),
+        ("VideoCrafterCLIPLoader", "clip_name"),
+        ("VideoCrafterCLIPVisionLoader", "clip_name"),
+        ("VideoCrafterLoraLoader", "lora_name"),
+        ("VideoCrafterAnalyticInit", "statistics"),
+    ],
+)
+def test_a_name_that_comes_from_another_node_is_no_reason_to_read_again(comfy, node, name):
+    """ComfyUI asks with None then; an error would make it run the node, and all behind it, each time."""
+    assert comfy.classes[node].fingerprint_inputs(**{name: None}) == ""
+
+
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, kind):
     whole = request.getfixturevalue(f"{kind}_model")

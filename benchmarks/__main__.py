@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--repeats", type=int, default=3, help="measurements of which the median counts")
     options.add_argument("--longest", type=float, default=240.0, help="seconds beyond which a pass is left out")
     options.add_argument("--side", type=int, default=4096, help="of the matrices of the yardstick")
-    options.add_argument("--sizes", nargs="+", type=size, default=None, metavar="FxHxW", help="of latents, UNet passes")
+    options.add_argument(
+        "--sizes", nargs="+", type=size, default=None, metavar="FxHxW", help="of latents; clips grow from the first"
+    )
     options.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
     options.add_argument("--output", type=Path, default=None, help="the JSON file (default: benchmarks/results/DEVICE)")
     options.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="results, or revisions to be measured")

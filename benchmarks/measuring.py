@@ -30,7 +30,6 @@ Size = tuple[int, int, int]
 
 SIZES: tuple[Size, ...] = ((16, 8, 8), (16, 16, 16), (16, 24, 24), (16, 40, 64), (16, 72, 128))
 GROWTH: tuple[int, ...] = (16, 32, 64, 128)
-GROWTH_SIDE = 8
 SMALL_MODEL = Path(__file__).resolve().parent.parent / "models" / "videocrafter_small_t2v.safetensors"
 CPU = torch.device("cpu")
 
@@ -168,14 +167,16 @@ def guided(bench: Bench) -> None:
 
 @torch.inference_mode()
 def growth(bench: Bench) -> None:
-    """Time for each frame as clips grow, plain and with attention in windows, against that of 16 frames."""
+    """Time for each frame as clips of the first size grow, plain and with attention in windows, against that of 16
+    frames."""
     network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     found: dict[str, Any] = {}
-    network(*bench.inputs((GROWTH[0], GROWTH_SIDE, GROWTH_SIDE)))  # warms up
+    _, height, width = bench.sizes[0]
+    network(*bench.inputs((GROWTH[0], height, width)))  # warms up
     for title, windows in (("plain", None), ("windows", Windows())):
         first = 0.0
         for frames in GROWTH:
-            size = (frames, GROWTH_SIDE, GROWTH_SIDE)
+            size = (frames, height, width)
             if not bench.fits(size):
                 continue
             given = bench.inputs(size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import comfy.model_management
@@ -102,9 +103,32 @@ def host_sampler(name: str, eta: float) -> Any:
     if name not in host_samplers():
         raise UserError(f"There is no sampler {name!r}; choose one of {', '.join(host_samplers())}.")
     sampler = comfy.samplers.sampler_object(name)
-    if "eta" in inspect.signature(sampler.sampler_function).parameters:
+    options = inspect.signature(sampler.sampler_function).parameters
+    if "eta" in options:
         sampler.extra_options = {**sampler.extra_options, "eta": eta}
+    if "noise_sampler" in options and not name.startswith(BROWNIAN):
+        sampler.sampler_function = _with_noise_of_the_cpu(sampler.sampler_function)
     return sampler
+
+
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+"""Samplers whose fresh noise is that of a Brownian path, which ComfyUI draws on the CPU but for those named `_gpu`."""
+
+
+def _with_noise_of_the_cpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A sampling function of ComfyUI whose fresh noise comes from the seed on the CPU. By itself it draws the same noise
+    there, but other noise on a GPU, on each kind its own."""
+
+    @wraps(function)
+    def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any] | None = None, **more: Any) -> Tensor:
+        generator = torch.Generator().manual_seed((((extra_args or {}).get("seed") or 0) + 1) % 2**64)
+
+        def fresh(*_: Any) -> Tensor:
+            return torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+
+        return function(model, x, sigmas, extra_args=extra_args, noise_sampler=fresh, **more)
+
+    return sample
 
 
 def full_noise(model: Any, sigmas: Tensor) -> float:

@@ -6,6 +6,8 @@ other, and samplers that solve it must meet.
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
@@ -78,6 +80,36 @@ def bench(text_model):
 def flow(bench):
     """Where the probability flow leads from the first noise, by very many small steps."""
     return bench.k(steps=100, cfg=1.0)
+
+
+def test_our_node_draws_the_fresh_noise_of_comfyuis_samplers_on_the_cpu(text_model, bench, monkeypatch):
+    """So a seed is the same clip on every machine, and all seeds can be used. On a CPU it is ComfyUI's own noise."""
+    import comfy.k_diffusion.sampling as host
+    import comfy.sample
+    import comfy.samplers
+
+    sampling, (model, told, empty) = bench.comfy.module("nodes.host.sampling"), (bench.model, bench.told, bench.empty)
+    sigmas = sampling.host_sigmas(model, "euler", "normal", 3, 1.0)
+    noise, latent = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 4, 2, 2)
+    for name in ("euler_ancestral", "dpm_2_ancestral", "lcm", "seeds_2"):
+        ours, theirs = (
+            comfy.sample.sample_custom(model, noise, 2.0, sampler, sigmas, told, empty, latent, seed=5)
+            for sampler in (sampling.host_sampler(name, 1.0), comfy.samplers.sampler_object(name))
+        )
+        assert torch.equal(ours, theirs), name
+
+    given = {"steps": 2, "scheduler": "normal", "latent_image": bench.latent, "seed": 2**64 - 1, "cfg": 1.0}
+    given |= {"positive": told, "negative": empty}
+    functions = {name: comfy.samplers.sampler_object(name).sampler_function for name in all_samplers()}
+    names = [name for name, function in functions.items() if "noise_sampler" in inspect.signature(function).parameters]
+    names = [name for name in names if not name.startswith(sampling.BROWNIAN)]
+    assert len(names) > 10
+    made = []
+    for machine in (1.0, -1.0):
+        monkeypatch.setattr(host, "default_noise_sampler", lambda x, seed=None, m=machine: lambda *_: m + 0 * x)
+        made.append({name: text_model.sample(sampler_name=name, **given) for name in names})
+    for name in names:
+        assert torch.equal(made[0][name], made[1][name]), name
 
 
 # --- samplers and schedulers ------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from ..vc_core.specs import Windows
 from .frames import check_latents
 from .host.compat import advanced, aliases
 from .host.long import with_freenoise, with_passes_in_windows
-from .host.model import EARLY_TEXT
+from .host.model import EARLY_TEXT, PICTURES
+from .keyframes import ways_of
 
 CATEGORY = "VideoCrafter/long"
 
@@ -181,8 +182,27 @@ def check_long(
             )
     if rounds and long and name in (CONTINUE, FIFO):
         raise UserError(f"free_init does not go together with long_video {name}: set it to 0, or choose freenoise.")
+    if rounds or (long and name in (CONTINUE, FIFO)):
+        _check_row(told)
+    if name == CONTINUE and long:
+        _check_end(told)
     if name == FIFO and long:
         _check_queue(model, told)
+
+
+def _check_row(told: tuple[Any, ...]) -> None:
+    if ways_of(told):
+        raise UserError(
+            "A row of key frames is made way by way, each a clip of its own: set long_video to off and free_init to 0."
+        )
+
+
+def _check_end(told: tuple[Any, ...]) -> None:
+    if any(len(each.get(PICTURES, ())) > 1 for conditioning in told for _, each in conditioning):
+        raise UserError(
+            "long_video continue goes on from the last frame of each clip, so it comes to no end picture and to no "
+            "loop: choose windows or freenoise, or leave end_image and loop of VideoCrafter Picture to Video out."
+        )
 
 
 def _check_queue(model: Any, told: tuple[Any, ...]) -> None:

@@ -337,8 +337,42 @@ class TestInterruption:
         rest = process.stderr.read()
         process.stderr.close()
         assert process.wait() == 130
-        assert rest == "error: Interrupted. No file was written.\n"
+        assert rest == "error: Interrupted. No partial file was left.\n"
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"),
+            MemoryError(),
+        ],
+        ids=["gpu", "cpu", "mps", "python"],
+    )
+    def test_too_little_memory_ends_with_what_to_try(
+        self, error: Exception, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        def generate(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(cli.VideoCrafter, "generate", generate)
+        words = ("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu", "-q")
+        assert run(*words) == cli.UNUSABLE
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert "The memory is not enough" in said[0]
+        assert "--dtype fp16" in said[0]
+
+    def test_other_errors_of_torch_are_not_hidden(
+        self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def generate(*_: Any, **__: Any) -> None:
+            raise RuntimeError("shapes do not fit")
+
+        monkeypatch.setattr(cli.VideoCrafter, "generate", generate)
+        with pytest.raises(RuntimeError, match="shapes"):
+            run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu", "-q")
 
 
 class TestInspect:

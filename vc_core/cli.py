@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 UNUSABLE = 2
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+"""What torch says of a GPU, of the CPU on Linux and macOS, and of the CPU on Windows."""
 WHOLE = ("off", "freenoise", "freelong")
 """Ways to long videos that take everything a short one takes."""
 NEEDED: tuple[Part, ...] = ("unet", "autoencoder", "text_encoder")
@@ -64,11 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), UNUSABLE)
     except KeyboardInterrupt:
-        return _complain("Interrupted. No file was written.", INTERRUPTED)
+        return _complain("Interrupted. No partial file was left.", INTERRUPTED)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"{error.strerror or error}{where}. No partial file was left.", UNUSABLE)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
         first = str(error).partition("\n")[0] or "out of memory"
         return _complain(
             f"The memory is not enough ({first}). Try --dtype fp16, a smaller --width and --height, or fewer --frames.",

@@ -116,8 +116,8 @@ BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
 
 def _with_noise_of_the_cpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A sampling function of ComfyUI whose fresh noise comes from the seed on the CPU. By itself it draws the same noise
-    there, but other noise on a GPU, on each kind its own."""
+    """A sampling function of ComfyUI whose fresh noise comes from the seed on the CPU. By itself it draws the same
+    there, but on a GPU other noise, on each kind its own."""
 
     @wraps(function)
     def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any] | None = None, **more: Any) -> Tensor:

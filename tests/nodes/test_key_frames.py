@@ -100,6 +100,13 @@ def test_what_does_not_go_is_said(comfy, continuing_model, row):
         sampled(continuing_model, (*told[:3], {"samples": latent["samples"][:4]}))
     with pytest.raises(Exception, match="noise mask"):
         sampled(continuing_model, (*told[:3], {**latent, "noise_mask": torch.ones(5, 2, 3)}))
+    for options in ({"free_init": 1}, {"long_video": "continue"}):
+        with pytest.raises(Exception, match="row of key frames is made way by way"):
+            sampled(continuing_model, conditionings(continuing_model, row, frames=9), **options)
+    for options in ({"end_image": row[1:2]}, {"loop": True}):
+        given = conditionings(continuing_model, row[:1], frames=20, **options)
+        with pytest.raises(Exception, match="comes to no end picture and to no loop"):
+            sampled(continuing_model, given, long_video="continue")
     with pytest.raises(Exception, match="Only some of the conditionings"):
         sampled(continuing_model, (positive, continuing_model.text(""), None, latent))
     settings = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}

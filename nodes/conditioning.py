@@ -217,6 +217,12 @@ def _projector(model: Any) -> Any:
     return model.model.image_tokens
 
 
+def checked_pictures(images: Tensor) -> list[Tensor]:
+    """IMAGE -> its pictures, each as `checked_picture` gives it. Raises UserError for anything else."""
+    row = [checked_picture(images[i : i + 1]) for i in range(len(images))] if images.ndim == 4 else []
+    return row or [checked_picture(images)]  # which says what is wrong with it
+
+
 def checked_picture(image: Tensor) -> Tensor:
     """IMAGE -> one picture, h w 3 in 0..1; transparent parts become white. Raises UserError for anything else."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:

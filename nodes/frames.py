@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..vc_core.errors import UserError
 from .host.compat import advanced, aliases
 from .host.sampling import Progress
-from .host.vae import check_vae, decode_frames
+from .host.vae import check_vae, decode_frames, looks_at_ends
+from .references import decoded_ways, given_row, row_of
 
 CATEGORY = "VideoCrafter/frames"
 
@@ -78,7 +80,8 @@ class VideoCrafterDecode(io.ComfyNode):
             display_name="VideoCrafter Decode",
             category=CATEGORY,
             description="Decodes a clip a few frames at a time, with progress; the result is that of VAE Decode, and "
-            "memory stays that of the chunk.",
+            "memory stays that of the chunk. ToonCrafter's VAE decodes the clip at once and looks at the pictures at "
+            "its two ends, which VAE Decode cannot show it.",
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampled clip: (frames, 4, height / 8, width / 8)."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
@@ -88,8 +91,15 @@ class VideoCrafterDecode(io.ComfyNode):
                     min=1,
                     max=256,
                     tooltip="Frames decoded at once, 1 to 256. The result does not depend on it: lower needs less "
-                    "memory, higher is a little faster on a large card.",
+                    "memory, higher is a little faster on a large card. ToonCrafter's VAE takes all frames at once.",
                     **advanced(io.Int.Input),
+                ),
+                io.Image.Input(
+                    "references",
+                    optional=True,
+                    tooltip="For ToonCrafter's VAE alone: the pictures at the clip's beginning and end, a batch of two "
+                    "(or one for both), cropped to the clip's size. Only needed where the latent does not come from "
+                    "VideoCrafter Picture to Video, which sends them along.",
                 ),
             ],
             outputs=[io.Image.Output(tooltip="The frames as one batch, for video, upscaling and interpolation nodes.")],
@@ -97,13 +107,19 @@ class VideoCrafterDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: dict[str, Any], vae: Any, frames_per_chunk: int = 4) -> io.NodeOutput:
+    def execute(
+        cls, samples: dict[str, Any], vae: Any, frames_per_chunk: int = 4, references: Tensor | None = None
+    ) -> io.NodeOutput:
         latents = samples["samples"]
         check_latents(latents)
         check_vae(vae, latents)
         if frames_per_chunk < 1:
             raise UserError(f"frames_per_chunk is {frames_per_chunk}; it should be at least 1.")
-        return io.NodeOutput(_decode(latents, vae, frames_per_chunk))
+        if looks_at_ends(vae):
+            row = row_of(samples) if references is None else given_row(references)
+            return io.NodeOutput(_gathered(decoded_ways(latents, vae, row), len(latents)))
+        parts = (decode_frames(vae, part) for part in latents.split(frames_per_chunk))
+        return io.NodeOutput(_gathered(parts, len(latents)))
 
 
 def empty_latent(width: int, height: int, frames: int) -> dict[str, Any]:
@@ -138,16 +154,17 @@ def check_latents(latents: Tensor) -> None:
         )
 
 
-def _decode(latents: Tensor, vae: Any, chunk: int) -> Tensor:
-    """f h w 3 in 0..1, float32 on the CPU"""
-    progress = Progress(latents.shape[0])
+def _gathered(parts: Iterable[Tensor], count: int) -> Tensor:
+    """The frames f h w 3 in 0..1, float32 on the CPU, of parts that come one after the other."""
+    progress = Progress(count)
     frames: Tensor | None = None
-    for start in range(0, latents.shape[0], chunk):
-        part = decode_frames(vae, latents[start : start + chunk])
+    done = 0
+    for part in parts:
         if frames is None:
-            frames = part.new_empty(latents.shape[0], *part.shape[1:])
-        frames[start : start + part.shape[0]] = part
-        progress.report(start + part.shape[0])
+            frames = part.new_empty(count, *part.shape[1:])
+        frames[done : done + len(part)] = part
+        done += len(part)
+        progress.report(done)
     if frames is None or not bool(torch.isfinite(frames).all()):
         raise UserError(
             "The VAE gave NaN or infinite values. Start ComfyUI with --fp32-vae, or load the model with weight_dtype "

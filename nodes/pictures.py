@@ -1,4 +1,5 @@
-"""PICTURES -> CONDITIONING for DynamiCrafter: a picture to continue, two to fill the time between, or a row of them."""
+"""PICTURES -> CONDITIONING for DynamiCrafter and ToonCrafter: a picture to continue, two to fill the time between, or
+a row of them."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from ..vc_core.errors import UserError
 from ..vc_core.frames.fitting import FITS, Fit
 from ..vc_core.frames.fitting import fit as fitted
 from ..vc_core.frames.pixels import to_network
-from .conditioning import CATEGORY, Conditioning, checked_picture, picture_tokens, with_values
+from .conditioning import CATEGORY, Conditioning, checked_picture, checked_pictures, picture_tokens, with_values
 from .frames import empty_latent
 from .host.compat import advanced, aliases
 from .host.model import IMAGE_TOKENS, PICTURES
-from .host.vae import encode_frames, encode_sampled
+from .host.vae import encode_frames, encode_sampled, looks_at_ends
 from .keyframes import length, with_ways
+from .references import with_row
 
 POSTERIORS = ("mean", "sampled")
 """What an encoded picture becomes: the middle of the VAE's posterior, or a draw from it."""
@@ -33,12 +35,12 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
             node_id="VideoCrafterPictureToVideo",
             display_name="VideoCrafter Picture to Video",
             category=CATEGORY,
-            description="For DynamiCrafter models: the clip begins with the picture itself. With an end picture it "
-            "finds its way from one to the other; with loop it ends where it began.",
+            description="For DynamiCrafter and ToonCrafter models: the clip begins with the picture itself. With an "
+            "end picture it finds its way from one to the other; with loop it ends where it began.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The encoded prompt: what should happen."),
                 io.Conditioning.Input("negative", tooltip="The encoded negative prompt (an empty one is usual)."),
-                io.Model.Input("model", tooltip="The DynamiCrafter model that will sample."),
+                io.Model.Input("model", tooltip="The DynamiCrafter or ToonCrafter model that will sample."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder from the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE from the same checkpoint."),
                 io.Image.Input(
@@ -85,8 +87,8 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                 io.Image.Input(
                     "end_image",
                     optional=True,
-                    tooltip="The picture at the end, for the model for interpolation: one, of any size; it is brought "
-                    "to the clip's size like the first.",
+                    tooltip="The picture at the end, for the model for interpolation and ToonCrafter: one, of any "
+                    "size; it is brought to the clip's size like the first.",
                 ),
                 io.Combo.Input(
                     "posterior",
@@ -117,9 +119,21 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                     tooltip="The picture with the negative prompt's text, for the two scales of VideoCrafter KSampler "
                     "or DualCFGGuider.",
                 ),
-                io.Latent.Output(tooltip="An empty latent of the clip's size and length."),
+                io.Latent.Output(
+                    tooltip="An empty latent of the clip's size and length. With ToonCrafter's VAE it takes the "
+                    "pictures along, through the sampler to VideoCrafter Decode."
+                ),
             ],
-            **aliases("videocrafter", "dynamicrafter", "image to video", "i2v", "interpolation", "loop", "animate"),
+            **aliases(
+                "videocrafter",
+                "dynamicrafter",
+                "tooncrafter",
+                "image to video",
+                "i2v",
+                "interpolation",
+                "loop",
+                "animate",
+            ),
         )
 
     @classmethod
@@ -140,8 +154,7 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
         posterior: str = POSTERIORS[0],
         posterior_seed: int = 123,
     ) -> io.NodeOutput:
-        row = [checked_picture(image[i : i + 1]) for i in range(len(image))] if image.ndim == 4 else []
-        row = row or [checked_picture(image)]  # which says what is wrong with it
+        row = checked_pictures(image)
         if end_image is not None:
             row.append(checked_picture(end_image))
         _check_continues(model, frames, ends=loop or len(row) > 1)
@@ -151,6 +164,8 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
         latents = _picture_latents(vae, pictures, posterior, posterior_seed)
         if loop:
             latents.append(latents[0])
+        if looks_at_ends(vae):
+            latent = with_row(latent, [*pictures, *pictures[: int(loop)]], frames)
         tokens = [picture_tokens(model, clip_vision, to_network(picture[None])) for picture in pictures]
 
         def told(conditioning: Conditioning, which: int) -> Conditioning:
@@ -179,8 +194,8 @@ def _check_continues(model: Any, frames: int, *, ends: bool) -> None:
     if spec is None or not spec.unet.concat_channels:
         name = "The model" if spec is None else spec.name
         raise UserError(
-            f"{name} does not continue pictures: this node is for DynamiCrafter. For VideoCrafter1 I2V use "
-            "VideoCrafter Image Conditioning."
+            f"{name} does not continue pictures: this node is for DynamiCrafter and ToonCrafter. For VideoCrafter1 "
+            "I2V use VideoCrafter Image Conditioning."
         )
     if ends and frames < 2:
         raise UserError(f"frames is {frames}; a clip between two pictures has 2 or more, and 16 is best.")

@@ -63,6 +63,11 @@ CONTINUING_MODEL = replace(
     diffusion=DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True),
     image_tokens=replace(IMAGE_MODEL.image_tokens, frames=5),
 )
+TOON_MODEL = replace(
+    CONTINUING_MODEL,
+    name="small_tooncrafter",
+    autoencoder=replace(CONTINUING_MODEL.autoencoder, reference_levels=(2, 3)),
+)
 TURBO_MODEL = replace(
     TEXT_MODEL,
     name="small_turbo",

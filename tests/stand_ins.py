@@ -34,6 +34,7 @@ CHECKPOINTS = {
     "videocrafter1_i2v_512.ckpt": small.IMAGE_MODEL,
     "dynamicrafter_512.ckpt": small.CONTINUING_MODEL,
     "dynamicrafter_512_interp.ckpt": small.CONTINUING_MODEL,
+    "tooncrafter_512.ckpt": small.TOON_MODEL,
 }
 """The published files, by the names that the workflows give them."""
 BOXED = {
@@ -68,6 +69,7 @@ MADE = {
     "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
     "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),
     "interpolation_512": (FRAMES, WIDTH, HEIGHT, 8),
+    "tooncrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
     "key_frames_512": (2 * FRAMES - 1, WIDTH, HEIGHT, 8),
     "loop_512": (FRAMES, WIDTH, HEIGHT, 8),
     "interpolation_small": (16, 64, 64, 8),

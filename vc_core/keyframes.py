@@ -77,4 +77,4 @@ def _clips(
             if on_step is not None:
                 on_step(step)
         whole = number == len(pairs) - 1 and not closed
-        yield from crafter.decode(latents if whole else latents[:, :, :-1])
+        yield from crafter.decode(latents, (first, last))[: None if whole else -1]

@@ -110,9 +110,11 @@ def frames(
         parts = _segments(crafter, (prompt, *request.then), picture, request, long, on_step)
     else:
         parts = iter([_rounds(crafter, prompt, picture, long.applied(request), long.free_init, on_step)])
+    whole = crafter.parts.spec.autoencoder.reference_levels is not None
+    ends = [] if picture is None or long.method == "continue" else [picture]
     for latents in parts:
-        for some in latents.split(DECODED_AT_ONCE, dim=2):
-            yield from crafter.decode(some)
+        for some in latents.split(latents.shape[2] if whole else DECODED_AT_ONCE, dim=2):
+            yield from crafter.decode(some, ends, request.fit)
 
 
 def check_way(spec: ModelSpec, request: Request, long: Long) -> None:

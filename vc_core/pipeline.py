@@ -29,7 +29,7 @@ from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cach
 from .denoising.freenoise import injected
 from .denoising.windows import ContextWindows, windowed
 from .errors import UserError
-from .frames.fitting import Fit, fit, picture_latent
+from .frames.fitting import Fit, fit, fit_ends, picture_latent
 from .frames.pixels import to_network, to_unit
 from .network.contexts import KeptContexts
 from .network.hooks import NO_HOOKS, Hooks
@@ -209,13 +209,13 @@ class VideoCrafter:
         on_step: called after each step, for progress and previews; what it raises stops the run.
         end_picture: as `picture`, what the last frame shows; for models that continue a picture.
         """
-        latents = None
+        latents = torch.empty(0)
         for step in self.steps(prompt, picture, request=request, source=source, end_picture=end_picture):
             latents = step.x
             if on_step is not None:
                 on_step(step)
-        assert latents is not None
-        return self.decode(latents[:, :, :-1] if request.loop else latents)
+        ends = [shown for shown in (picture, end_picture) if shown is not None]
+        return self.decode(latents, ends, request.fit)[: -1 if request.loop else None]
 
     def steps(
         self,
@@ -242,18 +242,16 @@ class VideoCrafter:
             size = (settings.height, settings.width)
             picture = fit(picture, *size, request.fit)
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
-            concat = self.ends(
-                picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else seeded
-            )
+            drawn = None if request.sharp else seeded
+            concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
         positive = self.told((prompt, *request.then), picture, settings, concat)
         negative = textless = None
         if settings.sampling.guidance.passes:
             negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
-        context = request.context
-        if context is not None and settings.frames <= context.size:
-            context = None
+        asked = request.context
+        context = asked if asked is not None and settings.frames > asked.size else None
         starts = [level.timestep for level in levels[:-1]]
         cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
         joined = math.prod(settings.shape(spec)[2:]) <= TOGETHER if request.together is None else request.together
@@ -333,11 +331,16 @@ class VideoCrafter:
         return self.parts.autoencoder.encode(self._pixels(frames)).float().transpose(0, 1)[None]
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """The frames, f h w 3 in 0..1, of latents 1 c f h w."""
-        assert self.parts.autoencoder is not None
-        frames = latents[0].transpose(0, 1).to(self.parts.dtype)
-        return to_unit(self.parts.autoencoder.decode(frames).float())
+    def decode(self, latents: Tensor, ends: Sequence[Tensor] = (), how: Fit = "crop") -> Tensor:
+        """The frames, f h w 3 in 0..1, of latents 1 c f h w. `ends` are the pictures, h w 3 in 0..1, that the clip
+        begins and ends with, for a decoder that looks at them (ToonCrafter); `how` they are brought to its size."""
+        autoencoder = self.parts.autoencoder
+        assert autoencoder is not None
+        frames, seen = latents[0].transpose(0, 1).to(self.parts.dtype), None
+        if ends and autoencoder.spec.reference_levels is not None:
+            height, width = (side * autoencoder.spec.downscale for side in frames.shape[2:])
+            seen = self._pixels(fit_ends(ends, height, width, how))
+        return to_unit(autoencoder.decode(frames, ends=seen).float())
 
     def _pixels(self, frames: Tensor) -> Tensor:
         return to_network(frames).to(self.parts.device, self.parts.dtype)

@@ -92,6 +92,10 @@ class AutoencoderSpec:
     latent_channels: int = 4
     norm_groups: int = 32
     scale_factor: float = 0.18215
+    reference_levels: tuple[int, ...] | None = None
+    """Not None for a decoder over time that looks at the pictures at the clip's ends (ToonCrafter, arXiv:2405.17933).
+    It attends to them at these levels, numbered from 0 (the finest), and at all others adds them to the first and the
+    last frame."""
 
     @property
     def downscale(self) -> int:
@@ -293,6 +297,12 @@ PRESETS: dict[str, ModelSpec] = {
             DYNAMICRAFTER,
             name="dynamicrafter_512_interp",
             defaults=replace(DYNAMICRAFTER.defaults, fps=5),
+        ),
+        replace(
+            DYNAMICRAFTER,
+            name="tooncrafter_512",
+            autoencoder=AutoencoderSpec(reference_levels=(2, 3)),
+            defaults=replace(DYNAMICRAFTER.defaults, fps=10),
         ),
         replace(
             DYNAMICRAFTER,

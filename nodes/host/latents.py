@@ -36,7 +36,11 @@ class OwnLatents(comfy.latent_formats.SD15):
 
 
 def is_native(spec: AutoencoderSpec) -> bool:
-    """Whether ComfyUI can build this autoencoder; the others are the small ones of this project."""
+    """Whether ComfyUI can build this autoencoder; the others are ToonCrafter's and the small ones of this project."""
+    return _has_published_norms(spec) and spec.reference_levels is None
+
+
+def _has_published_norms(spec: AutoencoderSpec) -> bool:
     return spec.norm_groups == NATIVE_GROUPS and spec.channels % NATIVE_GROUPS == 0
 
 
@@ -44,7 +48,7 @@ def latent_format(checkpoint: Checkpoint) -> Any:
     """The LatentFormat of an opened file. One whose own autoencoder is not there has no previews: no colours are better
     than wrong ones."""
     spec = checkpoint.spec.autoencoder
-    if is_native(spec):
+    if _has_published_norms(spec):
         return comfy.latent_formats.SD15(spec.scale_factor)
     if "autoencoder" in checkpoint.parts:
         module = checkpoint.build("autoencoder", dtype=torch.float32)

@@ -18,7 +18,7 @@ from ...vc_core.denoising import Noise
 from ...vc_core.errors import UserError
 from ...vc_core.frames.autoencoder import Autoencoder
 from ...vc_core.specs import AutoencoderSpec
-from .compat import fill, remember_types
+from .compat import fill, known, remember_types
 from .latents import NATIVE_GROUPS, is_native
 from .model import WEIGHT_DTYPES, remember
 
@@ -34,15 +34,14 @@ class OwnAutoencoder(Autoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:  # type: ignore[override]
         """n c h w -> n 3 (8 h) (8 w)"""
-        out: Tensor = self.decoder(self.post_quant_conv(latents))
-        return out
+        return self.pictures(latents)
 
 
 def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
     """VAE of an opened file that has an autoencoder.
 
-    Autoencoders of the published widths become ComfyUI's own module; narrower ones, which it cannot build, are ours
-    inside ComfyUI's VAE.
+    Autoencoders of the published widths become ComfyUI's own module; narrower ones and ToonCrafter's, which it cannot
+    build, are ours inside ComfyUI's VAE.
     """
     spec = checkpoint.spec.autoencoder
     if spec.channels % spec.norm_groups:
@@ -85,6 +84,7 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     module = OwnAutoencoder(checkpoint.spec.autoencoder, operations=comfy.ops.disable_weight_init, device="meta")
     module.load_state_dict(checkpoint.weights("autoencoder", dtype=vae.vae_dtype), strict=True, assign=True)
     vae.first_stage_model = module.requires_grad_(False).eval()
+    vae.disable_offload = checkpoint.spec.autoencoder.reference_levels is not None  # weights that ComfyUI cannot stream
     remember_types(module)
     vae.patcher = type(vae.patcher)(
         module, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
@@ -117,6 +117,36 @@ def decode_frames(vae: Any, latents: Tensor) -> Tensor:
     if out.ndim == 5:
         out = out.flatten(0, 1)
     return out.to("cpu", torch.float32)
+
+
+def looks_at_ends(vae: Any) -> bool:
+    """Whether this is a VAE whose decoder looks at the pictures at a clip's ends (ToonCrafter)."""
+    module = getattr(vae, "first_stage_model", None)
+    return isinstance(module, OwnAutoencoder) and module.spec.reference_levels is not None
+
+
+ENDS = 2
+"""Frames' worth of memory that the pictures at the ends take in a decoder that looks at them."""
+
+
+def decode_clip(vae: Any, latents: Tensor, ends: Tensor) -> Tensor:
+    """IMAGE frames h w 3, float32 on the CPU, of a clip's latents frames c h w, decoded at once by a VAE that looks at
+    the pictures at its ends, 2 h w 3 in 0..1. Raises UserError where the memory is not enough."""
+    load = comfy.model_management.load_models_gpu
+    memory = vae.memory_used_decode(latents.shape, vae.vae_dtype) * (len(latents) + ENDS)
+    shown = vae.process_input(ends.movedim(-1, 1))
+    try:
+        load([vae.patcher], memory_required=memory, **known(load, force_full_load=vae.disable_offload))
+        z, pixels = (part.to(vae.device, vae.vae_dtype) for part in (latents, shown))
+        out = vae.first_stage_model.pictures(z, pixels).to("cpu", torch.float32)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The memory is not enough for {len(latents)} frames of {ends.shape[2]}x{ends.shape[1]}, which this VAE "
+            "decodes at once. Take fewer frames or a smaller size, or decode with VAE Decode (Tiled), which does not "
+            "look at the pictures."
+        ) from error
+    frames: Tensor = vae.process_output(out).movedim(1, -1)
+    return frames
 
 
 def encode_frames(vae: Any, frames: Tensor) -> Tensor:

@@ -144,11 +144,6 @@ FOREIGN: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "animatediff": ({"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,)}, "AnimateDiff"),
     "diffusers unet": ({"down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)}, "diffusers"),
     "transformers clip": ({"text_model.encoder.layers.0.mlp.fc1.weight": (4096, 1024)}, "transformers"),
-    "tooncrafter": (
-        {UNET + "input_blocks.0.0.weight": (320, 8, 3, 3), UNET + "init_attn.0.proj_in.weight": (512, 320, 1)}
-        | {"first_stage_model.decoder.ref_attn.weight": (320,)},
-        "ToonCrafter",
-    ),
     "unrelated": ({"bert.embeddings.weight": (30522, 768), "pooler.dense.weight": (768, 768)}, r"bert\.embeddings"),
 }
 

@@ -93,7 +93,7 @@ def test_whole_unets_without_prefix_are_told(name: str) -> None:
 
 @pytest.mark.parametrize(("last", "name"), [(0.7, "dynamicrafter_512"), (0.3, "dynamicrafter_1024")])
 def test_the_last_scale_tells_dynamicrafter_512_from_1024(last: float, name: str) -> None:
-    tensors = manifest("dynamicrafter_512_v1")
+    tensors = dict(manifest("dynamicrafter_512_v1"))
     tensors["scale_arr"] = torch.full((1400,), last)
     found = detect(tensors)
     assert found.spec == PRESETS[name]
@@ -101,6 +101,35 @@ def test_the_last_scale_tells_dynamicrafter_512_from_1024(last: float, name: str
         assert any("for interpolation and loops" in note for note in found.notes)
         chosen = detect(tensors, preset="dynamicrafter_512_interp")
         assert chosen.spec == PRESETS["dynamicrafter_512_interp"]
+
+
+def tooncrafter() -> dict[str, Tensor]:
+    """DynamiCrafter 512 with another autoencoder, whose names and shapes are those of the authors' source; their file
+    itself was not at hand."""
+    prefix = PREFIXES["autoencoder"]
+    others = {key: tensor for key, tensor in manifest("dynamicrafter_512_v1").items() if not key.startswith(prefix)}
+    return {**others, **manifest("tooncrafter_512_v1_autoencoder")}
+
+
+def test_tooncrafter_is_told_by_its_decoder() -> None:
+    found = detect(tooncrafter())
+    assert found.spec == PRESETS["tooncrafter_512"]
+    assert found.title == "ToonCrafter 512"
+    assert found.notes == ()
+    ours = build_empty(found.spec, "autoencoder").state_dict()
+    theirs = found.contents.parts["autoencoder"]
+    assert {key: tensor.shape for key, tensor in ours.items()} == {key: tensor.shape for key, tensor in theirs.items()}
+
+
+def test_tooncrafters_parts_alone_are_told() -> None:
+    alone = {k.removeprefix(PREFIXES["autoencoder"]): t for k, t in manifest("tooncrafter_512_v1_autoencoder").items()}
+    found = detect(alone)
+    assert found.spec.autoencoder == PRESETS["tooncrafter_512"].autoencoder
+    assert found.title == "autoencoder (VAE), with ToonCrafter's decoder, without a UNet"
+    unet = detect({k: t for k, t in tooncrafter().items() if k.startswith(PREFIXES["unet"])})
+    assert any("ToonCrafter 512" in note for note in unet.notes)
+    kept = tuple(PREFIXES[part] for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
+    assert detect({k: t for k, t in tooncrafter().items() if k.startswith(kept)}).spec == PRESETS["tooncrafter_512"]
 
 
 def test_the_published_name_of_the_256_models_fps_embedding_is_known() -> None:

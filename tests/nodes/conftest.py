@@ -19,6 +19,7 @@ def checkpoints(base: Base) -> dict[str, str]:
         "relative": small.RELATIVE_MODEL,
         "image": small.IMAGE_MODEL,
         "continuing": small.CONTINUING_MODEL,
+        "toon": small.TOON_MODEL,
         "turbo": small.TURBO_MODEL,
     }
     for kind, spec in names.items():
@@ -117,6 +118,11 @@ def image_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
 @pytest.fixture(scope="session")
 def continuing_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
     return Loaded(comfy, checkpoints["continuing"], weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def toon_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["toon"], weight_dtype="fp32")
 
 
 @pytest.fixture(scope="session")

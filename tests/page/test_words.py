@@ -33,7 +33,7 @@ ASIAN = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-METHODS = ("T2V-Turbo", "DynamiCrafter", "FreeNoise", "FreeInit", "DeepCache", "FasterCache")
+METHODS = ("T2V-Turbo", "DynamiCrafter", "ToonCrafter", "FreeNoise", "FreeInit", "DeepCache", "FasterCache")
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ PROMPTS = {
     "video_to_video": "a white square moves to the left on a brown background",
     "image_to_video_dynamicrafter_512": "it moves down and to the right",
     "interpolation_512": "a shape",
+    "tooncrafter_512": "a shape",
     "key_frames_512": "a shape",
     "loop_512": "it moves down and to the right",
     "text_to_video_turbo_512": "a green triangle moves down on a grey background",
@@ -45,8 +46,8 @@ SETTINGS = {"cfg": 4.0, "eta": 0.0, "fps": 8.0}
 def put(base: Base) -> None:
     """The boxed models under the published names; a picture and a video of the world that they know."""
     stand_ins.put(base)
-    for name in stand_ins.CHECKPOINTS:
-        boxed = CONTINUING if "dynamicrafter" in name else IMAGE if "i2v" in name else TEXT
+    for name, spec in stand_ins.CHECKPOINTS.items():
+        boxed = CONTINUING if spec.unet.concat_channels else IMAGE if spec.unet.image_attention else TEXT
         shutil.copyfile(stand_ins.boxed_file(boxed), base.model("checkpoints", name))
     shutil.copyfile(stand_ins.boxed_file("example_picture.png"), base.input / "example.png")
     write_video(base.input / "video.mp4", [moving_disc(index) for index in range(16)], fps=8, overwrite=True)

@@ -71,6 +71,7 @@ def test_every_workflow_there_should_be_is_there():
         "text_to_video_upscale_interpolate",
         "video_to_video",
         "image_to_video_dynamicrafter_512",
+        "tooncrafter_512",
         "text_to_video_turbo_512",
         *(f"{kind}_{size}" for kind in ("interpolation", "key_frames", "loop") for size in ("512", "small")),
     }

@@ -43,6 +43,7 @@ TITLES = {
     "dynamicrafter_256": "DynamiCrafter 256",
     "dynamicrafter_512": "DynamiCrafter 512",
     "dynamicrafter_512_interp": "DynamiCrafter 512 for interpolation and loops",
+    "tooncrafter_512": "ToonCrafter 512",
     "dynamicrafter_1024": "DynamiCrafter 1024",
     "t2v_turbo_vc2": "T2V-Turbo on VideoCrafter2",
     "t2v_turbo_v2": "T2V-Turbo v2",
@@ -171,7 +172,7 @@ def _start(
         return _Start(chosen, exact=False, schedule=chosen)
     if "unet" not in told:
         return _Start(VIDEOCRAFTER2, exact=False)
-    return _published(contents, told["unet"])
+    return _published(contents, told)
 
 
 def _own_spec(text: str) -> ModelSpec:
@@ -199,9 +200,13 @@ def _of_kind(unet: Fields) -> list[ModelSpec]:
     return [spec for spec in PRESETS.values() if all(getattr(spec.unet, name) == unet[name] for name in KIND_FIELDS)]
 
 
-def _published(contents: Contents, unet: Fields) -> _Start:
-    """The published model of the same kind as these UNet fields."""
+def _published(contents: Contents, told: Mapping[Part, Fields]) -> _Start:
+    """The published model of the same kind as these fields: of its UNet, and of its decoder where that is there."""
+    unet = told["unet"]
     same = _of_kind(unet)
+    if "autoencoder" in told:
+        references = told["autoencoder"]["reference_levels"]
+        same = [spec for spec in same if spec.autoencoder.reference_levels == references] or same
     if not same:
         kind = ", ".join(f"{name}={unet[name]}" for name in KIND_FIELDS)
         note = f"No published model is of this kind ({kind}); VideoCrafter2's schedule and defaults are assumed."
@@ -358,7 +363,8 @@ def check_text_width(unet: UNetSpec, text: TextEncoderSpec) -> None:
 def _title(spec: ModelSpec, contents: Contents) -> str:
     if "unet" not in contents.parts:
         names = [PART_TITLES[part] for part in PART_TITLES if part in contents.parts]
-        return " and ".join(names) + " without a UNet"
+        owner = "" if spec.autoencoder.reference_levels is None else ", with ToonCrafter's decoder,"
+        return " and ".join(names) + owner + " without a UNet"
     published = PRESETS.get(spec.name)
     if published is not None and published.unet == spec.unet and published.diffusion == spec.diffusion:
         return TITLES[spec.name]

@@ -36,18 +36,13 @@ def context_width(shapes: Shapes) -> int | None:
 
 _CHECKPOINTS = "Load it with ComfyUI's own Load Checkpoint node"
 _LORA = "Load it with a LoRA loader, after the model"
-_NOT_SUPPORTED = "This version runs VideoCrafter, DynamiCrafter and T2V-Turbo"
+_NOT_SUPPORTED = "This version runs VideoCrafter, DynamiCrafter, ToonCrafter and T2V-Turbo"
 
 RULES = (
     Rule(
         "a LoRA (small changes to a model, not a model)",
         _LORA,
         lambda s: _has(s, "lora_up.", "lora_down.", "lora_A", "lora_B", ".lora.", "hada_w1", "lokr_w1"),
-    ),
-    Rule(
-        "ToonCrafter (a DynamiCrafter with a decoder of its own)",
-        _NOT_SUPPORTED,
-        lambda s: _input_channels(s) == 8 and _has(s, "decoder.ref_", "decoder.attn_refinement"),
     ),
     Rule(
         "MotionCtrl (camera or object trajectories on VideoCrafter)",
@@ -101,11 +96,6 @@ RULES = (
         lambda s: _starts(s, "text_model.", "vision_model."),
     ),
 )
-
-
-def _input_channels(shapes: Shapes) -> int | None:
-    shape = next((shape for name, shape in shapes.items() if name.endswith("input_blocks.0.0.weight")), None)
-    return shape[1] if shape is not None and len(shape) == 4 else None
 
 
 def identify(shapes: Shapes) -> Rule | None:

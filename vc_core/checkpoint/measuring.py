@@ -96,11 +96,14 @@ def autoencoder(shapes: Shapes) -> Fields:
     channels = _size(shapes, "encoder.conv_in.weight", 0)
     levels = _count(shapes, r"encoder\.down\.(\d+)\.")
     widths = [_size(shapes, f"encoder.down.{level}.block.0.conv1.weight", 0) for level in range(levels)]
+    refined = "decoder.attn_refinement."
+    attending = tuple(level for level in range(levels) if f"{refined}{level}.to_q.weight" in shapes)
     return {
         "channels": channels,
         "channel_mult": tuple(width // channels for width in widths),
         "num_res_blocks": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
         "latent_channels": _size(shapes, "post_quant_conv.weight", 1),
+        "reference_levels": attending if any(name.startswith(refined) for name in shapes) else None,
     }
 
 

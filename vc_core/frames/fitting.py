@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -72,6 +73,11 @@ def _centred(picture: Tensor, height: int, width: int, fill: float) -> Tensor:
                 bars.append(picture.new_full(shape, fill))
             picture = torch.cat([bars[0], picture, bars[1]], dim=axis)
     return picture
+
+
+def fit_ends(pictures: Sequence[Tensor], height: int, width: int, how: Fit = "crop") -> Tensor:
+    """2 height width 3, the first and the last of one or more pictures h w 3: one alone stands at both ends."""
+    return torch.stack([fit(picture, height, width, how) for picture in (pictures[0], pictures[-1])])
 
 
 def picture_latent(first: Tensor, frames: int, last: Tensor | None = None) -> Tensor:

@@ -4,6 +4,7 @@ whole clips, `b c f h w`. Attribute names are the published ones, misspelling in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -106,6 +107,23 @@ def embedding_mlp(d_in: int, d_out: int, layers: Layers) -> nn.Sequential:
     return nn.Sequential(layers.linear(d_in, d_out), nn.SiLU(), layers.linear(d_out, d_out))
 
 
+def over_time(x: Tensor, stages: Sequence[nn.Sequential]) -> Tensor:
+    """b c f h w through stages that each begin with a norm over the whole clip and go on pixel by pixel. Behind the
+    norm, which has the statistics of the whole clip, a large map is changed in place."""
+    if not is_large(x):
+        for stage in stages:
+            x = stage(x)
+        return x
+    for norm, *rest in stages:
+        x = norm(x)
+        for part in pixel_spans(x):
+            result = part
+            for layer in rest:
+                result = layer(result)
+            part.copy_(result)
+    return x
+
+
 class TemporalConv(nn.Module):
     """Four convolutions over time with a residual; the norms take their statistics from the whole clip.
 
@@ -129,22 +147,8 @@ class TemporalConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_large(x):
-            return self._in_parts(x)
-        out: Tensor = x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
-        return out
-
-    def _in_parts(self, x: Tensor) -> Tensor:
-        """With the statistics of the whole clip, and everything behind the norms in place."""
-        h = x
-        for norm, *rest in (self.conv1, self.conv2, self.conv3, self.conv4):
-            h = norm(h)
-            for part in pixel_spans(h):
-                result = part
-                for layer in rest:
-                    result = layer(result)
-                part.copy_(result)
-        return h.add_(x)
+        h = over_time(x, (self.conv1, self.conv2, self.conv3, self.conv4))
+        return h.add_(x) if is_large(x) else x + h
 
 
 class ResBlock(nn.Module):

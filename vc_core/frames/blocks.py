@@ -1,0 +1,181 @@
+"""The blocks of the autoencoder, for pictures n c h w that do not know of each other. Attribute names are the published
+ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..network.attention import sdpa_attention
+from ..network.layers import Layers
+from ..specs import AutoencoderSpec
+
+EPS = 1e-6
+
+
+class ResnetBlock(nn.Module):
+    """n c h w -> n c_out h w"""
+
+    def __init__(self, c_in: int, c_out: int, layers: Layers) -> None:
+        super().__init__()
+        self.norm1 = layers.group_norm(c_in, EPS)
+        self.conv1 = layers.conv2d(c_in, c_out)
+        self.norm2 = layers.group_norm(c_out, EPS)
+        self.conv2 = layers.conv2d(c_out, c_out)
+        self.nin_shortcut = layers.conv2d(c_in, c_out, size=1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        return self.nin_shortcut(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels of one frame, one head. n c h w -> n c h w"""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.norm = layers.group_norm(channels, EPS)
+        self.q = layers.conv2d(channels, channels, size=1)
+        self.k = layers.conv2d(channels, channels, size=1)
+        self.v = layers.conv2d(channels, channels, size=1)
+        self.proj_out = layers.conv2d(channels, channels, size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = self.norm(x)
+        q, k, v = (project(y).flatten(2).transpose(1, 2) for project in (self.q, self.k, self.v))  # n (h w) c
+        out = sdpa_attention(q, k, v, heads=1)
+        return x + self.proj_out(out.transpose(1, 2).reshape(n, c, h, w))
+
+
+class Downsample(nn.Module):
+    """Halves height and width; pads on the right and below only, as the published weights expect."""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv = layers.conv2d(channels, channels, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
+
+
+class Upsample(nn.Module):
+    """Doubles height and width."""
+
+    def __init__(self, channels: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv = layers.conv2d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Middle(nn.Module):
+    """The blocks of the coarsest resolution."""
+
+    def __init__(self, channels: int, layers: Layers, kind: type[ResnetBlock] = ResnetBlock) -> None:
+        super().__init__()
+        self.block_1 = kind(channels, channels, layers)
+        self.attn_1 = AttentionBlock(channels, layers)
+        self.block_2 = kind(channels, channels, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, then the step to the next one: `downsample`, `upsample` or none."""
+
+    def __init__(
+        self, c_in: int, c_out: int, blocks: int, layers: Layers, kind: type[ResnetBlock] = ResnetBlock
+    ) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(kind(c_in if i == 0 else c_out, c_out, layers) for i in range(blocks))
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resampled(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the blocks make of x."""
+        for block in self.block:
+            x = block(x)
+        return x
+
+    def resampled(self, x: Tensor) -> Tensor:
+        """x in the size of the next level."""
+        for resample in (self.downsample, self.upsample):
+            x = x if resample is None else resample(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """n 3 h w -> n (2 latent) h/f w/f"""
+
+    def __init__(self, spec: AutoencoderSpec, layers: Layers) -> None:
+        super().__init__()
+        widths = [spec.channels * mult for mult in spec.channel_mult]
+        self.conv_in = layers.conv2d(3, spec.channels)
+        self.down = nn.ModuleList()
+        c_in = spec.channels
+        for i, width in enumerate(widths):
+            level = Level(c_in, width, spec.num_res_blocks, layers)
+            if i < len(widths) - 1:
+                level.downsample = Downsample(width, layers)
+            self.down.append(level)
+            c_in = width
+        self.mid = Middle(c_in, layers)
+        self.norm_out = layers.group_norm(c_in, EPS)
+        self.conv_out = layers.conv2d(c_in, 2 * spec.latent_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h)), inplace=True))
+        return out
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """The features of every level, from the finest on, and behind them what the first convolution gives."""
+        first = h = self.conv_in(x)
+        features = []
+        for level in cast(Iterable[Level], self.down):
+            features.append(level.features(h))
+            h = level.resampled(features[-1])
+        return [*features, first]
+
+
+class Decoder(nn.Module):
+    """n latent h w -> n 3 (f h) (f w); `up` is numbered from the finest level, and runs from the coarsest."""
+
+    def __init__(self, spec: AutoencoderSpec, layers: Layers, kind: type[ResnetBlock] = ResnetBlock) -> None:
+        super().__init__()
+        widths = [spec.channels * mult for mult in spec.channel_mult]
+        c_in = widths[-1]
+        self.conv_in = layers.conv2d(spec.latent_channels, c_in)
+        self.mid = Middle(c_in, layers, kind)
+        levels = []
+        for i, width in reversed(list(enumerate(widths))):
+            level = Level(c_in, width, spec.num_res_blocks + 1, layers, kind)
+            if i > 0:
+                level.upsample = Upsample(width, layers)
+            levels.append(level)
+            c_in = width
+        self.up = nn.ModuleList(reversed(levels))
+        self.norm_out = layers.group_norm(c_in, EPS)
+        self.conv_out = layers.conv2d(c_in, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
+        return out

@@ -151,9 +151,23 @@ def test_peft_settings_beside_the_file_give_the_scale(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 8}')
     lora = read_lora(tmp_path / "adapter_model.bin", TEXT_MODEL.unet)
     assert {change.scale for change in lora.changes.values()} == {4.0}
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8, "use_rslora": true}')
+    lora = read_lora(tmp_path / "adapter_model.bin", TEXT_MODEL.unet)
+    assert {change.scale for change in lora.changes.values()} == {4.0}, "alpha over the root of the rank"
     (tmp_path / "adapter_config.json").write_text('{"r": 0}')
     with pytest.raises(UserError, match="gives the scale of the LoRA"):
         read_lora(tmp_path / "adapter_model.bin", TEXT_MODEL.unet)
+
+
+def test_settings_of_peft_do_not_count_for_other_files_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 8}')
+    pairs = {NAMES["published"](module): pair for module, pair in factors().items()}
+    save_file(
+        {name: part for names, pair in pairs.items() for name, part in zip(names, pair, strict=True)},
+        tmp_path / "a.safetensors",
+    )
+    lora = read_lora(tmp_path / "a.safetensors", TEXT_MODEL.unet)
+    assert {change.scale for change in lora.changes.values()} == {1.0}
 
 
 def test_a_list_for_a_model_without_guidance_embedding_brings_it(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def _of_names(
     weights = {name.removesuffix(".weight"): tuple(shape) for name, shape in shapes.items() if name.endswith(".weight")}
     weights.setdefault(GUIDANCE.removesuffix(".weight"), (spec.model_channels, 0))
     known = {**{module.replace(".", "_"): module for module in weights}, **{module: module for module in weights}}
-    share = _peft_scale(path)
+    share = _peft_scale(path) if any("lora_A" in name for name in tensors) else 1.0
     changes, unknown = {}, list(other)
     for module, down in downs.items():
         target = _target(module, known)
@@ -251,7 +251,8 @@ def _target(module: str, known: Mapping[str, str]) -> str | None:
 
 
 def _peft_scale(path: Path) -> float:
-    """alpha / rank from the settings that PEFT keeps beside its files; 1 without them."""
+    """alpha / rank from the settings that PEFT keeps beside its files; 1 without them. They are those of PEFT's file
+    alone: folders of LoRA files hold others beside it."""
     settings = path.with_name("adapter_config.json")
     if not settings.is_file():
         return 1.0

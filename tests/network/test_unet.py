@@ -153,17 +153,19 @@ def test_conditions_for_each_frame_equal_one_for_all_where_they_are_the_same() -
     model = tiny(image_attention=True)
     x, timesteps, text = inputs()
     image = torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(2))
-    per_clip = model(x, timesteps, text, image)
+    fps = torch.tensor([8, 24])
+    per_clip = model(x, timesteps, text, image, fps)
     per_frame = model(
         x,
         timesteps[:, None].expand(-1, 3),
         text[:, None].expand(-1, 3, -1, -1),
         image[:, None].expand(-1, 3, -1, -1),
+        fps,
     )
     torch.testing.assert_close(per_clip, per_frame, atol=2e-5, rtol=0)
     text_by_frame = text[:, None].expand(-1, 3, -1, -1).clone()
     text_by_frame[:, 2] += 1
-    assert not torch.allclose(per_clip, model(x, timesteps, text_by_frame, image), atol=1e-3)
+    assert not torch.allclose(per_clip, model(x, timesteps, text_by_frame, image, fps), atol=1e-3)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .checkpoint import AUTO, DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
-from .checkpoint.report import describe, table
+from .checkpoint.report import describe, size_of, table
 from .checkpoint.statistics import read_statistics
 from .checks import check_ends, check_picture
 from .demo import run_demo
@@ -95,7 +95,7 @@ def _complain(text: str, status: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vc_core",
-        description="Make videos with VideoCrafter1 and VideoCrafter2, look into their files, convert them.",
+        description="Make videos with VideoCrafter and its relatives, look into their files, convert them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -295,7 +295,7 @@ def _convert(options: argparse.Namespace) -> None:
             on_bytes=on_bytes,
         )
     for path in paths:
-        say(f"{path} ({path.stat().st_size / 1e9:.2f} GB)")
+        say(f"{path} ({size_of(path.stat().st_size)})")
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def _dtypes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 def table(report: Mapping[str, Any]) -> str:
     """The description as lines of text."""
-    lines = [f"{file['path']} ({_size(file['bytes'])})" for file in report["files"]]
+    lines = [f"{file['path']} ({size_of(file['bytes'])})" for file in report["files"]]
     lines += [f"It is {report['model']}." if report["parts"] else "It holds no part of a model.", ""]
     rows = [("part", "tensors", "parameters", "size", "type", "state")]
     for part in report["parts"].values():
@@ -72,7 +72,7 @@ def table(report: Mapping[str, Any]) -> str:
                 part["title"],
                 str(part["tensors"]),
                 f"{part['parameters']:,}",
-                _size(part["bytes"]),
+                size_of(part["bytes"]),
                 ", ".join(part["dtypes"]),
                 _state(part),
             )
@@ -110,7 +110,7 @@ def _state(part: Mapping[str, Any]) -> str:
     return ", ".join(wrong) or "complete"
 
 
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
     """Bytes for people, in powers of ten as download pages give them."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:

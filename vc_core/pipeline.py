@@ -47,8 +47,7 @@ class Request:
     cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
     motion: the motion guidance of networks that have it, about 0 to 0.5.
-    sampling: steps, sampler, spacing and eta, see `denoising.Sampling`; its guidance, windows and guidance cache are
-        replaced by those of the request. seed: 0 to 2^64 - 1.
+    sampling: steps, sampler, spacing and eta, see `denoising.Sampling`. seed: 0 to 2^64 - 1.
     step_cache, guidance_cache: a quality of `denoising.caching`, "high", "balanced" or "fast": each makes nearly the
         same video with fewer operations, and both together with fewer still. None computes everything.
     together: positive and negative in one pass, faster and with the memory of two; None where the clip is small.

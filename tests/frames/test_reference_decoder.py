@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def tiny() -> Autoencoder:
     torch.manual_seed(0)
     model = Autoencoder(AutoencoderSpec(channels=32, channel_mult=(1, 2), num_res_blocks=1, reference_levels=(1,)))
     return model.eval()
+
+
+def test_where_its_own_parts_do_nothing_it_is_the_plain_decoder(tiny: Autoencoder) -> None:
+    plain = Autoencoder(replace(tiny.spec, reference_levels=None)).eval()
+    torch.nn.init.dirac_(plain.post_quant_conv.weight)
+    torch.nn.init.zeros_(plain.post_quant_conv.bias)
+    own = {name: torch.zeros_like(value) for name, value in tiny.state_dict().items() if name not in plain.state_dict()}
+    torch.nn.init.dirac_(own["decoder.conv_out.time_mix_conv.weight"])
+    tiny.load_state_dict({**plain.state_dict(), **own})
+    latents, ends = torch.randn(7, 4, 6, 4), torch.rand(2, 3, 12, 8) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny.decode(latents, ends=ends), plain.decode(latents), atol=1e-5, rtol=0)
 
 
 def test_parts_of_large_maps_equal_the_whole(tiny: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:

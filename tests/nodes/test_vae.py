@@ -14,6 +14,7 @@ from vc_core.specs import AutoencoderSpec
 WIDTHS = {
     "published norms": AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 2), num_res_blocks=1),
     "narrow": AutoencoderSpec(channels=16, channel_mult=(1, 2, 4, 4), num_res_blocks=1, norm_groups=8),
+    "references": AutoencoderSpec(channels=32, channel_mult=(1, 1, 2, 2), num_res_blocks=1, reference_levels=(2, 3)),
 }
 
 
@@ -21,9 +22,9 @@ WIDTHS = {
 def test_core_nodes_encode_and_decode_as_vc_core(comfy, base, kind):
     spec = replace(small.TEXT_MODEL, autoencoder=WIDTHS[kind])
     name = f"vae {kind}.safetensors"
-    small.save(spec, base.model("vae", name), prefixes=("first_stage_model.",))
+    small.save(spec, base.model("vae", name), prefixes=("first_stage_model.",), told=kind == "narrow")
     vae = comfy.call("VideoCrafterVAELoader", vae_name=name).values[0]
-    assert isinstance(vae.first_stage_model, Autoencoder) == (kind == "narrow")
+    assert isinstance(vae.first_stage_model, Autoencoder) == (kind != "published norms")
     ours = Autoencoder(spec.autoencoder).eval()
     weights = small.state_dict(spec)
     prefix = "first_stage_model."
@@ -35,6 +36,7 @@ def test_core_nodes_encode_and_decode_as_vc_core(comfy, base, kind):
         decoded = ((ours.decode(latents * spec.autoencoder.scale_factor).movedim(1, -1) + 1) / 2).clamp(0, 1)
     encoded = comfy.call("VAEEncode", pixels=frames, vae=vae).values[0]["samples"]
     torch.testing.assert_close(encoded, latents, atol=2e-5, rtol=1e-4)
-    for node, options in (("VAEDecode", {}), ("VAEDecodeTiled", {"tile_size": 512, "overlap": 64})):
+    tiles = {"VAEDecodeTiled": {"tile_size": 512, "overlap": 64}} if kind != "references" else {}  # frame by frame
+    for node, options in {"VAEDecode": {}, **tiles}.items():
         out = comfy.call(node, samples={"samples": latents}, vae=vae, **options).values[0]
         torch.testing.assert_close(out.cpu().float(), decoded, atol=2e-5, rtol=0)

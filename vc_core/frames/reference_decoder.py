@@ -143,7 +143,7 @@ class ReferenceDecoder(Decoder):
                 h = block(h)
             if references is not None:
                 h = self.attn_refinement[number](h, references[number])
-            h = over_frames(level.resampled, h)
+            h = over_frames(level.resampled, h) if number else h
         h = over_frames(lambda part: F.silu(self.norm_out(part), inplace=True), h)
         if references is not None:
             h = self.attn_refinement[-1](h, references[-1])

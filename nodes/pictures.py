@@ -27,7 +27,7 @@ POSTERIORS = ("mean", "sampled")
 
 
 class VideoCrafterPictureToVideo(io.ComfyNode):
-    """A picture to continue, or two to fill the time between, for DynamiCrafter."""
+    """A picture to continue, or two to fill the time between, for DynamiCrafter and ToonCrafter."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

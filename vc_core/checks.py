@@ -24,8 +24,8 @@ def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
     """Raises UserError when a last picture or a loop is asked of a model that knows none, or both at once."""
     if (wanted or loop) and not spec.unet.concat_channels:
         raise UserError(
-            "Loops and clips between two pictures need a model that continues pictures (DynamiCrafter, best its "
-            f"512 model for interpolation); {spec.name} is none."
+            "Loops and clips between two pictures need a model that continues pictures (best ToonCrafter for drawings, "
+            f"and DynamiCrafter's 512 model for interpolation for all else); {spec.name} is none."
         )
     if wanted and loop:
         raise UserError("A loop ends with the picture that it begins with: leave out the last picture, or the loop.")

@@ -1,7 +1,7 @@
 """A video through a row of key frames: the ways from each to the next, joined so that no frame stands twice.
 
-Each way is a clip between two pictures (DynamiCrafter, best its model for interpolation), and its last frame is the
-first of the next. A closed row goes on from the last key frame to the first: it loops without a seam.
+Each way is a clip between two pictures (DynamiCrafter, best its model for interpolation, or ToonCrafter), and its last
+frame is the first of the next. A closed row goes on from the last key frame to the first: it loops without a seam.
 """
 
 from __future__ import annotations

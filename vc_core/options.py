@@ -148,7 +148,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What only videos of a picture take."""
-    group = parser.add_argument_group("models that continue a picture (DynamiCrafter)")
+    group = parser.add_argument_group("models that continue a picture (DynamiCrafter, ToonCrafter)")
     group.add_argument(
         "--end-picture",
         action="append",

@@ -54,7 +54,7 @@ class Request:
     start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
         if the model had been trained with no more noise, for more motion. None begins where the spacing does.
 
-    For models that continue a picture (DynamiCrafter):
+    For models that continue a picture (DynamiCrafter, ToonCrafter):
     fit: how the pictures are brought to the clip's size, see `frames.fitting`.
     loop: the clip ends where it begins. Its last frame, which equals the first, is left out of the video.
     sharp: take the likeliest latent of a picture instead of a random one, which is what the authors take.

@@ -204,7 +204,7 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if not wanted:
             raise UserError(
                 f"The conditioning holds a picture to continue, but {self.spec.name} does not continue pictures. Load "
-                "a DynamiCrafter model, or leave VideoCrafter Picture to Video out."
+                "a DynamiCrafter or ToonCrafter model, or leave VideoCrafter Picture to Video out."
             )
         given, size = pictures[0].shape[-2:], noise.shape[-2:]
         if given != size:

@@ -63,7 +63,7 @@ class VideoResnetBlock(ResnetBlock):
 
 
 class ReferenceAttention(nn.Module):
-    """Every pixel of every frame attends to all pixels of both pictures, and is added to the result.
+    """Every pixel of every frame attends to all pixels of both pictures; what it finds is added.
 
     f c h w, pictures 2 c h w -> f c h w
     """

@@ -76,7 +76,7 @@ def text_accuracy(crafter: VideoCrafter, count: int, findings: Findings) -> None
         seen, made = watch(crafter, unseen, settings, name)
         accuracy[name] = judge(unseen, seen)
         if name == "ddim 50":
-            findings.numbers["any video"] = _average([asdict(measure(clip)) for clip in made])
+            findings.numbers["any video"] = average([asdict(measure(clip)) for clip in made])
             findings.shown["text"] = _captioned(unseen, seen, made)[:SHOWN]
     findings.numbers["held-out combinations"] = accuracy
     seen, _ = watch(crafter, known, SAMPLERS["ddim 50"], "trained combinations")
@@ -129,7 +129,7 @@ def image_accuracy(crafter: VideoCrafter, text_crafter: VideoCrafter, count: int
         "first frame psnr": round(float(np.mean(first)), 2),
         "first frame ssim": round(float(np.mean([ssim(c[0], p) for c, p in zip(made, pictures, strict=True)])), 4),
         "first frame psnr of text-to-video": round(float(np.mean(other)), 2),
-        "any video": _average([asdict(measure(clip)) for clip in made]),
+        "any video": average([asdict(measure(clip)) for clip in made]),
     }
     findings.shown["image"] = _captioned(cases, seen, made)[:SHOWN]
 
@@ -147,7 +147,8 @@ def half_precision(load: Callable[[str], VideoCrafter], count: int, findings: Fi
         }
 
 
-def _average(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+def average(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure."""
     return {key: round(float(np.mean([row[key] for row in rows])), 5) for key in rows[0]}
 
 

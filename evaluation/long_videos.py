@@ -35,6 +35,7 @@ from vc_core.pipeline import Request, VideoCrafter
 
 from .detector import Observation, observe
 from .experiments import percent
+from .free_init import free_init
 from .generate import Array, Case, draw_cases
 from .measures import measure
 
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", type=Path, default=ROOT / "models" / "videocrafter_small_t2v.safetensors")
     options.add_argument("--count", type=int, default=8, help="prompts")
     options.add_argument("--frames", type=int, nargs="+", default=[64])
-    options.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    options.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=list(WAYS))
     options.add_argument("--steps", type=int, default=20)
     options.add_argument("--fifo-count", type=int, default=1, help="prompts for fifo, which takes much longer")
     options.add_argument("--cost-of", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="lengths to time")
@@ -77,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--add", action="store_true", help="to what the result file holds of the same model and steps")
     options.add_argument("--sheets", type=Path, default=ROOT / "docs", help="the folder for contact sheets")
     options.add_argument("--shown", type=int, default=0, help="prompts of the longest length on each sheet")
+    options.add_argument("--free-init", type=int, default=0, metavar="PROMPTS", help="held-out prompts for FreeInit")
+    options.add_argument("--free-init-steps", type=int, default=25, help="of each of its rounds")
     options.add_argument("--cost", nargs=2, metavar=("WAY", "FRAMES"), help=argparse.SUPPRESS)
     return options
 
@@ -190,6 +193,17 @@ def show(clips: Sequence[Array], place: Path) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """The figures that are asked for."""
     crafter = VideoCrafter.load(options.model)
+    found = ways(crafter, options) if options.ways else {}
+    if options.free_init:
+        found["FreeInit"], clips = free_init(crafter, options.free_init, options.free_init_steps)
+        if options.shown:
+            rows = [clip for each in clips[: options.shown] for clip in each]
+            show(rows, options.sheets / "free-init.png")
+    return found
+
+
+def ways(crafter: VideoCrafter, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the ways to long clips."""
     cases = long_cases(options.count)
     short = [make(crafter, case, WAYS["plain"], SEGMENT, options.steps) for case in cases]
     found: dict[str, Any] = {
@@ -219,7 +233,9 @@ def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     for same in ("model sha256", "settings"):
         if before[same] != now[same]:
             raise ValueError(f"The results are of another {same}: {before[same]} and {now[same]}. Leave --add out.")
-    both = {**before, **now, "prompts": max(before["prompts"], now["prompts"], key=len)}
+    both = {**before, **now}
+    if "prompts" in before and "prompts" in now:
+        both["prompts"] = max(before["prompts"], now["prompts"], key=len)
     for key in before.keys() & now.keys():
         if key.endswith(" frames") and isinstance(now[key], dict):
             both[key] = {**before[key], **now[key]}

@@ -49,7 +49,9 @@ class VideoCrafterContextWindows(io.ComfyNode):
                     default=SCHEDULES[0],
                     tooltip="Where the windows lie. standard_static: the same in each step. standard_uniform: moved "
                     "from step to step, which hides their borders. looped_uniform: the last frames see the first, for "
-                    "a clip that loops. batched: side by side, without overlap.",
+                    "a clip that loops. batched: side by side, without overlap. shifted: side by side too, but moved "
+                    "from step to step, which hides borders at little more than the time of short clips; "
+                    "context_overlap has no effect.",
                     **advanced(io.Combo.Input),
                 ),
                 io.Combo.Input(

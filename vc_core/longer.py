@@ -22,7 +22,7 @@ from .denoising.continuing import Continuation, Segment, continued
 from .denoising.fifo import Queue, stream
 from .denoising.freeinit import GivenStart, next_start
 from .denoising.freenoise import rescheduled
-from .denoising.windows import ContextWindows
+from .denoising.windows import ContextWindows, Fuse, Order
 from .errors import UserError
 from .pipeline import GREY, Request, VideoCrafter
 from .specs import ModelSpec, Windows
@@ -45,14 +45,14 @@ class Long:
     overlap: frames of the clip before that a new clip goes on from, 1 to window - 1 (continue).
     correct: 0..1, how much of the drift of brightness and colour is taken back (continue).
     free_init: further rounds that begin from the low frequencies of the result, see `denoising.freeinit`; the authors
-        take 3 to 5. 0 is off. Not with fifo and continue.
+        take 2 to 4 (3 to 5 with the first). 0 is off. Not with fifo and continue.
     """
 
     method: Method = "freenoise"
     window: int = 16
     stride: int = 4
-    order: Literal["static", "uniform", "looped"] = "uniform"
-    fuse: Literal["pyramid", "overlap", "flat"] = "pyramid"
+    order: Order = "uniform"
+    fuse: Fuse = "pyramid"
     partitions: int = 4
     overlap: int = 8
     correct: float = 1.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 from .checkpoint import AUTO, DTYPES
 from .denoising import SAMPLERS, Sampling
 from .denoising.caching import QUALITIES
-from .denoising.windows import ORDERS
+from .denoising.windows import ORDERS, Order
 from .errors import UserError
 from .frames.fitting import FITS
 from .longer import METHODS, Long
@@ -17,8 +18,8 @@ from .pipeline import Request
 from .specs import PRESETS, ModelSpec
 
 SEEDS = 2**64
-STRIDED = ("freenoise", "windows")
-"""Ways to long videos whose windows may begin more or less often."""
+STRIDED = ("freenoise", "windows", "continue")
+"""Ways to long videos whose windows or clips may begin more or less often."""
 STEADY = ("freenoise", "windows", "continue")
 """Ways to long videos whose frames share noise, which fresh noise in each step would undo: eta is 0 if not given."""
 
@@ -93,19 +94,21 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--window-order",
         choices=ORDERS,
-        default="uniform",
-        help="of --long windows: looped makes a video that ends where it begins (default: %(default)s)",
+        default=None,
+        help="of --long windows: looped makes a video that ends where it begins (default: shifted, or uniform "
+        "with a --window-stride)",
     )
     group.add_argument(
         "--window-stride",
         type=int,
         default=None,
         metavar="N",
-        help="frames from one window to the next, 1 to 16: more is faster and shows borders sooner (default: 4 with "
-        "--long freenoise, 8 with windows, which take twice the time of single clips then, and with 12 a third more)",
+        help="frames from one window or clip to the next, 1 to 16, of continue 1 to 15: more is faster and shows borders "
+        "sooner (default: 4 with --long freenoise, 16 with shifted windows, 8 with others and with continue, which "
+        "take twice the time of single clips then)",
     )
     group.add_argument(
-        "--free-init", type=int, default=0, metavar="N", help="N further rounds for steadier frames (authors: 3 to 5)"
+        "--free-init", type=int, default=0, metavar="N", help="N further rounds for steadier frames (authors: 2 to 4)"
     )
     group.add_argument(
         "--then",
@@ -250,14 +253,14 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
 
 def long_of(options: argparse.Namespace) -> Long:
     """The way to a long video that the options ask for. Raises UserError for what does not go together."""
-    stride = options.window_stride
+    stride, order = options.window_stride, options.window_order
     if stride is not None and options.long not in STRIDED:
         raise UserError(f"--window-stride goes with --long {' or '.join(STRIDED)}. Leave it out, or choose one.")
-    if stride is None:
-        stride = 8 if options.long == "windows" else 4
-    return Long(
-        method=options.long,
-        stride=stride,
-        order=options.window_order,
-        free_init=options.free_init,
-    )
+    long = Long(method=options.long, free_init=options.free_init)
+    if options.long == "continue":
+        return long if stride is None else replace(long, overlap=long.window - stride)
+    if options.long == "windows":
+        chosen: Order = order or ("shifted" if stride is None else "uniform")
+        usual = 16 if chosen == "shifted" else 8
+        return replace(long, order=chosen, stride=usual if stride is None else stride)
+    return long if stride is None else replace(long, stride=stride)

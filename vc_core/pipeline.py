@@ -50,7 +50,7 @@ class Request:
     sampling: steps, sampler, spacing and eta, see `denoising.Sampling`. seed: 0 to 2^64 - 1.
     step_cache, guidance_cache: a quality of `denoising.caching`, "high", "balanced" or "fast": each makes nearly the
         same video with fewer operations, and both together with fewer still. None computes everything.
-    together: positive and negative in one pass, faster and with the memory of two; None where the clip is small.
+    together: positive and negative in one pass, faster and with the memory of two; None where a pass is small.
     start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
         if the model had been trained with no more noise, for more motion. None begins where the spacing does.
 
@@ -254,7 +254,9 @@ class VideoCrafter:
         context = asked if asked is not None and settings.frames > asked.size else None
         starts = [level.timestep for level in levels[:-1]]
         cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
-        joined = math.prod(settings.shape(spec)[2:]) <= TOGETHER if request.together is None else request.together
+        frames, height, width = settings.shape(spec)[2:]
+        at_once = (frames if context is None else context.size) * height * width
+        joined = at_once <= TOGETHER if request.together is None else request.together
         model = injected(
             partial(self.predict, windows=request.windows, cache=cache, hooks=self.hooks or KeptContexts()), levels
         )
@@ -266,7 +268,7 @@ class VideoCrafter:
             noise=seeded if noise is None else noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=replace(sampling, together=joined and context is None),
+            settings=replace(sampling, together=joined),
             textless=textless,
         )
 
@@ -393,8 +395,8 @@ class VideoCrafter:
 
 
 TOGETHER = 2**14
-"""Latent positions, frames times height times width, up to which positive and negative run in one pass: what they share
-is then worth more than the memory of two."""
+"""Latent positions of a pass, frames times height times width, up to which positive and negative share it: what they
+have in common is then worth more than the memory of two."""
 
 GREY = torch.full((1, 1, 3), 0.5)
 """The picture of the unconditional branch: mid grey, which is zero to the network."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...vc_core.conditioning import Conditioning
 from ...vc_core.denoising.freenoise import PLAIN_STEPS
 from ...vc_core.denoising.guidance import Model
-from ...vc_core.denoising.windows import ContextWindows, in_windows
+from ...vc_core.denoising.windows import ContextWindows, Place, in_windows
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.network.unet import Deep, VideoUNet
@@ -101,7 +101,7 @@ class NativeUNet(VideoUNet):
         def row(value: float | None) -> Tensor | None:
             return None if value is None else torch.full((clips,), float(value), device=x.device)
 
-        if early_text is not None and _step_of(options) in PLAIN_STEPS:
+        if early_text is not None and _place_of(options)[0] in PLAIN_STEPS:
             early_text = None
         told = Conditioning(
             text=_of_clips(context, frames, text_per_frame),
@@ -115,7 +115,7 @@ class NativeUNet(VideoUNet):
         model: Model = partial(self._pass, hooks, options.get(WINDOWS), deep)
         if context_windows is not None:
             _check_windows(control, frames, context_windows)
-            model = in_windows(model, context_windows, lambda _: _step_of(options))
+            model = in_windows(model, context_windows, lambda _: _place_of(options))
         out = model(latents[0], when, told, temporal=not options.get(WITHOUT_TIME, False))
         if run is not None and deep is not None and deep.features is not None:
             run.keep(deep.features)
@@ -158,12 +158,14 @@ def _check_windows(control: Any, frames: int, windows: ContextWindows) -> None:
         )
 
 
-def _step_of(options: dict[str, Any]) -> int:
-    """The number of the step that runs: how many of the run's sigmas lie above its own."""
+def _place_of(options: dict[str, Any]) -> Place:
+    """The number of the step that runs, which is how many of the run's sigmas lie above its own, and how many follow;
+    `options` are the `transformer_options`."""
     run, now = options.get("sample_sigmas"), options.get("sigmas")
     if run is None or now is None:
-        return 0
-    return int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum())
+        return 0, None
+    step = int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum())
+    return step, len(run) - 2 - step
 
 
 def _of_clips(tokens: Tensor, frames: int, per_frame: bool) -> Tensor:

@@ -8,14 +8,17 @@ from typing import Any
 import comfy.context_windows
 from torch import Tensor
 
+from ...vc_core.denoising.windows import ContextWindows
 from ...vc_core.errors import UserError
 from ...vc_core.specs import Windows
 from .compat import known
 from .long import with_reordered_noise
 
-SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
+SHIFTED = "shifted"
+"""Our own schedule, that of vc_core."""
+SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched", SHIFTED)
 FUSE_METHODS = ("pyramid", "relative", "flat", "overlap-linear")
-"""ComfyUI's names, the ones to take by default first."""
+"""ComfyUI's names but for our schedule, the ones to take by default first."""
 FRAMES_AXIS = 0
 
 
@@ -55,18 +58,34 @@ def with_context_windows(
     off.
     """
     host = comfy.context_windows
+    noise = Windows(size=length, stride=length - overlap)
+    if _checked(schedule, SCHEDULES, "schedule") == SHIFTED:
+        windows = ContextWindows(size=length, stride=length, order="shifted")
+        lie, overlap, noise = _shifted(windows), max(1, length // 4), windows.noise or noise
+    else:
+        lie = host.get_matching_context_schedule(schedule)
     handler = WindowsOfFrames(
-        context_schedule=host.get_matching_context_schedule(_checked(schedule, SCHEDULES, "schedule")),
+        context_schedule=lie,
         fuse_method=host.get_matching_fuse_method(_checked(fuse_method, FUSE_METHODS, "fuse method")),
         context_length=length,
         context_overlap=overlap,
         dim=FRAMES_AXIS,
         **known(WindowsOfFrames, causal_window_fix=False),
     )
-    model = with_reordered_noise(model, Windows(size=length, stride=length - overlap)) if freenoise else model.clone()
+    model = with_reordered_noise(model, noise) if freenoise else model.clone()
     model.model_options["context_handler"] = handler
     host.create_prepare_sampling_wrapper(model)
     return model
+
+
+def _shifted(windows: ContextWindows) -> Any:
+    """The schedule by which ComfyUI lays out these windows in each step."""
+
+    def lie(frames: int, handler: Any, model_options: dict[str, Any]) -> list[list[int]]:
+        step: int = handler._step
+        return windows.frames_of(frames, step, len(model_options["transformer_options"]["sample_sigmas"]) - 2 - step)
+
+    return comfy.context_windows.ContextSchedule(SHIFTED, lie)
 
 
 def _checked(name: str, names: tuple[str, ...], what: str) -> str:

@@ -159,6 +159,7 @@ def test_windows_of_whole_calls_keep_each_pass_to_itself(order: Any) -> None:
             frames=6,
             sampling=Sampling(steps=20, eta=0.0),
             context=ContextWindows(size=4, stride=2, order=order),
+            together=False,
             **caches,
         )
         return [step.x for step in crafter.steps("a red square moves left", request=request)][-1]

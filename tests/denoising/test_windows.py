@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -10,11 +11,12 @@ from denoising.toys import WaveModel, prompt
 from torch import Tensor
 
 from vc_core.conditioning import Conditioning
+from vc_core.conditioning.types import join
 from vc_core.denoising import Guidance, Level, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.fifo import Queue, down, estimated, stream
 from vc_core.denoising.freeinit import low_pass, mixed, next_start
 from vc_core.denoising.samplers import ddim
-from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, of_frames, windowed
+from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, in_windows, of_frames, windowed
 from vc_core.errors import UserError
 from vc_core.specs import DiffusionSpec, Windows
 
@@ -29,9 +31,9 @@ def test_every_frame_is_covered_and_shares_sum_to_one(order: str, size: int) -> 
     for frames in (16, 17, 24, 31, 32, 33, 64, 97, 128, 199, 200):
         for stride in range(1, size + 1):
             windows = ContextWindows(size=size, stride=stride, order=order, fuse=FUSES[stride % 3])  # type: ignore[arg-type]
-            for step in (0, 1, 6):
+            for step, left in ((0, None), (1, 5), (6, 0)):
                 total = torch.zeros(frames, dtype=torch.float64)
-                for window, share in windows.shares(frames, step):
+                for window, share in windows.shares(frames, step, left):
                     assert len(window) == len(set(window)) == min(size, frames)
                     total[window] += share
                 assert torch.allclose(total, torch.ones_like(total), atol=1e-12), (frames, stride, step)
@@ -53,6 +55,36 @@ def test_uniform_windows_move_and_looped_ones_cross_the_end() -> None:
     assert uniform.frames_of(64, 0) != uniform.frames_of(64, 1)
     assert any(0 in window and 63 in window for window in ContextWindows(order="looped").frames_of(64, 1))
     assert not any(0 in window and 63 in window for window in uniform.frames_of(64, 1))
+
+
+@pytest.mark.parametrize("frames", [64, 128, 256])
+def test_shifted_windows_cost_at_most_a_quarter_more_than_short_clips(frames: int) -> None:
+    """In runs of few and of many steps; and no border stays where it was, but in the last steps, where windows
+    overlap."""
+    windows = ContextWindows(stride=16, order="shifted")
+    for steps in (12, 25, 50):
+        runs = [windows.frames_of(frames, step, steps - 1 - step) for step in range(steps)]
+        assert sum(len(window) for run in runs for window in run) <= 1.25 * steps * frames
+        assert all(len(window) == 16 for run in runs for window in run)
+        inside = [{window[0] for window in run} - {0, frames - 16} for run in runs]
+        assert not any(before & after for before, after in itertools.pairwise(inside[:-2]))
+        for run in runs[-2:]:
+            assert all(before[-4:] == after[:4] for before, after in itertools.pairwise(run[:-1]))
+    assert windows.noise == Windows(size=16, stride=4)
+
+
+def test_shared_passes_in_windows_are_those_one_after_the_other() -> None:
+    told = [Conditioning(text=torch.full((1, 3, 1), value)) for value in (1.0, 2.0)]
+    both = join(told)
+    assert both is not None
+
+    def model(x: Tensor, timestep: Tensor, asked: Conditioning, /, *, temporal: bool = True) -> Tensor:
+        mean = x.mean(2, keepdim=True)
+        return torch.cat([(x - mean) * text.mean() for text in asked.text.split(len(x))])
+
+    x, when = torch.randn(1, 2, 40, 2, 3), torch.tensor([5.0])
+    predict = in_windows(model, ContextWindows(order="uniform"), lambda _: (1, 3))
+    assert torch.equal(predict(x, when, both), torch.cat([predict(x, when, each) for each in told]))
 
 
 def run(model: object, frames: int, **settings: object) -> Tensor:

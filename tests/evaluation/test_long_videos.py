@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import small_models
 
+from evaluation.free_init import ROUNDS, in_rounds
 from evaluation.generate import Case
 from evaluation.long_videos import border_error, followed, joined, judged, long_cases, main, segments
 from training.world import SIZE, Scene, render, velocity
+from vc_core.denoising import Sampling
+from vc_core.longer import Long, frames
+from vc_core.pipeline import Request, VideoCrafter
 
 SCENE = Scene(shape="circle", colour="red", motion="right", x=14.0, y=32.0)
 
@@ -59,6 +63,30 @@ def test_the_command_measures_every_way(tmp_path: Path) -> None:
     assert found["20 frames"].keys() == {"freenoise", "plain"}
     assert found["cost over 16 frames"]["plain"]["16"]["seconds per frame"] == 1
     assert (tmp_path / "long-freenoise-20.png").is_file()
+
+
+def test_free_init_is_measured_after_its_rounds(tmp_path: Path) -> None:
+    """The clips after each round are those that the way itself gives when it is asked for as many."""
+    model = small_models.save(small_models.TEXT_MODEL, tmp_path / "model.safetensors")
+    crafter, case = VideoCrafter.load(model), Case(scene=SCENE, prompt="a red ball", seed=1)
+    once = Sampling(steps=1, eta=0.0)
+    found = in_rounds(crafter, case, 2, once)
+    assert len(found) == 3
+    request = Request(seed=case.seed, fps=case.scene.fps, sampling=once)
+    for rounds in (0, 2):
+        clip = list(frames(crafter, case.prompt, request=request, long=Long(method="off", free_init=rounds)))
+        np.testing.assert_allclose(found[rounds], np.stack([frame.numpy() for frame in clip]), atol=1e-5)
+    result = tmp_path / "result.json"
+    asked = ["--ways", "--free-init", "1", "--free-init-steps", "1"]
+    assert main(["--model", str(model), "--result", str(result), *asked]) == 0
+    numbers = json.loads(result.read_text(encoding="utf-8"))["FreeInit"]
+    assert numbers["settings"]["steps"] == 1
+    for rounds in ROUNDS:
+        row = numbers[f"{rounds} further rounds"]
+        assert row["clips"] == 1
+        assert 0 <= row["identity"] <= 100
+        assert 0 < row["flicker"] <= 1
+    assert numbers["0 further rounds"] != numbers["4 further rounds"]
 
 
 def test_a_measurement_in_pieces_is_put_together() -> None:

@@ -168,6 +168,22 @@ def test_the_preset_is_cores_node_with_what_suits_the_model(text_model):
     assert torch.equal(made(text_model, preset(text_model, **settings)), made(text_model, same))
 
 
+@pytest.mark.parametrize("fuse", FUSE_METHODS)
+def test_shifted_windows_fit_together(text_model, plain, fuse):
+    model, seen = widths(preset(text_model, context_schedule="shifted", fuse_method=fuse, freenoise=False))
+    out, expected = (made(text_model, text_model.apart(each), steps=4) for each in (model, text_model.model))
+    assert relative(out, expected) < EXACT
+    assert set(seen) == {16}
+
+
+def test_shifted_windows_are_those_of_the_sampler(text_model):
+    """The same windows by ComfyUI's own way and by ours, in all of a run's steps."""
+    given = {"steps": 6, "eta": 0.0, "latent_image": text_model.latent(16, 16, LONG)}
+    ours = text_model.sample(long_video="windows_fast", **given)
+    assert relative(text_model.sample(preset(text_model, context_schedule="shifted"), **given), ours) < EXACT
+    assert relative(text_model.sample(preset(text_model), **given), ours) > 0.01
+
+
 @pytest.mark.parametrize("freenoise", [True, False])
 def test_the_preset_uses_noise_again_if_it_is_told_to(text_model, freenoise):
     import comfy.patcher_extension as extension

@@ -60,6 +60,8 @@ CORE = {
     "windows": Long(method="windows", stride=8),
     "loop": Long(method="windows", stride=8, order="looped"),
     "fifo": Long(method="fifo", partitions=1),
+    "windows_fast": Long(method="windows", stride=16, order="shifted"),
+    "continue_fast": Long(method="continue", overlap=3),
 }
 
 

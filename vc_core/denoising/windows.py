@@ -21,10 +21,16 @@ from .schedule import Level
 if TYPE_CHECKING:
     from ..conditioning import Conditioning
 
-Order = Literal["static", "uniform", "looped"]
+Order = Literal["static", "uniform", "looped", "shifted"]
 Fuse = Literal["pyramid", "overlap", "flat"]
-ORDERS: tuple[Order, ...] = ("static", "uniform", "looped")
+ORDERS: tuple[Order, ...] = ("static", "uniform", "looped", "shifted")
 FUSES: tuple[Fuse, ...] = ("pyramid", "overlap", "flat")
+Place = tuple[int, int | None]
+"""The number of a step, from 0, and how many steps follow; None where that is not known."""
+GROUP = 4
+"""Frames whose noise is used again in another order where windows lie side by side, as FreeNoise's authors take it."""
+LAST = 2
+"""Steps at the end in which shifted windows overlap by a quarter: no later step hides the borders of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +39,12 @@ class ContextWindows:
 
     order: "static" is the same in every step. "uniform" begins elsewhere in each step, so that no border stays in its
         place. "looped" is uniform on a ring: windows run over the end into the beginning, so that the clip loops.
+        "shifted" is uniform for windows side by side (a stride of `size`), whose frames cost little more than those of
+        a short clip: in the last two steps, which no other follows to hide their borders, a quarter of each overlaps.
     fuse: the weight of a frame in its window: "pyramid" rises to the middle, "overlap" rises over the frames that two
         windows share, "flat" is equal.
-    reuse: later frames begin from the noise of earlier ones in another order, as FreeNoise's do.
+    reuse: later frames begin from the noise of earlier ones, as FreeNoise's do, in another order inside each group of
+        `stride` frames, or of 4 in the order "shifted": windows that share no frame agree only when they begin alike.
 
     A clip of `size` frames or fewer is one window in every order, exactly the plain clip.
     """
@@ -61,28 +70,33 @@ class ContextWindows:
     @property
     def noise(self) -> Windows | None:
         """The windows that reorder the first noise, if any."""
-        return Windows(size=self.size, stride=self.stride) if self.reuse else None
+        if not self.reuse:
+            return None
+        group = min(GROUP, self.stride) if self.order == "shifted" else self.stride
+        return Windows(size=self.size, stride=group)
 
-    def frames_of(self, frames: int, step: int = 0) -> list[list[int]]:
-        """The frames of each window over a clip in a step; every frame is in one or more."""
+    def frames_of(self, frames: int, step: int = 0, left: int | None = None) -> list[list[int]]:
+        """The frames of each window over a clip in a step that `left` steps follow; every frame is in one or more."""
         if frames <= self.size:
             return [list(range(frames))]
         if self.order == "looped":
             starts = range(self._shift(step), self._shift(step) + frames, self.stride)
             return [[(start + i) % frames for i in range(self.size)] for start in starts]
-        shift = self._shift(step) if self.order == "uniform" else 0
+        overlaps = self.order == "shifted" and left is not None and left < LAST
+        stride = self.stride - self.stride // 4 if overlaps else self.stride
+        shift = 0 if overlaps or self.order == "static" else self._shift(step)
         last = frames - self.size
-        starts_inside = {0, last, *range(shift, last + 1, self.stride)}
+        starts_inside = {0, last, *range(shift, last + 1, stride)}
         return [list(range(start, start + self.size)) for start in sorted(starts_inside)]
 
-    def shares(self, frames: int, step: int = 0) -> list[tuple[list[int], Tensor]]:
+    def shares(self, frames: int, step: int = 0, left: int | None = None) -> list[tuple[list[int], Tensor]]:
         """(frames, the share of this window in each of them) of each window; the shares of a frame sum to 1."""
-        windows = self.frames_of(frames, step)
-        weights = [self._weights(len(window)) for window in windows]
+        windows = self.frames_of(frames, step, left)
+        weight = self._weights(len(windows[0]))
         total = torch.zeros(frames, dtype=torch.float64)
-        for window, weight in zip(windows, weights, strict=True):
+        for window in windows:
             total[window] += weight
-        return [(window, weight / total[window]) for window, weight in zip(windows, weights, strict=True)]
+        return [(window, weight / total[window]) for window in windows]
 
     def _shift(self, step: int) -> int:
         """Where the windows of a step begin, 0 .. stride - 1: the van der Corput sequence, which fills the stride."""
@@ -102,12 +116,13 @@ class ContextWindows:
 
 def windowed(model: Model, windows: ContextWindows, levels: Sequence[Level]) -> Model:
     """A model that predicts long clips window by window; `levels` are those of the run, which number its steps."""
-    steps = {float(level.timestep): index for index, level in enumerate(levels[:-1])}
-    return in_windows(model, windows, lambda timestep: steps.get(float(timestep.flatten()[0]), 0))
+    last = len(levels) - 2
+    places: dict[float, Place] = {float(level.timestep): (i, last - i) for i, level in enumerate(levels[:-1])}
+    return in_windows(model, windows, lambda timestep: places.get(float(timestep.flatten()[0]), (0, None)))
 
 
-def in_windows(model: Model, windows: ContextWindows, step_of: Callable[[Tensor], int]) -> Model:
-    """As `windowed`; `step_of` tells the number of a step from its timesteps."""
+def in_windows(model: Model, windows: ContextWindows, place_of: Callable[[Tensor], Place]) -> Model:
+    """As `windowed`; `place_of` tells which step runs from its timesteps."""
     cuts: dict[tuple[int, tuple[int, ...]], tuple[Conditioning, Conditioning]] = {}
 
     def cut(told: Conditioning, window: list[int], frames: int) -> Conditioning:
@@ -119,10 +134,10 @@ def in_windows(model: Model, windows: ContextWindows, step_of: Callable[[Tensor]
 
     def predict(x: Tensor, timestep: Tensor, conditioning: Conditioning, /, *, temporal: bool = True) -> Tensor:
         frames = x.shape[2]
-        shares = windows.shares(frames, step_of(timestep))
+        shares = windows.shares(frames, *place_of(timestep))
         if len(shares) == 1:
             return model(x, timestep, conditioning, temporal=temporal)
-        out = torch.zeros_like(x)
+        out = x.new_zeros(len(conditioning.text), *x.shape[1:])
         for window, share in shares:
             part = model(x[:, :, window], timestep, cut(conditioning, window, frames), temporal=temporal)
             out[:, :, window] += share.to(x)[:, None, None] * part.to(x.dtype)

@@ -48,14 +48,27 @@ WAYS: dict[str, Long] = {
     "freelong": Long(method="freelong"),
     "windows": Long(method="windows", stride=8),
     "windows every 12": Long(method="windows", stride=12),
+    "windows shifted": Long(method="windows", stride=16, order="shifted"),
     "windows static": Long(method="windows", stride=8, order="static"),
     "windows looped": Long(method="windows", stride=8, order="looped"),
     "continue": Long(method="continue"),
+    "continue sharing 4": Long(method="continue", overlap=4),
+    "continue sharing 3": Long(method="continue", overlap=3),
     "fifo": Long(method="fifo"),
     "plain": Long(method="off"),
 }
-BORDERS = {"windows static": 8, "windows": 8, "windows every 12": 12, "freenoise": 4, "continue": 8}
-"""Every so many frames windows or clips begin, for the seam error; the others have no fixed borders."""
+BORDERS = {
+    "windows static": 8,
+    "windows": 8,
+    "windows every 12": 12,
+    "windows shifted": 12,
+    "freenoise": 4,
+    "continue": 8,
+    "continue sharing 4": 12,
+    "continue sharing 3": 13,
+}
+"""Every so many frames windows or clips begin, of shifted windows those of the last steps, for the seam error; the
+others have no fixed borders."""
 EVERY = 8
 """For the ways without borders, as a control."""
 UNTIMED = ("windows looped", "windows static", "fifo")
@@ -117,6 +130,21 @@ def border_error(clip: Array, every: int) -> tuple[float, float]:
     )
 
 
+def worst_place(clips: Sequence[Array], periods: Sequence[int]) -> float:
+    """The highest of the mean differences of neighbours at each place of a period over the median, so that a border
+    shows wherever it lies; of many clips or many periods, as uneven motion counts for less then."""
+    found = []
+    for period in periods:
+        rows = []
+        for clip in clips:
+            steps = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3))
+            place = np.arange(1, len(clip)) % period
+            median = max(float(np.median(steps)), 1e-6)
+            rows.append([steps[place == at].mean() / median for at in range(period) if (place == at).any()])
+        found.append(float(np.mean(rows, axis=0).max()))
+    return max(found)
+
+
 def long_cases(count: int) -> list[Case]:
     """Scenes of which one in three stands still and the others move slowly, with a caption for each that names the
     background: where it is left open, the small model keeps changing its mind, and that is all that is measured."""
@@ -150,7 +178,8 @@ def judged(cases: Sequence[Case], clips: Sequence[Array], way: str) -> dict[str,
                 "error_between_borders": between,
             }
         )
-    return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+    means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+    return {**means, "worst_place": round(worst_place(clips, (BORDERS.get(way, SEGMENT), SEGMENT)), 4)}
 
 
 def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:

@@ -26,8 +26,8 @@ Conditionings = Mapping[str, Any]
 
 PARTITIONS = 4
 """Of a queue, as published."""
-SEGMENT, OVERLAP, LITTLE_OVERLAP = 16, 8, 3
-"""Frames of a clip that is continued, and those that the next one begins with, as it is usual and for less time."""
+SEGMENT, OVERLAP = 16, 8
+"""Frames of a clip that is continued, and those that the next one begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +92,14 @@ def in_rounds(clips: Clips, start: Tensor, seed: int, rounds: int) -> Tensor:
     return result
 
 
-def one_after_the_other(clips: Clips, latents: Tensor, seed: int, overlap: int = OVERLAP) -> Tensor:
-    """Clip after clip until there are as many frames, f c h w, as in `latents`: the way of `vc_core.longer`. `overlap`
-    is what two clips share, but for models that continue pictures: they hold one frame."""
+def one_after_the_other(clips: Clips, latents: Tensor, seed: int) -> Tensor:
+    """Clip after clip until there are as many frames, f c h w, as in `latents`: the way of `vc_core.longer`."""
     spec = getattr(clips.model.model, "spec", None)
     concat = spec is not None and spec.unet.concat_channels > 0
     over_time = any(text.shape[0] > 1 for each in clips.told.values() if each is not None for text, _ in each)
     plan = Continuation(
         frames=len(latents),
-        overlap=1 if concat else overlap,
+        overlap=1 if concat else OVERLAP,
         correct=0.0 if over_time else 1.0,
         steps=len(clips.sigmas(1.0)) - 1,
     )

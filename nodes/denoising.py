@@ -19,7 +19,7 @@ from .host import sampling
 from .host.compat import advanced, aliases
 from .host.start import check_start
 from .keyframes import along, ways_of
-from .long import FIFO, LONG_VIDEO, MOST_ROUNDS, OVERLAPS, PATCHES, SEGMENT, check_long
+from .long import CONTINUE, FIFO, LONG_VIDEO, MOST_ROUNDS, PATCHES, SEGMENT, check_long
 
 CATEGORY = "VideoCrafter/sampling"
 
@@ -190,9 +190,9 @@ class VideoCrafterKSampler(io.ComfyNode):
                     "and the slow part of all. In the memory of 16 frames: windows runs the model on one window after "
                     "the other, loop as well, and the clip ends where it begins; continue makes clip after clip, each "
                     "from the last 8 frames of the one before, with the drift of colours taken back; fifo pushes "
-                    "frames through a queue of rising noise, 3 times as long or more. windows and continue take 2 times "
-                    "the time of short clips, windows_fast and continue_fast hardly more than those. off treats "
-                    "all frames as one clip. 16 frames or fewer are the same in all.",
+                    "frames through a queue of rising noise, 3 times as long or more. windows and continue take 2 "
+                    "times the time of short clips, windows_fast hardly more than those. off treats all frames as one "
+                    "clip. 16 frames or fewer are the same in all.",
                 ),
                 io.Int.Input(
                     "free_init",
@@ -253,8 +253,8 @@ class VideoCrafterKSampler(io.ComfyNode):
         )
         if ways_of(told.conditionings):
             made = along(clips.make, clips.told, latents, mask, seed)
-        elif long_video in OVERLAPS and len(latents) > SEGMENT:
-            made = one_after_the_other(clips, latents, seed, OVERLAPS[long_video])
+        elif long_video == CONTINUE and len(latents) > SEGMENT:
+            made = one_after_the_other(clips, latents, seed)
         elif long_video == FIFO and len(latents) > SEGMENT:
             made = through_a_queue(clips, latents, seed)
         elif free_init:

@@ -13,7 +13,6 @@ from ..vc_core.conditioning.types import text_over_time
 from ..vc_core.denoising.windows import ContextWindows
 from ..vc_core.errors import UserError
 from ..vc_core.specs import Windows
-from .clips import LITTLE_OVERLAP, OVERLAP
 from .frames import check_latents
 from .host.compat import advanced, aliases
 from .host.long import with_freenoise, with_passes_in_windows
@@ -24,8 +23,8 @@ CATEGORY = "VideoCrafter/long"
 
 OFF, FREENOISE, CONTINUE, FREELONG = "off", "freenoise", "continue", "freelong"
 WINDOWS, LOOP, FIFO = "windows", "loop", "fifo"
-WINDOWS_FAST, CONTINUE_FAST = "windows_fast", "continue_fast"
-LONG_VIDEO = (OFF, FREENOISE, CONTINUE, FREELONG, WINDOWS, LOOP, FIFO, WINDOWS_FAST, CONTINUE_FAST)
+WINDOWS_FAST = "windows_fast"
+LONG_VIDEO = (OFF, FREENOISE, CONTINUE, FREELONG, WINDOWS, LOOP, FIFO, WINDOWS_FAST)
 """The sampler node's ways to long clips."""
 PATCHES: dict[str, Callable[[Any], Any]] = {
     FREENOISE: lambda model: with_freenoise(model, Windows(), reuse=True),
@@ -35,8 +34,6 @@ PATCHES: dict[str, Callable[[Any], Any]] = {
     WINDOWS_FAST: lambda model: with_passes_in_windows(model, ContextWindows(stride=16, order="shifted")),
 }
 """Those that are something done to the model."""
-OVERLAPS = {CONTINUE: OVERLAP, CONTINUE_FAST: LITTLE_OVERLAP}
-"""Those that go on clip after clip, and the frames that two clips share."""
 SEGMENT = 16
 """Frames that the models learnt with, up to which all ways are the plain one."""
 MOST_ROUNDS = 10
@@ -179,13 +176,13 @@ def check_long(
     if not 0 <= rounds <= MOST_ROUNDS:
         raise UserError(f"free_init is {rounds}; it should be from 0 (off) to {MOST_ROUNDS} further rounds.")
     long = latents.shape[0] > SEGMENT
-    for what, asked in ((f"long_video {name}", long and name in (*OVERLAPS, FIFO)), ("free_init", rounds > 0)):
+    for what, asked in ((f"long_video {name}", long and name in (CONTINUE, FIFO)), ("free_init", rounds > 0)):
         if asked and not from_noise:
             raise UserError(
                 f"{what} makes clips from noise alone: set denoise to 1 and leave the noise mask out, or choose "
                 "long_video freenoise without free_init."
             )
-    if rounds and long and name in (*OVERLAPS, FIFO):
+    if rounds and long and name in (CONTINUE, FIFO):
         raise UserError(f"free_init does not go together with long_video {name}: set it to 0, or choose freenoise.")
     if rounds or (long and name in (CONTINUE, FIFO)):
         _check_row(told)

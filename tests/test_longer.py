@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vc_core import cli, longer
 from vc_core.denoising import Sampling, sampling
 from vc_core.errors import UserError
 from vc_core.longer import METHODS, Long, frames
+from vc_core.options import add_video_options, long_of
 from vc_core.pipeline import Request, VideoCrafter
 
 WINDOW = 4
@@ -214,7 +216,7 @@ def test_the_command_line_says_what_does_not_go_together(
     assert "--video does not go together with --long fifo" in capsys.readouterr().err
     common = common[:-2]
     assert cli.main(["text-to-video", "a boat", *common, "--long", "fifo", "--window-stride", "8"]) == cli.UNUSABLE
-    assert "goes with --long freenoise or windows" in capsys.readouterr().err
+    assert "goes with --long freenoise, windows, continue" in capsys.readouterr().err
     assert cli.main(["text-to-video", "a boat", *common, "--long", "windows", "--window-stride", "0"]) == cli.UNUSABLE
     assert "Windows of 16 frames every 0 were asked for" in capsys.readouterr().err
     assert not target.exists()
@@ -239,3 +241,22 @@ def test_the_command_line_tells_of_the_ways_to_long_videos(
         assert cli.main([*common, "--output", str(tmp_path / f"{stride}.mp4"), *given]) == 0
         assert "one clip" not in capsys.readouterr().err
     assert frames_of(tmp_path / "8.mp4") != frames_of(tmp_path / "1.mp4")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("freenoise", Long(stride=4)),
+        ("freenoise --window-stride 8", Long(stride=8)),
+        ("windows", Long(method="windows", order="shifted", stride=16)),
+        ("windows --window-stride 12", Long(method="windows", order="uniform", stride=12)),
+        ("windows --window-order looped", Long(method="windows", order="looped", stride=8)),
+        ("windows --window-order shifted --window-stride 12", Long(method="windows", order="shifted", stride=12)),
+        ("continue", Long(method="continue", overlap=8)),
+        ("continue --window-stride 13", Long(method="continue", overlap=3)),
+    ],
+)
+def test_the_command_line_asks_for_the_windows_that_suit_each_way(given: str, meant: Long) -> None:
+    parser = argparse.ArgumentParser()
+    add_video_options(parser)
+    assert long_of(parser.parse_args(["a boat", "--model", "x", "--long", *given.split()])) == meant

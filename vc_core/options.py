@@ -103,9 +103,9 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="frames from one window or clip to the next, 1 to 16, of continue 1 to 15: more is faster and shows borders "
-        "sooner (default: 4 with --long freenoise, 16 with shifted windows, 8 with others and with continue, which "
-        "take twice the time of single clips then)",
+        help="frames from one window or clip to the next, 1 to 16, of continue 1 to 15: more is faster and shows "
+        "borders sooner (default: 4 with --long freenoise, 16 with shifted windows, 8 with others and with continue, "
+        "which take twice the time of single clips then)",
     )
     group.add_argument(
         "--free-init", type=int, default=0, metavar="N", help="N further rounds for steadier frames (authors: 2 to 4)"
@@ -255,7 +255,7 @@ def long_of(options: argparse.Namespace) -> Long:
     """The way to a long video that the options ask for. Raises UserError for what does not go together."""
     stride, order = options.window_stride, options.window_order
     if stride is not None and options.long not in STRIDED:
-        raise UserError(f"--window-stride goes with --long {' or '.join(STRIDED)}. Leave it out, or choose one.")
+        raise UserError(f"--window-stride goes with --long {', '.join(STRIDED)}. Leave it out, or choose one.")
     long = Long(method=options.long, free_init=options.free_init)
     if options.long == "continue":
         return long if stride is None else replace(long, overlap=long.window - stride)

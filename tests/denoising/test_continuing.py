@@ -15,7 +15,9 @@ from vc_core.denoising.continuing import (
     following_start,
     undrifted,
 )
+from vc_core.denoising.freenoise import rescheduled
 from vc_core.errors import UserError
+from vc_core.specs import Windows
 
 WINDOW, OVERLAP = 8, 3
 
@@ -32,6 +34,20 @@ def test_shared_frames_keep_their_noise_and_the_others_get_that_of_a_window_befo
     again = later[0, 0, 8:, 0, 0].tolist()
     assert sorted(again[:4]) == [0, 1, 2, 3]
     assert sorted(again[4:]) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("added", [1, 5, 12, 13, 15])
+def test_every_clip_begins_from_the_same_frames_of_noise(added: int) -> None:
+    """However many frames are added; where they are whole groups, in the orders of FreeNoise."""
+    noise, source = numbered(16), Noise(1)
+    for _ in range(3):
+        before, noise = noise, following(noise, added, source)
+        assert torch.equal(noise[:, :, : 16 - added], before[:, :, added:])
+        assert sorted(noise[0, 0, :, 0, 0].tolist()) == list(range(16))
+    if added % 4 == 0:
+        longer = torch.cat([numbered(16), torch.zeros(1, 2, added, 2, 2)], dim=2)
+        expected = rescheduled(longer, Windows(size=16, stride=4), Noise(1))[:, :, added:]
+        assert torch.equal(following(numbered(16), added, Noise(1)), expected)
 
 
 def test_a_clip_begins_from_the_last_frames_of_the_one_before_and_lets_go_of_them() -> None:

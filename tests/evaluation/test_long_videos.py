@@ -12,7 +12,7 @@ import small_models
 
 from evaluation.free_init import ROUNDS, in_rounds
 from evaluation.generate import Case
-from evaluation.long_videos import border_error, followed, joined, judged, long_cases, main, segments
+from evaluation.long_videos import border_error, followed, joined, judged, long_cases, main, segments, worst_place
 from training.world import SIZE, Scene, render, velocity
 from vc_core.denoising import Sampling
 from vc_core.longer import Long, frames
@@ -43,6 +43,9 @@ def test_borders_that_jump_are_seen() -> None:
     across, between = border_error(jumping, 8)
     assert across > 1.5
     assert between == pytest.approx(1, abs=1e-3)
+    assert worst_place([smooth], (8, 16)) == pytest.approx(1, abs=1e-3)
+    assert worst_place([jumping], (8, 16)) == pytest.approx((1 + 3.2 + 1) / 2, abs=0.1)
+    assert worst_place([jumping, smooth], (8,)) == pytest.approx(1.4, abs=0.1)
 
 
 def test_the_scenes_of_long_clips_stay_in_the_picture() -> None:

@@ -61,7 +61,6 @@ CORE = {
     "loop": Long(method="windows", stride=8, order="looped"),
     "fifo": Long(method="fifo", partitions=1),
     "windows_fast": Long(method="windows", stride=16, order="shifted"),
-    "continue_fast": Long(method="continue", overlap=3),
 }
 
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..specs import Windows
-from .freenoise import rescheduled
 from .noise import NoiseSource
 from .start import Source
 
@@ -85,10 +83,16 @@ def continued(
 
 
 def following(noise: Tensor, added: int, source: NoiseSource) -> Tensor:
-    """The noise of the clip that begins `added` frames later."""
-    longer = torch.cat([noise, torch.zeros_like(noise[:, :, :added])], dim=2)
-    windows = Windows(size=noise.shape[2], stride=min(GROUP, noise.shape[2]))
-    return rescheduled(longer, windows, source)[:, :, added:]
+    """The noise of the clip that begins `added` frames later: behind the shared frames come those that are left behind,
+    in another order inside each group. So all clips begin from the same frames of noise, which is what keeps the scene:
+    one that came twice, for another that was lost, would move it.
+    """
+    group = min(GROUP, noise.shape[2])
+    order: list[int] = []
+    for first in range(0, added, group):
+        drawn = source.draw((group,), "cpu", noise.dtype)[: added - first]
+        order += (first + drawn.argsort()).tolist()
+    return torch.cat([noise[:, :, added:], noise[:, :, order]], dim=2)
 
 
 def following_start(clip: Tensor, overlap: int, steps: int) -> Source:

@@ -250,12 +250,10 @@ class VideoCrafter:
             negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
-        asked = request.context
-        context = asked if asked is not None and settings.frames > asked.size else None
+        context = request.context if request.context and settings.frames > request.context.size else None
         starts = [level.timestep for level in levels[:-1]]
         cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
-        frames, height, width = settings.shape(spec)[2:]
-        at_once = (frames if context is None else context.size) * height * width
+        at_once = (context.size if context else settings.frames) * math.prod(settings.shape(spec)[3:])
         joined = at_once <= TOGETHER if request.together is None else request.together
         model = injected(
             partial(self.predict, windows=request.windows, cache=cache, hooks=self.hooks or KeptContexts()), levels

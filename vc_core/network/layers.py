@@ -96,7 +96,7 @@ def scale_sinusoid(values: Tensor, width: int) -> Tensor:
     """n -> n width: sines, then cosines, of 1000 times a guidance scale (arXiv:2310.04378). float32, as the arguments
     are so large that their rounding is part of what the weights were trained with."""
     half = width // 2
-    step = torch.tensor(10000.0, device=values.device).log() / (half - 1)
+    step = torch.full((), 10000.0, device=values.device).log() / (half - 1)
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=values.device) * -step)
     angles = (values.float() * 1000.0)[:, None] * frequencies[None]
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

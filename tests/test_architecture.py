@@ -222,6 +222,12 @@ def test_requirements_and_project_file_agree():
     line = next(line for line in project.splitlines() if line.startswith("dependencies = "))
     assert json.loads(line.removeprefix("dependencies = ")) == written
     assert not any(name.startswith("torch") for name in written), "ComfyUI brings PyTorch; a pack must not replace it"
+    sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in _files("vc_core", "nodes"))
+    for line in written:
+        name = re.split(r"[>=]", line)[0]
+        module = {"pillow": "PIL", "open_clip_torch": "open_clip"}.get(name, name)
+        used = re.search(rf'^ *(import|from) {module}\b|"{module}[".]', sources, re.MULTILINE)
+        assert used, f"{name} is asked for and never imported"
 
 
 _CORE_ALONE = """

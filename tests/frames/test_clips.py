@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from frames.reading import ffmpeg
 
 from vc_core.errors import UserError
 from vc_core.frames.clips import load_clip
@@ -34,6 +36,20 @@ def test_another_size_is_covered_and_its_middle_kept(width: int, height: int, tm
     assert float(means[0]) == pytest.approx(float(means[2]), abs=1.01 * 2 / width)  # an odd pixel to crop
     assert float(clip[0, 0, 0, 0]) > 0.99
     assert float(clip[0, 0, -1, 2]) > 0.99
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (-1, 0)), (-90, (0, -1)), (180, (-1, -1))])
+def test_a_video_of_a_telephone_is_turned_upright(degrees: int, corner: tuple[int, int], tmp_path: Path) -> None:
+    """White in the upper left of what the camera saw; the file says how it was held."""
+    frames = torch.zeros(2, 16, 32, 3)
+    frames[:, :8, :8] = 1
+    write_video(tmp_path / "seen.mp4", frames, fps=7)
+    turn = ["-display_rotation", str(degrees), "-i", str(tmp_path / "seen.mp4"), "-c", "copy", str(tmp_path / "a.mp4")]
+    subprocess.run([ffmpeg(), "-v", "error", *turn], check=True)
+    size = (32, 16) if degrees == 180 else (16, 32)
+    clip = load_clip(tmp_path / "a.mp4", frames=2, width=size[0], height=size[1])
+    assert float(clip[0, corner[0], corner[1]].min()) > 0.8
+    assert float(clip[0].mean()) == pytest.approx(1 / 8, abs=0.05)
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:

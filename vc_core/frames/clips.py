@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from .video.formats import require_av
 def load_clip(path: str | Path, *, frames: int, width: int, height: int) -> Tensor:
     """The first `frames` frames as f h w 3, float32 in 0..1.
 
-    Each is scaled until it covers width x height pixels, and its middle is kept. Raises UserError when there is no
+    Each is turned upright as the file says, as telephones ask for, and scaled until it covers width x height pixels,
+    and its middle is kept. Raises UserError when there is no
     such file, when it is no video, or when it has fewer frames.
     """
     av = require_av()
@@ -29,7 +31,7 @@ def load_clip(path: str | Path, *, frames: int, width: int, height: int) -> Tens
             if not container.streams.video:
                 raise UserError(f"{str(path)!r} holds no video, only other streams. Give a video file.")
             decoded = islice(container.decode(video=0), frames)
-            clip = [_fitted(frame.to_ndarray(format="rgb24"), width, height) for frame in decoded]
+            clip = [_fitted(_upright(frame), width, height) for frame in decoded]
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a video ({error}). Save it again as mp4.") from error
     if len(clip) < frames:
@@ -38,6 +40,12 @@ def load_clip(path: str | Path, *, frames: int, width: int, height: int) -> Tens
             "or give a longer video."
         )
     return torch.stack(clip)
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """The bytes h w 3 of a decoded frame, turned by what the file says (PyAV of some age does not tell)."""
+    turns = round(getattr(frame, "rotation", 0) / 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def _fitted(values: np.ndarray, width: int, height: int) -> Tensor:

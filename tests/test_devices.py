@@ -27,6 +27,7 @@ SHAPES = {
     "image": small.IMAGE_MODEL,
     "continuing": small.CONTINUING_MODEL,
     "turbo": small.TURBO_MODEL,
+    "toon": small.TOON_MODEL,
 }
 
 
@@ -66,6 +67,7 @@ def test_two_devices_in_one_operation_are_found():
         ("relative", {"frames": 8, "windows": Windows(size=4, stride=2, spectral=True)}),
         ("image", {"frames": 8, "context": ContextWindows(size=4, stride=2, order="looped"), "image_cfg": 1.5}),
         ("continuing", {"loop": True}),
+        ("toon", {"frames": 6}),
         ("turbo", {"sampling": replace(SAMPLING, sampler="lcm", spacing="lcm")}),
     ],
     indirect=["crafter"],

@@ -185,6 +185,8 @@ class TestMakingVideos:
         with av.open(str(out)) as file:
             kept = json.loads(file.metadata["videocrafter"])
         assert (kept["prompt"], kept["seed"], kept["model"]) == ("a boat", 12, "small_text")
+        assert (kept["files"], kept["loras"]) == ([text_model.name], [])
+        assert "picture" not in kept
 
 
 BAD: dict[str, tuple[Sequence[str], str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,12 @@ def count(path: Path) -> int:
         return sum(1 for _ in video.decode(video=0))
 
 
+def recipe(path: Path) -> dict[str, Any]:
+    with av.open(str(path)) as video:
+        kept: dict[str, Any] = json.loads(video.metadata["videocrafter"])
+    return kept
+
+
 def run(*arguments: Any) -> int:
     return cli.main([*map(str, arguments), "--device", "cpu", "--quiet"])
 
@@ -140,6 +147,10 @@ def test_image_to_video(extra: tuple[str, ...], frames: int, files: dict[str, Pa
     status = run("image-to-video", "a", "-i", files["red"], "-m", files["pictured"], "-o", out, "--seed", 1, *given)
     assert status == 0
     assert count(out) == frames
+    kept = recipe(out)
+    assert kept["picture"] == "red.png"
+    assert kept.get("end_pictures", []) == [f"{word}.png" for word in extra if word in ("red", "tall")]
+    assert kept.get("analytic_init") == ("initial_noise.pt" if "start" in extra else None)
 
 
 def test_the_start_reaches_the_sampler(files: dict[str, Path], pictured: VideoCrafter) -> None:
@@ -182,6 +193,7 @@ def test_a_lora_makes_a_few_step_model(files: dict[str, Path], tmp_path: Path) -
     assert torch.equal(steps[-1].x, negative)
     out = tmp_path / "out.mp4"
     assert run("text-to-video", "a", "-m", files["text"], "-o", out, "--lora", f"{tmp_path / 'turbo.pt'}:0.5") == 0
+    assert recipe(out)["loras"] == [["turbo.pt", 0.5]]
     assert count(out) == 16  # the frames of T2V-Turbo
 
 

@@ -204,8 +204,18 @@ def _make_video(options: argparse.Namespace) -> None:
 
 
 def _recipe(options: argparse.Namespace, request: Request, spec: ModelSpec) -> dict[str, Any]:
-    """How the video was made, kept in its file."""
-    return {"model": spec.name, "prompt": options.prompt, **asdict(request)}
+    """How the video was made, kept in its file: what was asked for, and the names of the files that went in."""
+    given = {"picture": options.picture, "video": options.video, "analytic_init": options.analytic_init}
+    return {
+        "model": spec.name,
+        "files": [file.name for file in options.model],
+        "loras": [[file.name, strength] for file, strength in options.lora],
+        "prompt": options.prompt,
+        **{name: file.name for name, file in given.items() if file is not None},
+        **({} if options.video is None else {"strength": options.strength}),
+        **({"end_pictures": [file.name for file in options.end_picture]} if options.end_picture else {}),
+        **asdict(request),
+    }
 
 
 def _check_long(options: argparse.Namespace, long: Long) -> None:

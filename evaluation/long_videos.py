@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m evaluation.long_videos", description=__doc__)
     options.add_argument("--model", type=Path, default=ROOT / "models" / "videocrafter_small_t2v.safetensors")
     options.add_argument("--count", type=int, default=8, help="prompts")
-    options.add_argument("--frames", type=int, nargs="+", default=[64])
+    options.add_argument("--frames", type=int, nargs="*", default=[64])
     options.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=list(WAYS))
     options.add_argument("--steps", type=int, default=20)
     options.add_argument("--fifo-count", type=int, default=1, help="prompts for fifo, which takes much longer")
@@ -188,6 +188,7 @@ def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:
 
     crafter = VideoCrafter.load(model)
     case = long_cases(1)[0]
+    make(crafter, case, WAYS["plain"], SEGMENT, 1)  # what only the first clip of a process costs
     begin = time.process_time()
     made = 0
     request = Request(seed=1, frames=count, fps=case.scene.fps, sampling=Sampling(steps=steps, eta=0.0))
@@ -203,7 +204,7 @@ def costs(options: argparse.Namespace, way: str) -> dict[str, Any]:
     measured: dict[int, dict[str, float]] = {}
     for count in options.cost_of:
         command = [sys.executable, "-m", "evaluation.long_videos", "--model", str(options.model)]
-        command += ["--steps", "4", "--cost", way, str(count)]
+        command += ["--steps", str(options.steps), "--cost", way, str(count)]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         measured[count] = json.loads(done.stdout)
     first = measured[options.cost_of[0]]

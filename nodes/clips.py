@@ -87,8 +87,8 @@ def in_rounds(clips: Clips, start: Tensor, seed: int, rounds: int) -> Tensor:
     again = replace(clips, model=model)
     for _ in range(rounds):
         clean = to_clips(scale.process_in(result.float().cpu()), frames)
-        drawn = next_start(clean, drawn, source.draw(drawn.shape), first)
-        result = again.make(start, None, seed, noise=to_frames(drawn))
+        begun = next_start(clean, drawn, source.draw(drawn.shape), first)
+        result = again.make(start, None, seed, noise=to_frames(begun))
     return result
 
 

@@ -176,7 +176,7 @@ def _rounds(
         stream = _noise(crafter, request)  # the noise of the steps is that of the first round
         stream.draw(result.shape)
         steps = crafter.steps(prompt, picture, request=request, noise=GivenStart(start, stream))
-        result, drawn = _last(steps, on_step), start
+        result = _last(steps, on_step)
     return result
 
 

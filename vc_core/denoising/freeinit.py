@@ -1,8 +1,8 @@
 """FreeInit (arXiv:2312.07537): a clip is sampled again from a start that keeps the low frequencies of the last result.
 
 Training leaves a trace of the clip in its noisiest latents, which fresh noise lacks; giving it back makes frames belong
-together. Between rounds the result is noised to the first level with the noise it began from, and its high frequencies
-are replaced by those of fresh noise.
+together. Between rounds the result is noised to the first level with the noise that the first round began from, and its
+high frequencies are replaced by those of fresh noise.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def mixed(low: Tensor, high: Tensor) -> Tensor:
 
 
 def next_start(result: Tensor, drawn: Tensor, fresh: Tensor, first: Level) -> Tensor:
-    """What the next round starts from. result: the clean latents b c f h w; drawn: the noise that this round began
-    from; fresh: new noise; first: the first level of the run, whose signal holds VideoCrafter's rescale."""
+    """What the next round starts from. result: the clean latents b c f h w; drawn: the noise that the first of all
+    rounds began from, as later starts hold a trace of their clips, which would add up; fresh: new noise; first: the
+    first level of the run, whose signal holds VideoCrafter's rescale."""
     return mixed(noised(result, drawn, first), fresh)
 
 

@@ -183,33 +183,39 @@ def judged(cases: Sequence[Case], clips: Sequence[Array], way: str) -> dict[str,
 
 
 def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:
-    """Seconds of the processor for each frame and the peak of memory of a clip, sampled and decoded in this process."""
+    """Processor time for each frame over that of plain clips of 16, sampled and decoded before and after it in this
+    process, and the process's peak of memory."""
     import resource
 
     crafter = VideoCrafter.load(model)
     case = long_cases(1)[0]
-    make(crafter, case, WAYS["plain"], SEGMENT, 1)  # what only the first clip of a process costs
-    begin = time.process_time()
-    made = 0
-    request = Request(seed=1, frames=count, fps=case.scene.fps, sampling=Sampling(steps=steps, eta=0.0))
-    for _ in frames(crafter, case.prompt, request=request, long=WAYS[way]):
-        made += 1
-    seconds = time.process_time() - begin
+
+    def seconds(frames: int, long: Long) -> float:
+        begin = time.process_time()
+        make(crafter, case, long, frames, steps)
+        return (time.process_time() - begin) / frames
+
+    plain = WAYS["plain"]
+    seconds(SEGMENT, plain)  # what only the first clip of a process costs
+    before, taken, after = seconds(SEGMENT, plain), seconds(count, WAYS[way]), seconds(SEGMENT, plain)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds per frame": seconds / made, "peak bytes": float(peak)}
+    return {"time per frame": 2 * taken / (before + after), "peak bytes": float(peak)}
 
 
 def costs(options: argparse.Namespace, way: str) -> dict[str, Any]:
-    """Time for each frame and peak memory at every length, over those of the shortest."""
+    """Time for each frame over that of 16, and peak memory over that of the shortest length, at every length."""
     measured: dict[int, dict[str, float]] = {}
     for count in options.cost_of:
         command = [sys.executable, "-m", "evaluation.long_videos", "--model", str(options.model)]
         command += ["--steps", str(options.steps), "--cost", way, str(count)]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         measured[count] = json.loads(done.stdout)
-    first = measured[options.cost_of[0]]
+    least = measured[options.cost_of[0]]["peak bytes"]
     return {
-        str(count): {key: round(value / first[key], 3) for key, value in found.items()}
+        str(count): {
+            "time per frame": round(found["time per frame"], 3),
+            "memory": round(found["peak bytes"] / least, 3),
+        }
         for count, found in measured.items()
     }
 

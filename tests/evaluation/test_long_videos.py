@@ -64,7 +64,9 @@ def test_the_command_measures_every_way(tmp_path: Path) -> None:
     assert main(["--model", str(model), "--result", str(result), *few, *shown]) == 0
     found = json.loads(result.read_text(encoding="utf-8"))
     assert found["20 frames"].keys() == {"freenoise", "plain"}
-    assert found["cost over 16 frames"]["plain"]["16"]["seconds per frame"] == 1
+    cost = found["cost over 16 frames"]["plain"]["16"]
+    assert cost["memory"] == 1
+    assert 0 < cost["time per frame"] < 50
     assert (tmp_path / "long-freenoise-20.png").is_file()
 
 

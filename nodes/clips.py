@@ -12,7 +12,7 @@ from torch import Tensor
 from ..vc_core.denoising import Noise
 from ..vc_core.denoising.continuing import Continuation, Segment, continued
 from ..vc_core.denoising.fifo import Queue
-from ..vc_core.denoising.freeinit import next_start
+from ..vc_core.denoising.freeinit import check_first, next_start
 from ..vc_core.denoising.freenoise import rescheduled
 from ..vc_core.denoising.guidance import Guidance
 from ..vc_core.network.layers import to_clips, to_frames
@@ -75,15 +75,16 @@ class Clips:
 
 def in_rounds(clips: Clips, start: Tensor, seed: int, rounds: int) -> Tensor:
     """A clip, sampled again in each round from the low frequencies of the last result (`denoising.freeinit`)."""
+    model = with_reordered_noise(clips.model, None)
+    first = sampling.rescaled(model.get_model_object("model_sampling")).level(float(clips.sigmas(1.0)[0]))
+    check_first(first)
     result = clips.make(start, None, seed)
     source, frames = Noise(seed), len(start)
     drawn = source.draw((1, *start.transpose(0, 1).shape))
     windows = reused(clips.model.model_options)
     if windows is not None:
         drawn = rescheduled(drawn, windows, source)
-    model = with_reordered_noise(clips.model, None)
     scale = model.model.latent_format
-    first = sampling.rescaled(model.get_model_object("model_sampling")).level(float(clips.sigmas(1.0)[0]))
     again = replace(clips, model=model)
     for _ in range(rounds):
         clean = to_clips(scale.process_in(result.float().cpu()), frames)

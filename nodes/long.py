@@ -212,6 +212,10 @@ def _check_queue(model: Any, told: tuple[Any, ...]) -> None:
     cure = "choose freenoise, windows or continue"
     if any(text.shape[0] > 1 for conditioning in told for text, _ in conditioning):
         raise UserError(f"long_video fifo does not know prompts over time: {cure}.")
+    if any(each.get("control") is not None for conditioning in told for _, each in conditioning):
+        raise UserError(
+            "long_video fifo does not know ControlNet, whose hints each belong to a frame: choose freenoise."
+        )
     if spec is not None and (spec.unet.concat_channels or spec.unet.motion_width):
         raise UserError(f"long_video fifo cannot drive models that continue a picture or have motion guidance: {cure}.")
 

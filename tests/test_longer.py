@@ -122,6 +122,14 @@ def test_freeinit_goes_back_to_the_noise_that_a_picture_left(
     assert not torch.equal(began[0], began[1])
 
 
+def test_freeinit_is_refused_where_a_run_begins_from_noise_alone(continuing: VideoCrafter) -> None:
+    request = replace(REQUEST, frames=3, sampling=Sampling(steps=2, spacing="trailing"))
+    with pytest.raises(UserError, match="begins from noise alone"):
+        next(frames(continuing, "a", PICTURE, request=request, long=long("off", free_init=1)))
+    lower = replace(request, start=900)
+    assert len(list(frames(continuing, "a", PICTURE, request=lower, long=long("off", free_init=1)))) == 3
+
+
 def test_fifo_says_what_it_cannot_drive_before_work_starts(
     files: dict[str, Path],
     continuing: VideoCrafter,

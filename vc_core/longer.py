@@ -17,10 +17,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from .denoising import Noise, Step
+from .denoising import Noise, NoiseSchedule, Step
 from .denoising.continuing import Continuation, Segment, continued
 from .denoising.fifo import Queue, stream
-from .denoising.freeinit import GivenStart, next_start
+from .denoising.freeinit import GivenStart, check_first, next_start
 from .denoising.freenoise import rescheduled
 from .denoising.windows import ContextWindows, Fuse, Order
 from .errors import UserError
@@ -118,7 +118,10 @@ def frames(
 
 
 def check_way(spec: ModelSpec, request: Request, long: Long) -> None:
-    """Raises UserError where the queue does not go together with the model or with what else is asked for."""
+    """Raises UserError where FreeInit or the queue does not go with the model or with what else is asked for."""
+    if long.free_init:
+        schedule = NoiseSchedule.from_spec(spec.diffusion).until(request.start)
+        check_first(request.settle(spec).sampling.levels(schedule)[0])
     if long.method != "fifo" or request.settle(spec).frames <= long.window:
         return
     if spec.unet.concat_channels or spec.unet.motion_width:

@@ -48,8 +48,23 @@ def _patch(name: str, change: Change) -> Any:
     return comfy.weight_adapter.LoRAAdapter({name}, weights)
 
 
+SETTINGS = (
+    "model_options",
+    "object_patches",
+    "wrappers",
+    "callbacks",
+    "attachments",
+    "additional_models",
+    "injections",
+    "hook_patches",
+    "forced_hooks",
+)
+"""What nodes set on a MODEL beside patches of its weights."""
+
+
 def _grown(model: Any, spec: ModelSpec) -> Any:
-    """A MODEL of the same weights, shared, with a guidance embedding that does nothing yet; patches come along."""
+    """A MODEL of the same weights, shared, with a guidance embedding that does nothing yet, and with all that nodes set
+    before."""
     old = model.model
     config = VideoCrafterConfig(spec, NoiseSchedule.from_spec(spec.diffusion), old.latent_format)
     config.optimizations = dict(old.model_config.optimizations)
@@ -66,7 +81,8 @@ def _grown(model: Any, spec: ModelSpec) -> Any:
     out.patches = {key: list(value) for key, value in model.patches.items()}
     out.patches_uuid = model.patches_uuid
     copied = model.clone()
-    out.model_options, out.wrappers = copied.model_options, copied.wrappers
+    for name in SETTINGS:
+        setattr(out, name, getattr(copied, name))
     return out
 
 

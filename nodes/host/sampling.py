@@ -191,18 +191,21 @@ def _after_guidance(arguments: dict[str, Any], guidance: Guidance) -> Tensor:
         )
         out = out + guidance.temporal * (conditional - frozen)
     if guidance.rescale and out is not conditional:
-        base = _signal_part(arguments)
-        out = base - to_frames(rescale(_one_clip(base - out), _one_clip(base - conditional), guidance.rescale))
+        base, factor = _parts_of_denoised(arguments)
+        given, told = (_one_clip((base - denoised) / factor) for denoised in (out, conditional))
+        out = base - factor * to_frames(rescale(given, told, guidance.rescale))
     return out
 
 
-def _signal_part(arguments: dict[str, Any]) -> Tensor:
-    """The tensor whose distance to the denoised latents is, up to a factor, what the network predicted."""
+def _parts_of_denoised(arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """(base, factor): the denoised latents are base - factor * what the network predicted. Each frame may have a sigma
+    of its own."""
     x, sigma = arguments["input"], arguments["sigma"]
-    sampling = arguments["model"].model_sampling
+    sampling, factor = arguments["model"].model_sampling, sigma.to(x).reshape(-1, *(1,) * (x.ndim - 1))
     if isinstance(sampling, RescaledSampling) and sampling.schedule.prediction == "v":
-        return x * sampling.alpha(sigma, x.ndim).to(x)
-    return x
+        alpha = sampling.alpha(sigma, x.ndim).to(x)
+        return x * alpha, factor * alpha.sqrt()
+    return x, factor
 
 
 class TwoScales(comfy.samplers.CFGGuider):

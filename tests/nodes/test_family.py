@@ -253,9 +253,11 @@ def test_turbos_nameless_list_makes_a_few_step_model_of_a_text_model(base, comfy
 
 
 @pytest.mark.usefixtures("loras")
-def test_a_lora_list_keeps_the_windows_and_previews_of_the_model(comfy, text_model):
+def test_a_lora_list_keeps_what_earlier_nodes_set(comfy, text_model):
     (long,) = comfy.call("VideoCrafterFreeNoise", model=text_model.model).values
+    (long,) = comfy.call("ModelSamplingDiscrete", model=long, sampling="lcm", zsnr=False).values
     grown = with_file(comfy, long, "turbo_list.pt")
+    assert grown.get_model_object("model_sampling") is long.get_model_object("model_sampling")
     assert grown.wrappers == long.wrappers
     assert grown.wrappers is not long.wrappers
     assert grown.model.latent_format is long.model.latent_format

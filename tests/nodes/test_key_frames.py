@@ -81,6 +81,14 @@ def test_an_end_image_joins_the_row_and_another_size_is_fitted(continuing_model,
     assert torch.equal(ways[0]["videocrafter_pictures"][1], ways[1]["videocrafter_pictures"][0])
 
 
+def test_freeinit_is_refused_where_a_run_begins_from_noise_alone(continuing_model, row):
+    told = conditionings(continuing_model, row[:1])
+    with pytest.raises(Exception, match="begins from noise alone"):
+        sampled(continuing_model, told, free_init=1)
+    out = sampled(continuing_model, told, free_init=1, scheduler="uniform", sampler_name="ddim_exact", steps=4)
+    assert torch.isfinite(out).all()
+
+
 def test_a_sampled_posterior_is_that_of_vc_core(continuing_model, core, row):
     told = conditionings(continuing_model, row[:1], end_image=row[1:2], posterior="sampled", posterior_seed=8)
     first, last = (fit(picture, 16, 24) for picture in row[:2])

@@ -74,9 +74,10 @@ def short_queue(comfy, monkeypatch):
 def test_long_videos_are_those_of_vc_core(base, checkpoints, text_model, way):
     core = crafter(base, checkpoints["text"])
     count = 18 if way == "fifo" else LONG
-    request = replace(REQUEST, frames=count, sampling=Sampling(steps=4, eta=1.0))
+    request = replace(REQUEST, frames=count, guidance_rescale=0.5, sampling=Sampling(steps=4, eta=1.0))
     expected = torch.stack(list(frames(core, "a red square", request=request, long=CORE[way])))
-    out = text_model.sample(steps=4, latent_image=text_model.latent(frames=count), long_video=way)
+    given = {"steps": 4, "guidance_rescale": 0.5, "latent_image": text_model.latent(frames=count)}
+    out = text_model.sample(long_video=way, **given)
     assert out.shape[0] == count
     decoded = core.decode((out * SCALE).transpose(0, 1)[None])
     assert relative(decoded, expected) < EXACT
@@ -226,6 +227,9 @@ def test_what_cannot_be_done_is_said(comfy, text_model):
     each = [(text[0][0].expand(20, -1, -1), {})]
     with pytest.raises(UserError, match="prompts over time"):
         text_model.sample(latent_image=long, long_video="fifo", positive=each)
+    hinted = [(text[0][0], {"control": object()})]
+    with pytest.raises(UserError, match="fifo does not know ControlNet"):
+        text_model.sample(latent_image=long, long_video="fifo", positive=hinted)
     with pytest.raises(UserError, match="does not go together"):
         text_model.sample(latent_image=long, long_video="fifo", free_init=1)
     with pytest.raises(UserError, match="free_init makes clips from noise"):

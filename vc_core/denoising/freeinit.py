@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .noise import NoiseSource
 from .schedule import Level
 from .start import noised
@@ -19,6 +20,8 @@ from .start import noised
 ORDER = 4
 CUT_SPACE = 0.25
 CUT_TIME = 0.25
+LEAST_SIGNAL = 1e-3
+"""Of the first level; VideoCrafter's have 0.02 to 0.09."""
 
 
 def low_pass(shape: Sequence[int], *, order: int = ORDER, space: float = CUT_SPACE, time: float = CUT_TIME) -> Tensor:
@@ -36,6 +39,15 @@ def mixed(low: Tensor, high: Tensor) -> Tensor:
     keep = low_pass(low.shape[-3:]).to(low.device)
     spectrum = torch.fft.fftn(low.float(), dim=axes) * keep + torch.fft.fftn(high.float(), dim=axes) * (1 - keep)
     return torch.fft.ifftn(spectrum, dim=axes).real.to(low.dtype)
+
+
+def check_first(first: Level) -> None:
+    """Raises UserError where a run begins without any signal, so that no trace of a clip could be given back."""
+    if first.signal < LEAST_SIGNAL:
+        raise UserError(
+            "FreeInit gives back the trace of a clip in its noisiest latents, but this model begins from noise alone "
+            "(zero terminal SNR), which holds none. Set the rounds of FreeInit to 0."
+        )
 
 
 def next_start(result: Tensor, drawn: Tensor, fresh: Tensor, first: Level) -> Tensor:

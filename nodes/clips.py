@@ -26,6 +26,8 @@ Conditionings = Mapping[str, Any]
 
 PARTITIONS = 4
 """Of a queue, as published."""
+MOST_SEED = 2**64 - 1
+"""ComfyUI's samplers add 1 to their seed, and torch takes no more than this."""
 SEGMENT, OVERLAP = 16, 8
 """Frames of a clip that is continued, and those that the next one begins with."""
 
@@ -69,7 +71,7 @@ class Clips:
             noise=amount * drawn,
             latent=torch.zeros_like(start) if pure and mask is None else start,
             mask=mask,
-            seed=seed,
+            seed=seed if self.exact else seed % MOST_SEED,
         )
 
 

@@ -112,6 +112,13 @@ def test_our_node_draws_the_fresh_noise_of_comfyuis_samplers_on_the_cpu(text_mod
         assert torch.equal(made[0][name], made[1][name]), name
 
 
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_sde", "euler_ancestral"])
+def test_the_last_of_all_seeds_runs(text_model, name):
+    out = text_model.sample(sampler_name=name, scheduler="normal", seed=2**64 - 1, steps=2)
+    assert torch.isfinite(out).all()
+    assert not torch.equal(out, text_model.sample(sampler_name=name, scheduler="normal", seed=1, steps=2))
+
+
 # --- samplers and schedulers ------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from vc_core.conditioning import Conditioning
 from vc_core.conditioning.types import join
 from vc_core.denoising import Guidance, Level, Noise, NoiseSchedule, Sampling, sample
-from vc_core.denoising.fifo import Queue, down, estimated, stream
+from vc_core.denoising.denoiser import estimated
+from vc_core.denoising.fifo import Queue, down, stream
 from vc_core.denoising.freeinit import low_pass, mixed, next_start
 from vc_core.denoising.samplers import ddim
 from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, in_windows, of_frames, windowed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,11 +30,20 @@ def denoiser(predict: Predictor, prediction: Prediction) -> Denoiser:
     @torch.no_grad()
     def denoise(x: Tensor, level: Level) -> Estimate:
         timestep = torch.full((len(x),), level.timestep, dtype=torch.float32, device=x.device)
-        out = predict(x, timestep)
-        alpha = x.new_tensor(level.alpha)
-        if prediction == "v":
-            eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x
-            return Estimate((alpha.sqrt() * x - (1 - alpha).sqrt() * out) / level.scale, eps)
-        return Estimate((x - (1 - alpha).sqrt() * out) / alpha.sqrt() / level.scale, out)
+        return estimated(x, predict(x, timestep), [level], prediction)
 
     return denoise
+
+
+def estimated(x: Tensor, out: Tensor, levels: Sequence[Level], prediction: Prediction) -> Estimate:
+    """What the network's output says of x, b c f h w, whose frames have a level each, or one for all."""
+    alpha, scale = per_frame(x, [level.alpha for level in levels]), per_frame(x, [level.scale for level in levels])
+    if prediction == "v":
+        eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x
+        return Estimate((alpha.sqrt() * x - (1 - alpha).sqrt() * out) / scale, eps)
+    return Estimate((x - (1 - alpha).sqrt() * out) / alpha.sqrt() / scale, out)
+
+
+def per_frame(like: Tensor, values: Sequence[float]) -> Tensor:
+    """f 1 1, to multiply b c f h w"""
+    return like.new_tensor(values)[:, None, None]

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..specs import Prediction
-from .denoiser import Estimate
+from .denoiser import Estimate, estimated, per_frame
 from .guidance import Guidance, Model, guide
 from .noise import NoiseSource
 from .samplers import posterior_noise
@@ -109,8 +108,8 @@ def _turns(line: _Line, base: Tensor, frames: int, noise: NoiseSource) -> Iterat
     queue, levels = line.queue, line.levels
     source = [max(0, place - queue.early) for place in range(-queue.size // 2, queue.length)]
     drawn = noise.draw((*base.shape[:2], len(source), *base.shape[3:]), base.device, base.dtype)
-    signal = _row(base, [levels[i].signal for i in line.depth])
-    x = signal * base[:, :, source] + _row(base, [levels[i].noise for i in line.depth]) * drawn
+    signal = per_frame(base, [levels[i].signal for i in line.depth])
+    x = signal * base[:, :, source] + per_frame(base, [levels[i].noise for i in line.depth]) * drawn
     for turn in range(queue.early + frames):
         x = line.step(x, turn - queue.early, noise)
         if turn >= queue.early:
@@ -145,27 +144,12 @@ class _Line:
         return out
 
 
-def estimated(x: Tensor, out: Tensor, levels: Sequence[Level], prediction: Prediction) -> Estimate:
-    """What the network's output says of x, b c f h w, in which every frame has a level of its own."""
-    alpha, scale = _row(x, [level.alpha for level in levels]), _row(x, [level.scale for level in levels])
-    if prediction == "v":
-        eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x
-        return Estimate((alpha.sqrt() * x - (1 - alpha).sqrt() * out) / scale, eps)
-    return Estimate((x - (1 - alpha).sqrt() * out) / alpha.sqrt() / scale, out)
-
-
 def down(estimate: Estimate, here: Sequence[Level], there: Sequence[Level], noise: NoiseSource, eta: float) -> Tensor:
     """A DDIM step (arXiv:2010.02502, equation 12) of b c f h w, in which every frame has levels of its own; the rescale
     is in the signal of each, so frames keep their contrast on their way through the queue."""
     x0, eps = estimate
-    sigma = _row(x0, [eta * posterior_noise(a, b) for a, b in zip(here, there, strict=True)])
-    alpha = _row(x0, [level.alpha for level in there])
+    sigma = per_frame(x0, [eta * posterior_noise(a, b) for a, b in zip(here, there, strict=True)])
+    alpha = per_frame(x0, [level.alpha for level in there])
     direction = (1 - alpha - sigma**2).clamp_min(0).sqrt() * eps
-    return (
-        _row(x0, [level.signal for level in there]) * x0 + direction + sigma * noise.draw(x0.shape, x0.device, x0.dtype)
-    )
-
-
-def _row(like: Tensor, values: Sequence[float]) -> Tensor:
-    """f 1 1, to multiply b c f h w"""
-    return like.new_tensor(values)[:, None, None]
+    signal, drawn = per_frame(x0, [level.signal for level in there]), noise.draw(x0.shape, x0.device, x0.dtype)
+    return signal * x0 + direction + sigma * drawn

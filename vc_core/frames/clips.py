@@ -19,8 +19,8 @@ def load_clip(path: str | Path, *, frames: int, width: int, height: int) -> Tens
     """The first `frames` frames as f h w 3, float32 in 0..1.
 
     Each is turned upright as the file says, as telephones ask for, and scaled until it covers width x height pixels,
-    and its middle is kept. Raises UserError when there is no
-    such file, when it is no video, or when it has fewer frames.
+    and its middle is kept. Raises UserError when there is no such file, when it is no video, or when it has fewer
+    frames.
     """
     av = require_av()
     file = Path(path).expanduser()

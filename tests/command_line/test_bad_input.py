@@ -1,0 +1,101 @@
+"""What the command line says of bad input, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line.running import frames_of, one_line, run
+
+from vc_core import cli
+
+BAD: dict[str, tuple[Sequence[str], str]] = {
+    "no such model": (("-m", "nothing.ckpt"), "There is no file nothing.ckpt"),
+    "width": (("--width", "36"), "Width is 36 pixels; it should be a multiple of 8. The nearest are 32 and 40"),
+    "height": (("--height", "-8"), "Height is -8"),
+    "frames": (("--frames", "0"), "0 frames were asked for"),
+    "fps": (("--fps", "0"), "fps condition is 0"),
+    "steps past the table": (("--steps", "27"), "27 steps cannot be spaced uniformly"),
+    "steps": (("--steps", "0"), "0 steps"),
+    "eta": (("--eta", "2"), "eta is 2"),
+    "device": (("--device", "tpu"), "There is no device 'tpu'"),
+    "absent device": (("--device", "xpu"), "cannot be used on this machine"),
+    "ending": (("-o", "video.exe"), ".exe"),
+    "save fps": (("--save-fps", "-3"), "-3"),
+    "preset": (("--preset", "videocrafter1_t2v_1024"), "does not fit this file"),
+}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("case", BAD)
+    def test_one_line_says_what_is_wrong_and_nothing_is_written(
+        self,
+        case: str,
+        text_model: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        arguments, message = BAD[case]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is told before weights are read
+        model = () if "-m" in arguments else ("-m", text_model)
+        device = () if "--device" in arguments else ("--device", "cpu")
+        assert run("text-to-video", "a", *model, *device, *arguments) == 2
+        output = capsys.readouterr()
+        assert message in one_line(output.err)
+        assert output.out == ""
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_without_all_parts_is_refused(
+        self, text_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("convert", text_model, "--split", "-o", tmp_path / "parts") == 0
+        unet = tmp_path / "parts" / "text_unet.safetensors"
+        assert run("text-to-video", "a", "-m", unet, "-o", tmp_path / "a.mp4", "--device", "cpu") == 2
+        assert "There is no autoencoder (VAE)" in one_line(capsys.readouterr().err)
+
+    def test_an_existing_output_is_kept(self, text_model: Path, tmp_path: Path) -> None:
+        out = tmp_path / "a.mp4"
+        out.write_bytes(b"precious")
+        assert run("text-to-video", "a", "-m", text_model, "-o", out) == 2
+        assert out.read_bytes() == b"precious"
+        assert run("text-to-video", "a", "-m", text_model, "-o", out, "--overwrite", "--device", "cpu") == 0
+        assert len(frames_of(out)) == 3
+
+    def test_a_text_model_refuses_a_picture_and_an_image_model_wants_one(
+        self,
+        text_model: Path,
+        image_model: Path,
+        picture: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(cli.VideoCrafter, "load", None)
+        out = tmp_path / "a.mp4"
+        assert run("image-to-video", "a", "-i", picture, "-m", text_model, "-o", out, "--device", "cpu") == 2
+        assert "text-to-video model" in one_line(capsys.readouterr().err)
+        assert run("text-to-video", "a", "-m", image_model, "-o", out, "--device", "cpu") == 2
+        assert "give it a picture" in one_line(capsys.readouterr().err)
+        assert not out.exists()
+
+    @pytest.mark.parametrize("seed", ["-1", str(2**64), "1.5", "x"])
+    def test_seeds_outside_64_bits_are_refused(self, seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            run("text-to-video", "a", "-m", "m.ckpt", f"--seed={seed}")
+        assert ended.value.code == 2
+        assert f"{seed} is not a whole number from 0 to {2**64 - 1}" in capsys.readouterr().err
+
+    def test_a_full_disk_leaves_no_file(
+        self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(cli, "write", full)
+        assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu") == 2
+        assert "No space left on device" in one_line(capsys.readouterr().err)
+        assert list(tmp_path.iterdir()) == []

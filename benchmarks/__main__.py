@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -124,7 +125,10 @@ def about(options: argparse.Namespace, clock: Any) -> dict[str, Any]:
 
 
 def revision(folder: Path) -> str:
-    """The commit of a working tree, with a plus sign behind it where files were changed; empty outside of one."""
+    """The commit of a working tree, with a plus sign behind it where files were changed; empty outside of one, or
+    without git."""
+    if shutil.which("git") is None:
+        return ""
     git = ["git", "-C", str(folder)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, revision
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_a_result_has_figures_and_can_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +28,8 @@ def test_a_result_has_figures_and_can_be_compared(tmp_path: Path, capsys: pytest
     assert main(["--compare", str(file), str(file)]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert any(row.startswith("planned_fp16 16x72x128 peak_bytes ") and row.endswith("1.000") for row in rows)
+
+
+def test_a_machine_without_git_measures_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert revision(ROOT) == ""

@@ -331,7 +331,7 @@ def test_models_can_be_made_afresh_for_another_device(text_model, plain):
 def test_passes_of_guidance_are_split_over_devices(text_model, plain):
     """Core's MultiGPU split with the CPU as two devices: one pass each, in two threads, and the clip stays the same."""
     model = text_model.model.clone()
-    second = model.deepclone_multigpu(new_load_device=torch.device("cpu", 0))
+    second = model.deepclone_multigpu(new_load_device=torch.device("cpu", 1))
     second.is_multigpu_base_clone = True
     model.set_additional_models("multigpu", [second])
     model.match_multigpu_clones()

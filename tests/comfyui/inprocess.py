@@ -162,7 +162,6 @@ def start(base: Base) -> Comfy:
     args.cpu = True
     args.base_directory = str(base.root)
     args.disable_api_nodes = True
-    importlib.import_module("utils.extra_config")  # as main.py does, before `nodes` of 0.3.64 puts comfy/utils.py first
     nodes: Any = importlib.import_module("nodes")
 
     asyncio.run(nodes.init_builtin_extra_nodes())

@@ -57,10 +57,10 @@ def test_every_node_runs_with_nothing_but_the_packages_of_comfyui(tmp_path: Path
         [sys.executable, str(program), str(base.root)], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert {"open-clip-torch", "ftfy", "timm", "scikit-image", "pytest"} <= set(told["left_out"])
-    assert set(told["ours"]) <= set(told["ran"])
-    for model, files in told["files"].items():
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert {"open-clip-torch", "ftfy", "timm", "scikit-image", "pytest"} <= set(report["left_out"])
+    assert set(report["ours"]) <= set(report["ran"])
+    for model, files in report["files"].items():
         assert files, model
         assert all(any(base.output.rglob(file)) for file in files), model
 

@@ -91,7 +91,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                     round=0.01,
                     tooltip="How strongly the prompt is followed, 0 to 100. The authors use 12; 7 to 9 is softer. 1 "
                     "switches guidance and the negative prompt off and takes half the time. High values burn "
-                    "colours: see guidance_rescale. T2V-Turbo takes cfg as an input (7.5), without a second pass.",
+                    "colours: see guidance_rescale. T2V-Turbo reads the number itself (7.5), at no further cost.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -115,7 +115,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Size and length of the clip (VideoCrafter Empty Latent), or "
-                    "a clip to start from with denoise below 1. Black parts of a noise mask are kept unchanged.",
+                    "a clip to start from with denoise below 1. A noise mask keeps what it leaves dark.",
                 ),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=DENOISE),
                 io.Float.Input(
@@ -148,7 +148,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                     max=10.0,
                     step=0.1,
                     tooltip="-10 to 10, pushes towards frames that belong together: 0 is off, 0.5 to 2 make motion "
-                    "more coherent, too much freezes it. Takes one more pass in each step: 1.5 times the time.",
+                    "more coherent, too much freezes it. Takes one more pass in each step (half as long again).",
                     **advanced(io.Float.Input),
                 ),
                 io.Conditioning.Input(
@@ -185,15 +185,14 @@ class VideoCrafterKSampler(io.ComfyNode):
                     options=list(LONG_VIDEO),
                     default=LONG_VIDEO[0],
                     optional=True,
-                    tooltip="For clips of more than 16 frames. Use eta 0, except 1 for fifo and freelong. freenoise: "
-                    "one scene of 32, 64, 128 or more frames, with attention in windows of 16, every 4. freelong: one "
-                    "scene, with full attention to near frames and the slow part of attention to all. In the memory "
-                    "of 16 frames: windows runs the model on one window after the other; windows_fast the same, with "
-                    "windows that shift from step to step; loop ends where it begins; continue makes clip after clip, "
-                    "each from the last 8 frames of the one before, and corrects drifting colours; fifo pushes frames "
-                    "through a queue of rising noise. Time per frame: windows, loop and continue 2 times that of a "
-                    "short clip, fifo 3 times or more, the others about the same. off treats all frames as one clip. "
-                    "Up to 16 frames all give the same clip.",
+                    tooltip="For clips of more than 16 frames; eta 0 suits all but fifo and freelong. freenoise keeps "
+                    "32, 64, 128 or more frames one scene (windows of 16, every 4), and freelong too, by near frames "
+                    "and the slow part of all. In the memory of 16 frames: windows runs the model on one window after "
+                    "the other, loop as well, and the clip ends where it begins; continue makes clip after clip, each "
+                    "from the last 8 frames of the one before, with the drift of colours taken back; fifo pushes "
+                    "frames through a queue of rising noise, 3 times as long or more. windows and continue take 2 "
+                    "times the time of short clips, windows_fast hardly more than those. off treats all frames as one "
+                    "clip. 16 frames or fewer are the same in all.",
                 ),
                 io.Int.Input(
                     "free_init",

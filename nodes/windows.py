@@ -41,7 +41,7 @@ class VideoCrafterContextWindows(io.ComfyNode):
                     min=0,
                     max=255,
                     tooltip="Frames that a window shares with the next, 0 to one less than the window. More is "
-                    "smoother and slower: 8 takes 1.5 times the time of 4.",
+                    "smoother and slower: 8 takes half as long again as 4.",
                 ),
                 io.Combo.Input(
                     "context_schedule",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import analytic, caching, checkpoint, combine, conditioning, denoising, frames, long, pictures, windows
+from . import analytic, caching, checkpoint, combine, conditioning, denoising, frames, long, pictures, renamed, windows
+from .host import replacing
 
 
 class VideoCrafterExtension(ComfyExtension):
     """What ComfyUI asks for when it loads the pack."""
+
+    async def on_load(self) -> None:
+        """Called before the nodes are asked for, by ComfyUI versions that know renamed nodes."""
+        await replacing.register(renamed.RENAMED)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         modules = (checkpoint, conditioning, pictures, denoising, long, windows, caching, frames, combine, analytic)

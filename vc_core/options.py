@@ -87,9 +87,9 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         "--long",
         choices=METHODS,
         default="off",
-        help="for more than 16 frames: freenoise keeps them one scene, by windows over time and noise used again; "
-        "freelong does so by near frames and the slow part of all; "
-        "windows needs less memory; fifo makes any length at constant memory; continue goes on clip after clip",
+        help="for more than 16 frames: freenoise keeps one scene, with attention in windows and noise that is reused; "
+        "freelong too, with full attention to near frames and the slow part of attention to all; "
+        "windows needs less memory; fifo makes any length at constant memory; continue adds clip after clip",
     )
     group.add_argument(
         "--window-order",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import stand_ins
+from packaging.version import Version
 from PIL import Image
 
 from comfyui.base import ROOT
@@ -99,6 +100,7 @@ def test_format_and_links_are_whole(file):
 
 @each
 def test_every_node_says_which_pack_and_version_it_is_of(file):
+    """The version is the one that the workflow was saved with, so not every release has to touch every file."""
     for node in read(file)["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
@@ -106,7 +108,7 @@ def test_every_node_says_which_pack_and_version_it_is_of(file):
         assert node["properties"]["cnr_id"] == (project("name") if ours else "comfy-core")
         assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
         if ours:
-            assert node["properties"]["ver"] == project("version")
+            assert Version(node["properties"]["ver"]) <= Version(project("version"))
 
 
 @each

@@ -2,7 +2,8 @@
 
 A case is NAME.json (what was run) beside NAME.safetensors (the numbers). The folder is `tests/golden`, or the one that
 the environment variable VC_GOLDEN_DIR names. Tests choose cases by their `kind`, so a new file of a known kind is
-tested without a change of code. `pytest -k golden` selects these tests.
+tested without a change of code: sizes, conditions, settings and noise are read from the file, the networks' numbers by
+`golden_models`. `test_golden_cases.py` shows it with further cases. `pytest -k golden` selects these tests.
 
 Where a case does not store its weights it names a recipe for them: an integer stream of numpy's frozen legacy
 generator, scaled to float16-representable values. A digest guards that they are those the outputs were made with.
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-FOLDER = Path(os.environ.get("VC_GOLDEN_DIR") or Path(__file__).parent / "golden")
+COMMITTED = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("VC_GOLDEN_DIR") or COMMITTED)
 
 SHARP = ("to_q.", "to_k.", "to_k_ip.", ".q.weight", ".k.weight", "in_proj_weight")
 RESIDUAL = (
@@ -37,19 +39,19 @@ NORM_BIASES = tuple(
 )
 
 
-def cases(*kinds: str) -> list[Any]:
+def cases(*kinds: str, folder: Path = FOLDER) -> list[Any]:
     """The case files of these kinds, by name.
 
     Where there is none this fails in the default folder: an empty one must not pass for success. A folder of the
     user's choice may hold some kinds alone; tests of the others are then skipped, and say why.
     """
-    paths = sorted(FOLDER.glob("*.json"))
+    paths = sorted(folder.glob("*.json"))
     found = [path for path in paths if json.loads(path.read_text(encoding="utf-8")).get("kind") in kinds]
     if found:
         return list(found)
-    if not os.environ.get("VC_GOLDEN_DIR"):
-        raise FileNotFoundError(f"no golden case of kind {kinds} in {FOLDER}")
-    reason = f"{FOLDER} holds no golden case of kind {' or '.join(kinds)}"
+    if folder == COMMITTED:
+        raise FileNotFoundError(f"no golden case of kind {kinds} in {folder}")
+    reason = f"{folder} holds no golden case of kind {' or '.join(kinds)}"
     return [pytest.param(Path(f"no_{kinds[0]}"), marks=pytest.mark.skip(reason=reason))]
 
 
@@ -63,6 +65,9 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tenso
     if recipe:
         if recipe["storage"] == "recipe":
             weights = {key: recipe_tensor(key, shape, recipe) for key, shape in recipe["keys"].items()}
+        elif recipe["storage"] == "external":
+            beside = load_file(str(path.parent / recipe["file"]))
+            weights = {key[2:]: value.float() for key, value in beside.items() if key.startswith("w/")}
         assert digest(weights) == recipe["sha256"], f"{path.name}: these are not the weights of the golden outputs"
     return info, weights, tensors
 
@@ -72,6 +77,79 @@ def relative_error(ours: Tensor, golden: Tensor) -> float:
     assert ours.shape == golden.shape, f"{tuple(ours.shape)} is not {tuple(golden.shape)}"
     difference = (ours.double() - golden.double()).norm()
     return float(difference / golden.double().norm().clamp_min(1e-30))
+
+
+def fact(name: str, *places: Mapping[str, Any], default: Any = None) -> Any:
+    """What the first of the places says of it: a call of a case goes before the case itself."""
+    return next((place[name] for place in places if place.get(name) is not None), default)
+
+
+def stored(t: Mapping[str, Tensor], call: Mapping[str, Any], name: str) -> Tensor | None:
+    """The tensor of a call, or that of a case whose one call has no name in its file."""
+    return t.get(f"{call['name']}/{name}", t.get(name))
+
+
+def row(value: Any, clips: int) -> Tensor | None:
+    """b, from one number for all clips or a list with one for each; None for a condition that was not given."""
+    if value is None or value == "default":
+        return None
+    return torch.tensor(value, dtype=torch.float32).reshape(-1).expand(clips)
+
+
+def fps_of(call: Mapping[str, Any], t: Mapping[str, Tensor]) -> Tensor | None:
+    """b, the fps (of DynamiCrafter, fs) of a network's call; None where it was left to the network."""
+    given, x = stored(t, call, "in/fps"), stored(t, call, "in/x")
+    given = stored(t, call, "in/fs") if given is None else given
+    assert x is not None
+    return row(fact("fps", call, {"fps": call.get("fs")}), len(x)) if given is None else given
+
+
+class RecordedNoise:
+    """Hands out given draws in their order; fails when asked for more, or for another shape."""
+
+    def __init__(self, draws: Iterable[Tensor]) -> None:
+        self.draws = list(draws)
+
+    def draw(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        assert self.draws, "more noise was drawn than was recorded"
+        noise = self.draws.pop(0)
+        assert tuple(noise.shape) == tuple(shape)
+        return noise.to(device=device, dtype=dtype)
+
+
+def step_noise(recorded: Tensor | None, like: Tensor, steps: int, eta: float) -> list[Tensor]:
+    """The draws of a run's steps. Without fresh noise in them (eta 0) a file may leave them out, since drawn they are,
+    but nothing is made of them."""
+    if eta == 0:
+        return [torch.zeros_like(like)] * steps
+    assert recorded is not None, "eta is above 0, but the file has no noise of the steps"
+    assert len(recorded) >= steps, f"the file has noise of {len(recorded)} steps of {steps}"
+    return list(recorded)
+
+
+def allowed(least: float, most: float, own: Sequence[float] | None, index: int, times: float = 10) -> float:
+    """The relative error that a step may have: a multiple of what rounding does to the reference's own run, `own`, if
+    the file says so for each step, since another processor rounds as much in other places."""
+    return least if own is None else min(most, max(least, times * own[index]))
+
+
+def check_frames(video: Tensor, golden: Tensor, places: Sequence[int] | None = None, units: int = 1) -> None:
+    """Frames f h w 3 in 0..1 against bytes 3 f h w: of all frames, or of some, in their order. `places` says which,
+    where the file does; values at the border of two bytes move by one."""
+    ours, theirs = (video * 255).to(torch.uint8).int(), golden.permute(1, 2, 3, 0).int()
+
+    def differing(index: int, frame: Tensor) -> int:
+        return int((ours[index] - frame).abs().max())
+
+    if places is None and len(theirs) == len(ours):
+        places = range(len(ours))
+    if places is not None:
+        assert max(differing(index, frame) for index, frame in zip(places, theirs, strict=True)) <= units
+        return
+    index = -1
+    for number, frame in enumerate(theirs):
+        index = next((i for i in range(index + 1, len(ours)) if differing(i, frame) <= units), -1)
+        assert index >= 0, f"no frame of ours is frame {number} of the file's {len(theirs)}"
 
 
 def recipe_tensor(key: str, shape: Sequence[int], recipe: Mapping[str, Any]) -> Tensor:

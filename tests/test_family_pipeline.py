@@ -9,105 +9,37 @@ from typing import Any
 
 import pytest
 import torch
-from test_pipeline import Recorded
+from golden_models import conditions, consistency_levels, crafter_of, sampling_of
 from torch import Tensor
 
-from golden_cases import cases, load, relative_error
-from vc_core.conditioning import Conditioning, text_over_time
-from vc_core.denoising import SAMPLERS, Guidance, Sampling
+from golden_cases import (
+    RecordedNoise,
+    allowed,
+    cases,
+    check_frames,
+    fact,
+    load,
+    relative_error,
+    row,
+    step_noise,
+    stored,
+)
+from vc_core.conditioning import Conditioning, text_over_time, tokens_for_frames
+from vc_core.denoising import SAMPLERS, Guidance
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.freenoise import injected, reordered
 from vc_core.denoising.guidance import guide
 from vc_core.frames.fitting import fit, picture_latent
 from vc_core.pipeline import GREY, VideoCrafter
-from vc_core.specs import (
-    AutoencoderSpec,
-    DiffusionSpec,
-    ImageEncoderSpec,
-    ModelSpec,
-    ResamplerSpec,
-    SamplingDefaults,
-    TextEncoderSpec,
-    UNetSpec,
-    Windows,
-)
+from vc_core.specs import Windows
 
 CONDITIONS = 1e-4  # bicubic coordinates in float32 for the image tokens; the latent and the text are at 1e-5
 LATENT = 1e-5
 ONE_STEP = 2e-5  # float32 against float64 is 5e-8 .. 5e-6
 FIRST_STEP_WITH_NOISE = 3e-4  # from t = 999 with eta 1 rounding stands where the exact value is 0
-SHORT, LONG, PROMPTS = 1e-4, 1e-3, 1e-2  # T2V-Turbo; FreeNoise with one prompt and with two: noise 1e-6 gives 7e-4
+SHORT = 1e-4  # T2V-Turbo
+LONG, PROMPTS = 1e-3, 1e-2  # FreeNoise, at least and at most: of 1e-6 more noise come 5e-5, with two prompts 7e-4
 TEXT = 77
-SPACINGS = {"uniform": "uniform", "uniform_trailing": "trailing"}
-
-
-def spec_of(info: dict[str, Any]) -> ModelSpec:
-    config, clip = info["config"]["params"], info["shrunk"]["clip_arch"]
-    unet, numbers = config["unet_config"]["params"], config["first_stage_config"]["params"]["ddconfig"]
-    text, vision, sizes = clip["text_cfg"], clip["vision_cfg"], info["shrunk"].get("resampler")
-    scaled = config.get("use_dynamic_rescale") or config.get("use_scale")
-    return ModelSpec(
-        name=info["case"],
-        unet=UNetSpec(
-            in_channels=unet["in_channels"],
-            concat_channels=unet["in_channels"] - unet["out_channels"],
-            model_channels=unet["model_channels"],
-            channel_mult=tuple(unet["channel_mult"]),
-            num_res_blocks=unet["num_res_blocks"],
-            attention_levels=tuple(
-                i for i in range(len(unet["channel_mult"])) if 2**i in unet["attention_resolutions"]
-            ),
-            head_channels=unet["num_head_channels"],
-            context_dim=unet["context_dim"],
-            default_fps=unet.get("default_fs", 16),
-            image_attention=unet.get("image_cross_attention", False),
-            image_gate=unet.get("image_cross_attention_scale_learnable", False),
-            guidance_width=unet.get("time_cond_proj_dim", 0),
-        ),
-        diffusion=DiffusionSpec(
-            prediction=config.get("parameterization", "eps"),
-            zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
-            rescale=config.get("base_scale", config.get("scale_b"))
-            if scaled and "time_cond_proj_dim" not in unet
-            else None,
-            keep_last_rescale=unet["in_channels"] == 8,
-        ),
-        autoencoder=AutoencoderSpec(
-            channels=numbers["ch"], channel_mult=tuple(numbers["ch_mult"]), num_res_blocks=numbers["num_res_blocks"]
-        ),
-        text_encoder=TextEncoderSpec(
-            width=text["width"], heads=text["heads"], layers=text["layers"], embed_dim=clip["embed_dim"]
-        ),
-        image_encoder=ImageEncoderSpec(
-            width=vision["width"],
-            head_width=vision["head_width"],
-            layers=vision["layers"],
-            embed_dim=clip["embed_dim"],
-            text_width=text["width"],
-        )
-        if sizes
-        else None,
-        image_tokens=ResamplerSpec(
-            dim=sizes["dim"],
-            depth=sizes["depth"],
-            head_channels=sizes["dim_head"],
-            heads=sizes["heads"],
-            queries=sizes["num_queries"],
-            embedding_dim=sizes["embedding_dim"],
-            output_dim=sizes["output_dim"],
-            ff_mult=sizes["ff_mult"],
-            frames=sizes["video_length"],
-        )
-        if sizes
-        else None,
-        defaults=SamplingDefaults(width=64, height=64),
-    )
-
-
-def crafter_of(info: dict[str, Any], weights: dict[str, Tensor], t: dict[str, Tensor], folder: Path) -> VideoCrafter:
-    buffers = {key[4:]: value for key, value in t.items() if key.startswith("buf/")}
-    torch.save({"state_dict": {**weights, **buffers}}, folder / "model.ckpt")
-    return VideoCrafter.load(folder / "model.ckpt", preset=spec_of(info))
 
 
 def unit(picture: Tensor) -> Tensor:
@@ -115,9 +47,13 @@ def unit(picture: Tensor) -> Tensor:
     return (picture.permute(1, 2, 0) + 1) / 2
 
 
-def golden_told(context: Tensor, fps: float, concat: Tensor) -> Conditioning:
-    image = context[:, TEXT:].unflatten(1, (concat.shape[2], -1))
-    return Conditioning(text=context[:, :TEXT], image=image, fps=torch.tensor([fps]), concat=concat)
+def prompts_of(info: dict[str, Any]) -> list[str]:
+    return info["prompts"] if "prompts" in info else [info["prompt"]]
+
+
+def told_to_all(told: Conditioning, clips: int) -> Conditioning:
+    """A conditioning of one clip as that of several."""
+    return told if len(told.text) == clips else replace(told, text=told.text.expand(clips, *told.text.shape[1:]))
 
 
 @pytest.mark.golden
@@ -127,82 +63,84 @@ def test_golden_dynamicrafter(path: Path, tmp_path: Path) -> None:
     info, weights, t = load(path)
     crafter = crafter_of(info, weights, t, tmp_path)
     size = (info["height"], info["width"])
-    for number in (0, 1):
-        fitted = fit(t[f"image/u8_{number}"].float() / 255, *size, "published")
+    whole = [t[key].float() / 255 for key in sorted(t) if key.startswith("image/u8_")]
+    for number, picture in enumerate(whole):
+        fitted = fit(picture, *size, "published")
         torch.testing.assert_close(fitted, unit(t[f"image/cropped_{number}"][0]), atol=2e-6, rtol=0)
+    assert info["calls"]
     for call in info["calls"]:
-        name = call["name"]
-        cropped = [t.get(f"{name}/cropped_{number}", t[f"image/cropped_{number}"]) for number in (0, 1)]
-        first, second = (unit(picture[0]) for picture in cropped)
-        concat = t[f"{name}/c_concat"]
-        check_concat(crafter, call, [first, second], t[f"{name}/posterior_noise"], concat)
-        if call["path"] == "cli":
-            prompt = info["prompt"] if call["text_input"] else ""
-            told = [(crafter.condition(prompt, first, info["fs"]), t[f"{name}/context"])]
-            if call["cfg"] != 1:
-                told.append((crafter.condition("", GREY, info["fs"]), t[f"{name}/uncond_context"]))
-            for which, golden in told:
-                assert which.image is not None
-                joined = torch.cat([which.text, which.image.flatten(1, 2)], dim=1)
-                assert relative_error(joined, golden) < CONDITIONS, name
+        pictures = [
+            unit(t.get(f"{call['name']}/cropped_{number}", t[f"image/cropped_{number}"])[0])
+            for number in range(len(whole))
+        ]
+        check_concat(crafter, call, pictures, t)
+        seen = pictures[0] if call["path"] == "cli" else whole[0]  # the web page shows the encoder the whole picture
+        check_contexts(crafter, call, info, t, seen)
         check_steps(crafter, info, call, t)
 
 
-def check_concat(
-    crafter: VideoCrafter, call: dict[str, Any], pictures: list[Tensor], noise: Tensor, golden: Tensor
-) -> None:
+def check_concat(crafter: VideoCrafter, call: dict[str, Any], pictures: list[Tensor], t: dict[str, Tensor]) -> None:
     """The command draws noise for every frame and uses that of the ends; the web page draws for each picture."""
-    frames = golden.shape[2]
-    at = len(noise) - 1 if call["path"] == "cli" else (len(noise) - 1 if call["mode"] == "interp" else 0)
+    noise, golden = t[f"{call['name']}/posterior_noise"], t[f"{call['name']}/c_concat"]
+    ends = [pictures[0], *{"i2v": [], "interp": pictures[1:2], "loop": pictures[:1]}[call["mode"]]]
+    at = [0, 0 if call["path"] == "gradio" and call["mode"] == "loop" else len(noise) - 1]
     latents = [
-        crafter._picture_latent(picture, Recorded(noise[place : place + 1], None))
-        for picture, place in ((pictures[0], 0), (pictures[0 if call["mode"] == "loop" else 1], at))
+        crafter._picture_latent(picture, RecordedNoise([noise[place : place + 1]]))
+        for picture, place in zip(ends, at, strict=False)
     ]
-    ours = picture_latent(latents[0], frames, None if call["mode"] == "i2v" else latents[1])
-    assert relative_error(ours, golden) < LATENT, call["name"]
+    ours = picture_latent(latents[0], golden.shape[2], *latents[1:])
+    assert relative_error(ours.expand_as(golden), golden) < LATENT, call["name"]
+
+
+def check_contexts(
+    crafter: VideoCrafter, call: dict[str, Any], info: dict[str, Any], t: dict[str, Tensor], picture: Tensor
+) -> None:
+    prompts = prompts_of(info)
+    given = {
+        "context": (prompts if call["text_input"] else [""] * len(prompts), picture),
+        "uncond_context": ([""] * len(prompts), GREY),
+        "img_nonetext_context": ([""] * len(prompts), picture),
+    }
+    assert f"{call['name']}/context" in t
+    for which, (texts, shown) in given.items():
+        golden = t.get(f"{call['name']}/{which}")
+        if golden is not None:
+            ours = conditions(crafter, texts, [shown], None)
+            assert ours.image is not None
+            joined = torch.cat([ours.text, tokens_for_frames(ours.image, 0, published=True)], dim=1)
+            assert relative_error(joined, golden) < CONDITIONS, (call["name"], which)
 
 
 def check_steps(crafter: VideoCrafter, info: dict[str, Any], call: dict[str, Any], t: dict[str, Tensor]) -> None:
     """Each step from the golden latent before it: guided v-prediction with random weights multiplies rounding errors
-    by 3 to 9, which would hide mistakes at the end of a run."""
-    name, fps = call["name"], float(info["fs"])
-    concat = t[f"{name}/c_concat"]
-    told = {
-        which: golden_told(t[f"{name}/{which}"], fps, concat)
-        for which in ("context", "uncond_context", "img_nonetext_context")
-        if f"{name}/{which}" in t
-    }
-    image_scale = call["cfg"] if call["cfg_img"] == "default" else call["cfg_img"]
-    settings = Sampling(
-        steps=call["steps"],
-        eta=call["eta"],
-        spacing=SPACINGS[call["timestep_spacing"]],
-        guidance=Guidance(scale=call["cfg"], rescale=call["guidance_rescale"], image_scale=image_scale),
-    )
-    schedule = crafter.parts.schedule
-    predict = guide(
-        crafter.predict,
-        told["context"],
-        told.get("uncond_context"),
-        settings.guidance,
-        told.get("img_nonetext_context"),
-    )
+    by 3 to 9, which would hide mistakes at the end of a run. Then the frames of the golden end."""
+    name, settings, schedule = call["name"], sampling_of(call), crafter.parts.schedule
+    start, concat = t[f"{name}/x_T"], t[f"{name}/c_concat"]
+
+    def told(which: str) -> Conditioning | None:
+        context = t.get(f"{name}/{which}")
+        if context is None:
+            return None
+        image = tokens_for_frames(context[:, TEXT:], start.shape[2], published=True)
+        return Conditioning(
+            text=context[:, :TEXT], image=image, fps=row(fact("fs", call, info), len(start)), concat=concat
+        )
+
+    positive = told("context")
+    assert positive is not None
+    predict = guide(crafter.predict, positive, told("uncond_context"), settings.guidance, told("img_nonetext_context"))
     denoise = denoiser(predict, schedule.prediction)
     levels = settings.levels(schedule)
     assert [level.timestep for level in levels[:-1]] == call["t"]
-    noise = t.get(f"{name}/noise", torch.zeros(call["n_calls"], *t[f"{name}/x_T"].shape))
-    for index in range(call["n_calls"]):
-        x = t[f"{name}/x_T"] if index == 0 else t[f"{name}/x"][index - 1]
-        step = next(SAMPLERS["ddim"](denoise, x, levels[index : index + 2], Recorded(noise[index], None), call["eta"]))
+    count = fact("n_calls", call, default=len(call["t"]))
+    noise = step_noise(t.get(f"{name}/noise"), start, count, call["eta"])
+    for index in range(count):
+        x, recorded = start if index == 0 else t[f"{name}/x"][index - 1], RecordedNoise([noise[index]])
+        step = next(SAMPLERS["ddim"](denoise, x, levels[index : index + 2], recorded, call["eta"]))
         tolerance = FIRST_STEP_WITH_NOISE if call["t"][index] == 999 and call["eta"] else ONE_STEP
         assert relative_error(step.x, t[f"{name}/x"][index]) < tolerance, (name, index)
-
-
-def check_frames(video: Tensor, golden: Tensor, units: int = 1) -> None:
-    """Frames f h w 3 in 0..1 against bytes 1 3 f h w, of all frames or of the first and last."""
-    frames = golden[0].permute(1, 2, 3, 0)
-    kept = video if len(frames) == len(video) else video[[0, -1]]
-    assert ((kept * 255).to(torch.uint8).int() - frames.int()).abs().max() <= units
+    frames = t[f"{name}/video_u8"]  # 3 f h w, of one clip
+    check_frames(crafter.decode(t[f"{name}/x"][-1]), frames, call.get("video_u8_frames"))
 
 
 @pytest.mark.golden
@@ -211,24 +149,41 @@ def check_frames(video: Tensor, golden: Tensor, units: int = 1) -> None:
 def test_golden_turbo(path: Path, tmp_path: Path) -> None:
     info, weights, t = load(path)
     crafter = crafter_of(info, weights, t, tmp_path)
+    assert info["calls"]
     for call in info["calls"]:
-        name = call["name"]
-        x_t = t[f"{name}/x_T"]
+        name, x = call["name"], t[f"{call['name']}/x_T"]
+        share = fact("percentage", call, info)
+        moving = crafter if share is None else with_motion_share(crafter, share)
         told = replace(
-            crafter.condition(info.get("prompt") or info["prompts"][0], None, float(call["fps"])),
-            guidance=torch.tensor([call["w"]]),
+            conditions(crafter, prompts_of(info), [None], fact("fps", call, info)),
+            guidance=row(fact("w", call, info), len(x)),
+            motion=row(motion_of(call, info), len(x)),
         )
-        settings = Sampling(steps=call["steps"], sampler="lcm", guidance=Guidance(scale=1))
-        levels = settings.levels(crafter.parts.schedule)
+        levels = consistency_levels(crafter.parts.schedule, call["steps"], fact("origin", call, info, default=200))
         assert [level.timestep for level in levels[:-1]] == call["t"]
-        denoise = denoiser(partial(lambda told, x, timestep: crafter.predict(x, timestep, told), told), "eps")
-        recorded = Recorded(t[f"{name}/noise"][0], t[f"{name}/noise"][1:])
-        steps = list(SAMPLERS["lcm"](denoise, x_t, levels, recorded, 0.0))
+        denoise = denoiser(guide(moving.predict, told, None, Guidance(scale=1)), "eps")
+        recorded = RecordedNoise(t.get(f"{name}/noise", []))
+        steps = list(SAMPLERS["lcm"](denoise, x, levels, recorded, 0.0))
         for step in steps:
             assert relative_error(step.denoised, t[f"{name}/denoised"][step.index]) < SHORT, (name, step.index)
-        video = crafter.decode(steps[-1].x)
-        if t[f"{name}/video_u8"].shape[2] in (2, len(video)):
-            check_frames(video, t[f"{name}/video_u8"])
+            if step is not steps[-1]:
+                assert relative_error(step.x, t[f"{name}/x"][step.index]) < SHORT, (name, step.index)
+        for latents, golden in zip(steps[-1].x, t[f"{name}/video_u8"], strict=True):
+            check_frames(crafter.decode(latents[None]), golden, call.get("video_u8_frames"))
+
+
+def motion_of(call: dict[str, Any], info: dict[str, Any]) -> Any:
+    """The motion guidance of a run, under the pipeline's name or the network's; None where it is not used."""
+    if not fact("use_motion_cond", call, info, default=True):
+        return None
+    return fact("motion_gs", call, info, default=fact("motion", call, info))
+
+
+def with_motion_share(crafter: VideoCrafter, share: float) -> VideoCrafter:
+    """The same model, whose motion guidance acts in another share of the noise."""
+    spec = crafter.parts.spec
+    defaults = replace(spec.defaults, motion_share=share)
+    return VideoCrafter(replace(crafter.parts, spec=replace(spec, defaults=defaults)))
 
 
 @pytest.mark.golden
@@ -237,25 +192,37 @@ def test_golden_turbo(path: Path, tmp_path: Path) -> None:
 def test_golden_freenoise(path: Path, tmp_path: Path) -> None:
     info, weights, t = load(path)
     crafter = crafter_of(info, weights, t, tmp_path)
-    size, stride = info["window"]
-    windows = Windows(size=size, stride=stride)
+    texts = conditions(crafter, info["prompts"], [None], None).text
+    assert relative_error(texts, t["text/emb"]) < LATENT
+    assert info["calls"]
     for call in info["calls"]:
+        size, stride = fact("window", call, info)
+        windows = Windows(size=size, stride=stride, cover_rest=False)  # as the published code
         orders = [[i - g * stride for i in row] for g, row in enumerate(call["shuffled_source_lists"])]
-        x = reordered(t["noise_before"], windows, orders)
-        assert torch.equal(x, t["x_T"])
-        texts = torch.cat([crafter.condition(prompt, None, 16).text for prompt in info["prompts"]])
-        assert relative_error(texts, t["text/emb"]) < LATENT
-        told = replace(crafter.condition(info["prompts"][0], None, float(call["fps"])))
-        if len(texts) > 1:
-            told = replace(told, text=text_over_time(texts, info["t"]), early_text=texts[-1:])
-        settings = Sampling(steps=call["steps"], eta=call["eta"], guidance=Guidance(scale=call["cfg"]))
+        given, golden = stored(t, call, "noise_before"), stored(t, call, "x_T")
+        assert given is not None
+        assert golden is not None
+        x = reordered(given, windows, orders)
+        assert torch.equal(x, golden)
+        several = fact("mp", call, {"mp": info.get("multi_prompt", False)})
+        if not several:
+            x = x.expand(len(texts), *x.shape[1:])
+        fps = row(fact("fps", call, info), len(x))
+        told = Conditioning(text=texts, fps=fps)
+        if several:
+            told = replace(told, text=text_over_time(texts, x.shape[2]), early_text=texts[-1:])
+        negative = told_to_all(replace(crafter.condition("", None, 1), fps=fps), len(x))
+        settings, own = sampling_of(call), call.get("rel_l2_after_each_step_when_x_T_is_scaled_by_1_plus_1e6")
         levels = settings.levels(crafter.parts.schedule)
+        assert [level.timestep for level in levels[:-1]] == call["t"]
         model = injected(partial(crafter.predict, windows=windows), levels)
-        negative = crafter.condition("", None, float(call["fps"]))
-        denoise = denoiser(guide(model, told, negative, settings.guidance), "eps")
-        steps = list(SAMPLERS["ddim"](denoise, x, levels, Recorded(x * 0, None), call["eta"]))
-        for step in steps:
-            where = (call["name"], step.index)
-            assert relative_error(step.x, t["x"][step.index]) < (PROMPTS if call["mp"] else LONG), where
-        if not call["mp"]:
-            check_frames(crafter.decode(steps[-1].x), t["video_u8"])
+        denoise = denoiser(guide(model, told, negative, settings.guidance), crafter.parts.schedule.prediction)
+        noise = RecordedNoise(step_noise(stored(t, call, "noise"), x, len(levels) - 1, call["eta"]))
+        latents, video = stored(t, call, "x"), stored(t, call, "video_u8")
+        assert latents is not None
+        assert video is not None
+        for step in SAMPLERS["ddim"](denoise, x, levels, noise, call["eta"]):
+            tolerance = allowed(LONG, PROMPTS, own, step.index)
+            assert relative_error(step.x, latents[step.index]) < tolerance, (call["name"], step.index)
+        for clip, frames in zip(latents[-1], video, strict=True):
+            check_frames(crafter.decode(clip[None]), frames, call.get("video_u8_frames"))

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint.synthetic import TEXT_MODEL, part_weights
-from network.test_family import spec_of
+from golden_models import unet_spec
 from safetensors.torch import save_file
 from torch import Tensor
 
-from golden_cases import cases, load, relative_error
+from golden_cases import cases, fps_of, load, relative_error, row
 from vc_core.checkpoint.lora import GUIDANCE, apply, lora_spec, read_lora, restore, with_guidance
 from vc_core.errors import UserError
 from vc_core.network.unet import VideoUNet
@@ -30,10 +30,10 @@ MODULES = ("input_blocks.1.1.transformer_blocks.0.attn2.to_k", "out.2", "time_em
 @torch.no_grad()
 def test_golden_list(path: Path, tmp_path: Path) -> None:
     info, weights, t = load(path)
-    model = VideoUNet(spec_of(info["config"]), device="meta").eval()
+    model = VideoUNet(unet_spec(info["config"]), device="meta").eval()
     model.load_state_dict(weights, assign=True)
     items = [t[name].float() for name in sorted(t) if name.startswith("lora/")]
-    file = path.with_name(info["list_file"])
+    file = path.with_name(info.get("list_file", f"{path.stem}.pt"))
     if not file.exists():  # the case without its list, which holds the same tensors
         file = tmp_path / "lora.pt"
         torch.save([torch.nn.Parameter(item) for item in items], file)
@@ -43,8 +43,10 @@ def test_golden_list(path: Path, tmp_path: Path) -> None:
         assert torch.equal(change.up.detach(), items[2 * index])
         assert torch.equal(change.down.detach(), items[2 * index + 1])
 
-    guidance = scale_of(t["in/timestep_cond"])
-    given = (t["in/x"], t["in/timesteps"], t["in/context"], None, torch.tensor([info["calls"][0]["fps"]]))
+    (call,) = info["calls"]
+    clips = len(t["in/x"])
+    guidance = row(call["guidance"], clips) if "guidance" in call else scale_of(t["in/timestep_cond"])
+    given = (t["in/x"], t["in/timesteps"], t["in/context"], None, fps_of(call, t))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     base = model(*given, guidance=guidance)
     assert relative_error(base, t["out/base"]) < TOLERANCE

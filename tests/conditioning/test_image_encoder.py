@@ -46,8 +46,13 @@ def test_golden_preprocess(path: Path) -> None:
 
 def encoder_of(info: dict[str, Any], weights: dict[str, Tensor]) -> ImageEncoder:
     context_length, text_width = weights["model.positional_embedding"].shape
+    embedding = weights.get("model.token_embedding.weight")  # which files mostly leave out
     spec = ImageEncoderSpec(
-        **info["config"], embed_dim=info["embed_dim"], context_length=context_length, text_width=text_width
+        **info["config"],
+        embed_dim=info["embed_dim"],
+        context_length=context_length,
+        text_width=text_width,
+        vocab_size=ImageEncoderSpec.vocab_size if embedding is None else len(embedding),
     )
     model = ImageEncoder(spec, device="meta").eval()
     model.load_state_dict(weights, assign=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_models import resampler_spec
 
 from golden_cases import cases, load, relative_error
 from vc_core.conditioning import (
@@ -27,11 +28,7 @@ TOLERANCE = 1e-5  # float32 against float64 is 4e-7
 @pytest.mark.parametrize("path", cases("resampler", "dc_resampler"), ids=lambda path: path.stem)
 def test_golden_resampler(path: Path, attention: str) -> None:
     info, weights, t = load(path)
-    config = dict(info["config"])
-    frames = config.pop("video_length", None)
-    spec = ResamplerSpec(
-        head_channels=config.pop("dim_head"), queries=config.pop("num_queries"), frames=frames, **config
-    )
+    spec = resampler_spec(info["config"])
     model = Resampler(spec, attention=ATTENTION[attention], device="meta").eval()
     model.load_state_dict(weights, assign=True)
     assert info["calls"]
@@ -39,7 +36,7 @@ def test_golden_resampler(path: Path, attention: str) -> None:
         name = call["name"]
         with torch.no_grad():
             tokens = model(t[f"{name}/in/x"])
-            assert tokens.ndim == (3 if frames is None else 4)
+            assert tokens.ndim == (3 if spec.frames is None else 4)
             assert relative_error(tokens.flatten(1, -2), t[f"{name}/out/y"]) < TOLERANCE, name
 
 

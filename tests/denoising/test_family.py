@@ -9,33 +9,37 @@ from typing import Any
 
 import pytest
 import torch
-from denoising.toys import RecordedNoise, WaveModel, prompt
+from denoising.toys import WaveModel, prompt
+from golden_models import SPACINGS, consistency_levels, diffusion_spec, sampling_of
 from torch import Tensor
 
-from golden_cases import cases, load, relative_error
+from golden_cases import RecordedNoise, cases, load, relative_error, step_noise
 from vc_core.conditioning import Conditioning
-from vc_core.denoising import Guidance, Noise, NoiseSchedule, Sampling, sample
+from vc_core.denoising import SAMPLERS, Guidance, Noise, NoiseSchedule, Sampling, sample
+from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.freenoise import reordered, rescheduled
+from vc_core.denoising.guidance import guide
 from vc_core.denoising.samplers import boundary, posterior_noise
 from vc_core.errors import UserError
+from vc_core.network.layers import scale_sinusoid
 from vc_core.specs import DiffusionSpec, Windows
 
 ROUNDING = 1e-6  # the reference rounds to float32 in between, at 6e-8 each
 TRAJECTORY = 1e-5  # float32 against float64 is 1.2e-6
 TRAJECTORY_FROM_NOISE = 3e-4  # with fresh noise from t = 999, rounding stands where the exact value is 0: up to 1.2e-4
-SPACINGS = {"uniform": "uniform", "uniform_trailing": "trailing"}
+SCALE_ROUNDING = 1.5e-3  # of angles up to 14000 rad in float32
 
 
 def of_config(config: dict[str, Any]) -> NoiseSchedule:
-    zero = config["rescale_betas_zero_snr"]
-    return NoiseSchedule.from_spec(
-        DiffusionSpec(
-            prediction=config["parameterization"],
-            rescale=round(config["base_scale"], 6) if config["use_dynamic_rescale"] else None,
-            zero_terminal_snr=zero,
-            keep_last_rescale=True,
-        )
-    )
+    return NoiseSchedule.from_spec(diffusion_spec(config))
+
+
+def table(t: dict[str, Tensor], per_config: dict[str, Any], name: str, place: str, what: str) -> Tensor:
+    """A table of a configuration: its own, or that of one with the same alphas, which the file keeps for both."""
+    zero = per_config[name]["rescale_betas_zero_snr"]
+    alike = [other for other, config in per_config.items() if config["rescale_betas_zero_snr"] == zero]
+    key = next(key for one in (name, *alike) if (key := f"{place}/{one}/{what}") in t)
+    return t[key]
 
 
 @pytest.mark.golden
@@ -44,10 +48,8 @@ def test_golden_training_tables(path: Path) -> None:
     info, _, t = load(path)
     for name, config in info["per_config"].items():
         schedule = of_config(config)
-        shared = name if f"train/{name}/alphas_cumprod" in t else "512_v1.0"
-        torch.testing.assert_close(
-            schedule.alphas_cumprod.float(), t[f"train/{shared}/alphas_cumprod"], atol=ROUNDING, rtol=0
-        )
+        golden = table(t, info["per_config"], name, "train", "alphas_cumprod")
+        torch.testing.assert_close(schedule.alphas_cumprod.float(), golden, atol=ROUNDING, rtol=0)
         assert (schedule.alphas_cumprod[-1] == 0) == config["rescale_betas_zero_snr"]
         if config["use_dynamic_rescale"]:
             assert torch.equal(schedule.scale.float(), t[f"train/{name}/scale_arr"][: len(schedule)]), name
@@ -70,23 +72,22 @@ def test_golden_ddim_tables(path: Path) -> None:
             levels = schedule.levels(timesteps)
             here, there = levels[:-1], levels[1:]
             pairs = list(zip(here, there, strict=True))
-            shared = name if f"ddim/{spacing}/S{count}/{name}/alphas" in t else "512_v1.0"
             ours = {
-                f"{shared}/alphas": [level.alpha for level in here],
-                f"{shared}/alphas_prev": [level.alpha for level in there],
-                f"{shared}/sqrt_one_minus_alphas": [level.noise for level in here],
-                f"{shared}/sigmas_eta1": [posterior_noise(*pair) for pair in pairs],
+                "alphas": [level.alpha for level in here],
+                "alphas_prev": [level.alpha for level in there],
+                "sqrt_one_minus_alphas": [level.noise for level in here],
+                "sigmas_eta1": [posterior_noise(*pair) for pair in pairs],
             }
             if config["use_dynamic_rescale"]:
-                ours[f"{name}/scale"] = [level.scale for level in here]
-                ours[f"{name}/scale_prev"] = [level.scale for level in there]
-            for key, row in ours.items():
-                table = t[f"ddim/{spacing}/S{count}/{key}"]
-                if key.endswith("scale_prev"):
-                    table = table.clone()
-                    table[0] = t[f"ddim/{spacing}/S{count}/{name}/scale"][0]
+                ours["scale"] = [level.scale for level in here]
+                ours["scale_prev"] = [level.scale for level in there]
+            for what, row in ours.items():
+                place = f"ddim/{spacing}/S{count}"
+                wanted = table(t, info["per_config"], name, place, what).float()
+                if what == "scale_prev":
+                    wanted = torch.cat([t[f"{place}/{name}/scale"][:1], wanted[1:]])
                 torch.testing.assert_close(
-                    torch.tensor(row[::-1]), table.float(), rtol=ROUNDING, atol=ROUNDING, msg=lambda m, k=key: k + m
+                    torch.tensor(row[::-1]), wanted, rtol=ROUNDING, atol=ROUNDING, msg=lambda m, k=what: k + m
                 )
 
 
@@ -111,24 +112,23 @@ def test_golden_trajectories(path: Path) -> None:
     assert info["calls"]
     for call in info["calls"]:
         schedule = of_config(info["per_config"][call["setting"]])
-        image_scale = call["cfg"] if call["cfg_img"] == "default" else call["cfg_img"]
-        guidance = Guidance(scale=call["cfg"], rescale=call["guidance_rescale"], image_scale=image_scale)
-        settings = Sampling(
-            steps=call["S"], eta=call["eta"], spacing=SPACINGS[call["timestep_spacing"]], guidance=guidance
-        )
-        told = {name: Conditioning(text=t[name], fps=t["fs"]) for name in ("cond", "uncond", "img_nonetext")}
+        settings = sampling_of(call, steps=call["S"])
+        told = {
+            name: Conditioning(text=t[name], fps=t["fs"]) for name in ("cond", "uncond", "img_nonetext") if name in t
+        }
+        levels = settings.levels(schedule)
+        assert [level.timestep for level in levels[:-1]] == call["t"]
+        noise = step_noise(t.get(f"noise/S{len(call['t'])}"), t["x_T"], len(call["t"]), call["eta"])
         steps = sample(
             StrideWave(),
             schedule,
             told["cond"],
-            told["uncond"],
-            textless=told["img_nonetext"],
-            noise=RecordedNoise([t["x_T"], *t[f"noise/S{call['steps']}"]]),
+            told.get("uncond"),
+            textless=told.get("img_nonetext"),
+            noise=RecordedNoise([t["x_T"], *noise]),
             shape=t["x_T"].shape,
             settings=settings,
         )
-        levels = settings.levels(schedule)
-        assert [level.timestep for level in levels[:-1]] == call["t"]
         rough = call["eta"] > 0 and call["t"][0] == 999
         tolerance = TRAJECTORY_FROM_NOISE if rough else TRAJECTORY
         for step in steps:
@@ -194,7 +194,11 @@ def test_golden_consistency_tables(path: Path) -> None:
         origin, steps = map(int, re.findall(r"\d+", name))
         assert schedule.lcm_timesteps(steps, origin) == golden, name
     one, zero = torch.ones(1), torch.zeros(1)
-    for timestep in range(0, 1000, 37):
+    width = t["wemb/out"].shape[-1]
+    torch.testing.assert_close(
+        scale_sinusoid(t["wemb/in"].flatten(), width), t["wemb/out"].reshape(-1, width), atol=SCALE_ROUNDING, rtol=0
+    )
+    for timestep in range(0, len(schedule), 37):
         level = schedule.level(timestep)
         torch.testing.assert_close(boundary(one, zero, level), t["c_out_all"][timestep].view(1), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(boundary(zero, one, level), t["c_skip_all"][timestep].view(1), rtol=1e-5, atol=1e-7)
@@ -208,20 +212,11 @@ def test_golden_consistency_trajectories(path: Path) -> None:
     assert info["calls"]
     for call in info["calls"]:
         name = call["name"]
-        if call["lcm_origin_steps"] != 200:
-            assert schedule.lcm_timesteps(call["steps"], call["lcm_origin_steps"]) == call["t"]
-            continue  # `Sampling` spaces as the published apps do
-        settings = Sampling(steps=call["steps"], sampler="lcm", guidance=Guidance(scale=1))
-        steps = list(
-            sample(
-                WaveModel(),
-                schedule,
-                Conditioning(text=t["cond"]),
-                noise=RecordedNoise([t["x_T"], *t[f"{name}/noise"]]),
-                shape=t["x_T"].shape,
-                settings=settings,
-            )
-        )
+        levels = consistency_levels(schedule, call["steps"], call["lcm_origin_steps"])
+        assert [level.timestep for level in levels[:-1]] == call["t"]
+        guided = guide(WaveModel(), Conditioning(text=t["cond"]), None, Guidance(scale=1))
+        noise = RecordedNoise(t.get(f"{name}/noise", []))
+        steps = list(SAMPLERS["lcm"](denoiser(guided, schedule.prediction), t["x_T"], levels, noise, 0.0))
         for step in steps:
             assert relative_error(step.denoised, t[f"{name}/denoised"][step.index]) < TRAJECTORY, name
             if step is not steps[-1]:

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from denoising.toys import Gaussian, RecordedNoise, geometric_levels
+from denoising.toys import Gaussian, geometric_levels
 from torch import Tensor
 
+from golden_cases import RecordedNoise
 from vc_core.denoising import SAMPLERS, Level, Noise, NoiseSchedule
 from vc_core.denoising.denoiser import Estimate
 from vc_core.denoising.samplers import Step

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_models import diffusion_spec
 from torch import Tensor
 
 from golden_cases import cases, load
@@ -20,10 +21,6 @@ from vc_core.specs import PRESETS, DiffusionSpec
 ROUNDING = 1e-6  # the reference rounds to float32 in between, at 6e-8 each
 
 
-def of_config(config: dict[str, Any]) -> NoiseSchedule:
-    return NoiseSchedule.from_spec(DiffusionSpec(rescale=config["scale_b"] if config["use_scale"] else None))
-
-
 def configs(info: dict[str, Any], t: dict[str, Tensor]) -> dict[str, tuple[NoiseSchedule, str]]:
     """The schedule of each configuration and the prefix of its DDIM tables."""
     found = {}
@@ -32,7 +29,7 @@ def configs(info: dict[str, Any], t: dict[str, Tensor]) -> dict[str, tuple[Noise
             alphas, scale = t["train/fp16file/alphas_cumprod"], t["train/fp16file/scale_arr"]
             found[name] = NoiseSchedule.from_buffers(alphas, scale), "ddim_fp16file"
         else:
-            found[name] = of_config(config), "ddim"
+            found[name] = NoiseSchedule.from_spec(diffusion_spec(config)), "ddim"
     return found
 
 
@@ -54,13 +51,16 @@ def test_golden_buffers_of_a_file_equal_the_configuration(path: Path) -> None:
     info, _, t = load(path)
     for name, config in info["per_config"].items():
         if name.endswith("+fp16file"):
-            exact = NoiseSchedule.from_spec(DiffusionSpec(rescale=config["scale_b"]))
+            exact = NoiseSchedule.from_spec(diffusion_spec(config))
             assert torch.equal(exact.alphas_cumprod.half().float(), t["train/fp16file/alphas_cumprod"])
             assert is_rounded(t["train/fp16file/alphas_cumprod"])
             continue
         scale = t.get(f"train/scale_arr/{name}")
         assert (0 if scale is None else len(scale)) == config["len"]
-        read, built = NoiseSchedule.from_buffers(t["train/alphas_cumprod"], scale), of_config(config)
+        read, built = (
+            NoiseSchedule.from_buffers(t["train/alphas_cumprod"], scale),
+            NoiseSchedule.from_spec(diffusion_spec(config)),
+        )
         assert torch.equal(read.alphas_cumprod, built.alphas_cumprod)
         assert torch.equal(read.scale, built.scale)
         assert not is_rounded(t["train/alphas_cumprod"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,18 +10,6 @@ from torch import Tensor
 from vc_core.conditioning import Conditioning
 from vc_core.denoising import Level
 from vc_core.denoising.denoiser import Estimate
-
-
-class RecordedNoise:
-    """Hands out given draws in their order; fails when asked for more."""
-
-    def __init__(self, draws: Iterable[Tensor]) -> None:
-        self.draws = list(draws)
-
-    def draw(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        noise = self.draws.pop(0)
-        assert tuple(noise.shape) == tuple(shape)
-        return noise.to(device=device, dtype=dtype)
 
 
 @dataclass

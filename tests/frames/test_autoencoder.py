@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from golden_models import autoencoder_spec
 
 from golden_cases import cases, load, relative_error
 from vc_core.errors import UserError
@@ -16,21 +16,10 @@ from vc_core.specs import AutoencoderSpec
 TOLERANCE = 1e-5  # float32 against float64 is 1e-6 here
 
 
-def spec_of(info: dict[str, Any]) -> AutoencoderSpec:
-    numbers = info["config"]["ddconfig"]
-    return AutoencoderSpec(
-        channels=numbers["ch"],
-        channel_mult=tuple(numbers["ch_mult"]),
-        num_res_blocks=numbers["num_res_blocks"],
-        latent_channels=numbers["z_channels"],
-        scale_factor=info["scale_factor"],
-    )
-
-
 @pytest.mark.parametrize("path", cases("vae"), ids=lambda path: path.stem)
 def test_golden_autoencoder(path: Path) -> None:
     info, weights, t = load(path)
-    model = Autoencoder(spec_of(info)).eval()
+    model = Autoencoder(autoencoder_spec(info["config"], info["scale_factor"])).eval()
     model.load_state_dict(weights)
     assert info["calls"]
     for call in info["calls"]:

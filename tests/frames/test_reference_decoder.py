@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_models import autoencoder_spec
 
 from golden_cases import cases, load, relative_error
 from vc_core.errors import UserError
@@ -20,15 +21,7 @@ TOLERANCE = 1e-5  # float32 against float64 is 8e-7
 @pytest.mark.parametrize("path", cases("vae_dual_reference"), ids=lambda path: path.stem)
 def test_golden_decoder_with_references(path: Path) -> None:
     info, weights, t = load(path)
-    numbers = info["config"]["ddconfig"]
-    spec = AutoencoderSpec(
-        channels=numbers["ch"],
-        channel_mult=tuple(numbers["ch_mult"]),
-        num_res_blocks=numbers["num_res_blocks"],
-        latent_channels=numbers["z_channels"],
-        scale_factor=info["scale_factor"],
-        reference_levels=tuple(info["config"]["attn_level"]),
-    )
+    spec = autoencoder_spec(info["config"], info["scale_factor"])
     model = Autoencoder(spec).eval()
     model.load_state_dict(weights)
     assert info["calls"]

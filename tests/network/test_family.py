@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_models import unet_spec
 from torch import Tensor
 
-from golden_cases import cases, load, relative_error
-from vc_core.conditioning import tokens_for_frames
+from golden_cases import COMMITTED, cases, fps_of, load, relative_error, row
+from vc_core.conditioning import text_over_time, tokens_for_frames
 from vc_core.errors import UserError
 from vc_core.network.layers import scale_sinusoid
 from vc_core.network.unet import VideoUNet
@@ -23,65 +25,43 @@ SCALE_ROUNDING = 1.5e-3  # of angles up to 14000 rad in float32: one bit of the 
 TEXT_TOKENS = 77
 
 
-def spec_of(config: dict[str, Any]) -> UNetSpec:
-    return UNetSpec(
-        in_channels=config["in_channels"],
-        concat_channels=config["in_channels"] - config["out_channels"],
-        out_channels=config["out_channels"],
-        model_channels=config["model_channels"],
-        channel_mult=tuple(config["channel_mult"]),
-        num_res_blocks=config["num_res_blocks"],
-        attention_levels=tuple(
-            level for level in range(len(config["channel_mult"])) if 2**level in config["attention_resolutions"]
-        ),
-        head_channels=config["num_head_channels"],
-        context_dim=config["context_dim"],
-        temporal_conv=config["temporal_conv"],
-        relative_position=config["use_relative_position"],
-        temporal_length=config["temporal_length"],
-        fps_condition=config.get("fs_condition", config.get("fps_cond", False)),
-        default_fps=config.get("default_fs", 16),
-        image_attention=config.get("image_cross_attention", False),
-        image_gate=config.get("image_cross_attention_scale_learnable", False),
-        guidance_width=config.get("time_cond_proj_dim", 0),
-        motion_width=config.get("motion_cond_proj_dim", 0),
-    )
-
-
 def network(path: Path) -> tuple[VideoUNet, dict[str, Any], dict[str, Tensor], float]:
     """The case's network, its description, its tensors and the error that may be."""
     info, weights, t = load(path)
-    model = VideoUNet(spec_of(info["config"]), device="meta").eval()
+    model = VideoUNet(unet_spec(info["config"]), device="meta").eval()
     model.load_state_dict(weights, assign=True)
     assert info["calls"]
     return model, info, t, TOLERANCE_EPS if info["weights"]["profile"] == "small" else TOLERANCE
+
+
+def windows_of(numbers: Sequence[int]) -> Windows:
+    """The reference's windows, which leave frames over where the stride does not fit."""
+    size, stride = numbers
+    return Windows(size=size, stride=stride, cover_rest=False)
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("path", cases("dc_unet"), ids=lambda path: path.stem)
 @torch.no_grad()
 def test_golden_dynamicrafter(path: Path) -> None:
-    """The reference gives every frame its own 16 image tokens if there are 16 for each, and all of them otherwise."""
     model, info, t, tolerance = network(path)
+    own = model.spec.latent_channels
     for call in info["calls"]:
         name = call["name"]
         x, context = t[f"{name}/in/x"], t[f"{name}/in/context"]
-        image = context[:, TEXT_TOKENS:]
-        if image.shape[1] == 16 * call["t"]:
-            image = image.unflatten(1, (call["t"], 16))
         y = model(
-            x[:, :4],
+            x[:, :own],
             t[f"{name}/in/timesteps"],
             context[:, :TEXT_TOKENS],
-            image,
-            t.get(f"{name}/in/fs"),
-            concat=x[:, 4:],
+            tokens_for_frames(context[:, TEXT_TOKENS:], x.shape[2], published=True),
+            fps_of(call, t),
+            concat=x[:, own:],
         )
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", cases("dc_unet"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", cases("dc_unet", folder=COMMITTED), ids=lambda path: path.stem)
 @torch.no_grad()
 def test_tokens_of_other_lengths_stay_with_their_frames(path: Path) -> None:
     """Clips that are not 16 frames long: tokens resampled over time keep nearer to those of the nearest trained frame
@@ -111,17 +91,15 @@ def test_golden_turbo(path: Path) -> None:
     model, info, t, tolerance = network(path)
     for call in info["calls"]:
         name = call["name"]
-        scales = {
-            kind: None if call[kind] is None else torch.tensor(call[kind], dtype=torch.float32)
-            for kind in ("guidance", "motion")
-        }
+        x = t[f"{name}/in/x"]
+        scales = {kind: row(call.get(kind), len(x)) for kind in ("guidance", "motion")}
         for kind, stored in (("guidance", "timestep_cond"), ("motion", "motion_cond")):
-            if scales[kind] is not None:
+            scale = scales[kind]
+            if scale is not None:
                 width = t[f"{name}/in/{stored}"].shape[1]
-                embedding = scale_sinusoid(scales[kind], width)
+                embedding = scale_sinusoid(scale, width)
                 torch.testing.assert_close(embedding, t[f"{name}/in/{stored}"], atol=SCALE_ROUNDING, rtol=0)
-        fps = torch.full((call["b"],), call["fps"])
-        y = model(t[f"{name}/in/x"], t[f"{name}/in/timesteps"], t[f"{name}/in/context"], None, fps, **scales)
+        y = model(x, t[f"{name}/in/timesteps"], t[f"{name}/in/context"], None, fps_of(call, t), **scales)
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
 
 
@@ -136,13 +114,11 @@ def test_golden_windows(path: Path) -> None:
         name = call["name"]
         windows = None
         if call["window"]:
-            size, stride = call["window"]
-            windows = Windows(size=size, stride=stride, cover_rest=False)
-        if windows is not None:
+            windows = windows_of(call["window"])
             assert [list(span) for span in windows.spans(call["t"])] == call["views"], name
             assert windows.weights(windows.size) == call["weights_per_window"], name
         given = (t[f"{name}/in/x"], t[f"{name}/in/timesteps"], t[f"{name}/in/context"])
-        fps = torch.full((call["b"],), call["fps"])
+        fps = fps_of(call, t)
         y = model(*given, None, fps, windows=windows)
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
         if windows is not None and (call["t"] - windows.size) % windows.stride == 0:
@@ -153,19 +129,20 @@ def test_golden_windows(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("freenoise_mp_unet"), ids=lambda path: path.stem)
 @torch.no_grad()
 def test_golden_prompts_over_time(path: Path) -> None:
-    from vc_core.conditioning import text_over_time
-
     model, info, t, tolerance = network(path)
     for call in info["calls"]:
         name = call["name"]
         text = text_over_time(t["prompts"], call["t"])
         torch.testing.assert_close(text[0, :, 0], t[f"{name}/frame_context_first_token"], atol=1e-6, rtol=0)
+        first, *others = call["views"]
+        windows = windows_of((first[1] - first[0], others[0][0] if others else 1))
+        assert [list(span) for span in windows.spans(call["t"])] == call["views"], name
         y = model(
             t[f"{name}/in/x"],
             t[f"{name}/in/timesteps"],
             text,
-            fps=torch.tensor([call["fps"]]),
-            windows=Windows(),
+            fps=fps_of(call, t),
+            windows=windows,
             early_text=t["prompts"][-1:] if call["use_injection"] else None,
         )
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name

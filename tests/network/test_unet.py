@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from golden_models import unet_spec
 from torch import Tensor
 
-from golden_cases import cases, load, relative_error
+from golden_cases import cases, fps_of, load, relative_error
 from vc_core.errors import UserError
 from vc_core.network.attention import ATTENTION
 from vc_core.network.contexts import KeptContexts
@@ -24,35 +25,6 @@ from vc_core.specs import PRESETS, UNetSpec
 TOLERANCE = 3e-5  # float32 against float64 is 1e-6 .. 6e-6
 TOLERANCE_EPS = 1e-5  # the cases with tiny residual streams; a wrong norm eps shows as 3e-4 or more
 TEXT_TOKENS = 77
-
-
-def spec_of(config: dict[str, Any]) -> UNetSpec:
-    return UNetSpec(
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
-        model_channels=config["model_channels"],
-        channel_mult=tuple(config["channel_mult"]),
-        num_res_blocks=config["num_res_blocks"],
-        attention_levels=tuple(
-            level for level in range(len(config["channel_mult"])) if 2**level in config["attention_resolutions"]
-        ),
-        head_channels=config["num_head_channels"],
-        transformer_depth=config["transformer_depth"],
-        context_dim=config["context_dim"],
-        temporal_conv=config["temporal_conv"],
-        relative_position=config["use_relative_position"],
-        temporal_length=config["temporal_length"],
-        causal=config["use_causal_attention"],
-        fps_condition=config["fps_cond"],
-        image_attention=config.get("use_image_attention", False),
-    )
-
-
-def fps_of(call: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor | None:
-    name = call["name"]
-    if f"{name}/in/fps" in tensors:
-        return tensors[f"{name}/in/fps"]
-    return None if call["fps"] == "default" else torch.full((call["b"],), int(call["fps"]))
 
 
 def check(model: VideoUNet, call: dict[str, Any], t: dict[str, Tensor], tolerance: float) -> None:
@@ -70,7 +42,7 @@ def check(model: VideoUNet, call: dict[str, Any], t: dict[str, Tensor], toleranc
 @pytest.mark.parametrize("path", cases("unet"), ids=lambda path: path.stem)
 def test_golden_unet(path: Path) -> None:
     info, weights, t = load(path)
-    model = VideoUNet(spec_of(info["config"]), device="meta").eval()
+    model = VideoUNet(unet_spec(info["config"]), device="meta").eval()
     model.load_state_dict(weights, assign=True)
     assert info["calls"]
     for call in info["calls"]:
@@ -80,7 +52,7 @@ def test_golden_unet(path: Path) -> None:
 @pytest.mark.parametrize("path", cases("unet")[:3], ids=lambda path: path.stem)
 def test_golden_unet_with_plain_attention(path: Path) -> None:
     info, weights, t = load(path)
-    model = VideoUNet(spec_of(info["config"]), attention=ATTENTION["plain"]).eval()
+    model = VideoUNet(unet_spec(info["config"]), attention=ATTENTION["plain"]).eval()
     model.load_state_dict(weights)
     check(model, info["calls"][0], t, TOLERANCE)
 

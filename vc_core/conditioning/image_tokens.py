@@ -135,13 +135,25 @@ def picture_tokens(encoder: ImageEncoder, image_tokens: Resampler | LinearTokens
     return out
 
 
-def tokens_for_frames(tokens: Tensor, frames: int) -> Tensor:
+PUBLISHED_TOKENS = 16
+"""Image tokens of a frame in the published DynamiCrafter: the number by which its code finds out whether each frame has
+its own."""
+
+
+def tokens_for_frames(tokens: Tensor, frames: int, *, published: bool = False) -> Tensor:
     """Image tokens made for f frames, b f m d, for a clip of another length: b frames m d.
 
     The clip's ends get the tokens of the ends and the frames between them a linear mixture of their two neighbours: a
     clip of any length shows the whole course that the tokens describe. With f frames they are left exactly as they are,
     and tokens for all frames, b m d, always. One frame gets those of the first.
+
+    With `published` every frame gets what the authors' code gives it: its own 16 if there are 16 for each frame of the
+    clip, and otherwise all tokens.
     """
+    if published:
+        every = tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
+        own = every.shape[1] == PUBLISHED_TOKENS * frames
+        return every.unflatten(1, (frames, PUBLISHED_TOKENS)) if own else every
     if tokens.ndim == 3 or tokens.shape[1] == frames:
         return tokens
     made = tokens.shape[1]

@@ -256,7 +256,9 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "clip.mp4", tmp_path / ("n" * 300 + ".mp4"), f"{tmp_path}/a\0b.mp4"):
         with pytest.raises(UserError):
             check_target(path)
-    assert check_target(tmp_path / "new" / "clip.mp4").parent.is_dir()
+    before = sorted(tmp_path.iterdir())
+    assert check_target(tmp_path / "new" / "clip.mp4") == tmp_path / "new" / "clip.mp4"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")

@@ -208,7 +208,7 @@ def _of_names(
             if not TEXT.search(module):
                 unknown.append(module)
             continue
-        scale = share if module not in alphas else _alpha(path, module, alphas[module]) / max(1, len(down.flatten(1)))
+        scale = share if module not in alphas else _alpha(path, module, alphas[module]) / max((*down.shape[:1], 1))
         shape = weights[target]
         if target + ".weight" == GUIDANCE and shape[1] == 0:
             shape = (shape[0], math.prod(down.shape[1:]))

@@ -56,6 +56,11 @@ def test_a_row_is_its_clips_joined_without_doubled_frames(
     assert steps == [0, 1] * (3 if closed else 2)
 
 
+def test_more_prompts_than_ways_are_refused(crafter: VideoCrafter, row: list[Tensor]) -> None:
+    with pytest.raises(UserError, match="3 prompts were given for 2 ways"):
+        frames(crafter, ["a", "b", "c"], row, request=REQUEST)
+
+
 def test_a_picture_of_another_size_is_fitted_and_never_replaced(crafter: VideoCrafter, row: list[Tensor]) -> None:
     for second in row[1:]:
         steps = crafter.steps("a", row[0], request=replace(REQUEST, sharp=True), end_picture=second)

@@ -225,7 +225,7 @@ def test_the_command_line_says_what_does_not_go_together(
     assert "--video does not go together with --long fifo" in capsys.readouterr().err
     common = common[:-2]
     assert cli.main(["text-to-video", "a boat", *common, "--long", "fifo", "--window-stride", "8"]) == cli.UNUSABLE
-    assert "goes with --long freenoise, windows, continue" in capsys.readouterr().err
+    assert "works with --long freenoise, windows, continue" in capsys.readouterr().err
     assert cli.main(["text-to-video", "a boat", *common, "--long", "windows", "--window-stride", "0"]) == cli.UNUSABLE
     assert "Windows of 16 frames every 0 were asked for" in capsys.readouterr().err
     assert not target.exists()

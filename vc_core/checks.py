@@ -7,17 +7,25 @@ import os
 import shutil
 
 import torch
+from torch import Tensor
 
 from .errors import UserError
 from .specs import ModelSpec
 
 
-def check_picture(*, given: bool, wanted: bool) -> None:
-    """Raises UserError when an image-to-video model lacks a picture, or another model was given one."""
+def check_picture(spec: ModelSpec, *, given: bool, encoder: bool) -> None:
+    """Raises UserError when an image-to-video model lacks a picture or its image encoder, or when another model was
+    given a picture. `encoder` says whether both parts that read pictures are there."""
+    wanted = spec.unet.image_attention or bool(spec.unet.concat_channels)
     if wanted and not given:
-        raise UserError("This is an image-to-video model: give it a picture to start from.")
+        raise UserError("This is an image-to-video model: give it a picture to start from (image-to-video --picture).")
     if given and not wanted:
         raise UserError("This is a text-to-video model: it cannot take a picture. Use an image-to-video model.")
+    if spec.unet.image_attention and not encoder:
+        raise UserError(
+            "This is an image-to-video model whose image encoder is missing. Give the file that holds it as well; of "
+            "a split model it is the one whose name ends in _image."
+        )
 
 
 def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
@@ -29,6 +37,26 @@ def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
         )
     if wanted and loop:
         raise UserError("A loop ends with the picture that it begins with: leave out the last picture, or the loop.")
+
+
+def check_settings(spec: ModelSpec, *, image_cfg: float | None, motion: float | None) -> None:
+    """Raises UserError for a setting that a model does not have."""
+    if image_cfg is not None and not spec.unet.image_attention:
+        raise UserError("A guidance scale for the picture was given, but this model makes videos from text alone.")
+    if motion is not None and not spec.unet.motion_width:
+        raise UserError(
+            f"A motion guidance of {motion:g} was given, but {spec.name} has none (T2V-Turbo v2 has). Leave it out."
+        )
+
+
+def checked_pixels(pixels: Tensor) -> Tensor:
+    """What an autoencoder decoded, any shape. Raises UserError where it holds NaN or infinite values."""
+    if not bool(pixels.isfinite().all()):
+        raise UserError(
+            "The autoencoder (VAE) gave NaN or infinite values, which would be black frames. Run the model in fp32 "
+            "(--dtype fp32), and check its file."
+        )
+    return pixels
 
 
 def check_side(name: str, pixels: int, multiple: int) -> None:

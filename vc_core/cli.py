@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import AUTO, DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
+from . import bundled
+from .checkpoint import DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.report import describe, size_of, table
 from .checkpoint.statistics import read_statistics
@@ -33,9 +36,21 @@ from .frames.video import check_target, format_of, frame_rate, write
 from .keyframes import frames as key_frames
 from .longer import Long, check_way
 from .longer import frames as long_frames
-from .options import add_picture_options, add_preset, add_video_options, long_of, request_of, strength
+from .machine import choose_device, choose_dtype
+from .options import (
+    add_picture_options,
+    add_preset,
+    add_video_options,
+    check_used,
+    is_row,
+    long_of,
+    request_of,
+    strength,
+)
 from .pipeline import Request, VideoCrafter
+from .recipe import recipe, tags
 from .specs import ModelSpec
+from .terminal import log_to_terminal, printable, say
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +60,9 @@ NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 """What torch says of a GPU, of the CPU on Linux and macOS, and of the CPU on Windows."""
 WHOLE = ("off", "freenoise", "freelong")
 """Ways to long videos that take everything a short one takes."""
+STRENGTH = 0.6
+SMALL = 10**7
+"""Parameters of a UNet up to which a second thread costs more on a CPU than it gains."""
 NEEDED: tuple[Part, ...] = ("unet", "autoencoder", "text_encoder")
 
 EXAMPLES = """examples:
@@ -58,9 +76,7 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s", force=True
-    )
+    log_to_terminal(logging.INFO if options.verbose else logging.WARNING)
     try:
         options.run(options)
     except UserError as error:
@@ -81,14 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def say(text: str) -> None:
-    """One line to the user."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def _complain(text: str, status: int) -> int:
-    sys.stderr.write("error: " + " ".join(text.split()) + "\n")
+    sys.stderr.write("error: " + printable(" ".join(text.split())) + "\n")
     return status
 
 
@@ -105,13 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     start = text.add_argument_group("to start from a video instead of noise")
     start.add_argument("--video", type=Path, default=None, help="its first frames are used, cropped to the size")
     start.add_argument(
-        "--strength", type=strength, default=0.6, help="above 0 (changes little) to 1 (anew); default: %(default)s"
+        "--strength",
+        type=strength,
+        default=None,
+        help=f"above 0 (changes little) to 1 (keeps nothing); default: {STRENGTH}",
     )
     text.set_defaults(
-        picture=None, end_picture=[], loop=False, fit="crop", image_cfg=None, start_timestep=None, analytic_init=None
+        picture=None, end_picture=[], loop=False, fit=None, image_cfg=None, start_timestep=None, analytic_init=None
     )
     image = _command(commands, "image-to-video", "make a video from a picture and a prompt", _make_video)
-    image.set_defaults(video=None)
+    image.set_defaults(video=None, strength=None)
     image.add_argument("--picture", "-i", type=Path, required=True, help="the picture that the video shows, any size")
     add_video_options(image)
     add_picture_options(image)
@@ -121,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     change = _command(commands, "convert", "write a model as safetensors, whole or split", _convert)
     _add_convert_options(change)
-    demo = _command(commands, "demo", "make two short videos with the small models in the box", _demo)
+    demo = _command(commands, "demo", "make two short videos with the bundled small models", _demo)
     demo.add_argument("--output", "-o", type=Path, default=Path("output"), help="the folder to write to (%(default)s)")
     return parser
 
@@ -152,49 +165,52 @@ def _add_convert_options(parser: argparse.ArgumentParser) -> None:
 
 def _make_video(options: argparse.Namespace) -> None:
     """Check everything that can be checked without the weights; then load, sample, decode, write."""
-    check_target(options.output, overwrite=options.overwrite)
-    format_of(options.output)
+    _check_output(options)
+    _resolve_names(options)
     picture = None if options.picture is None else load_picture(options.picture)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     checkpoint = open_checkpoint(options.model, preset=options.preset)
     for part in NEEDED:
         checkpoint.require(part)
-    check_picture(given=picture is not None, wanted="image_encoder" in checkpoint.parts)
     spec = lora_spec(checkpoint.spec, options.lora)
+    encoder = {"image_encoder", "image_tokens"} <= set(checkpoint.parts)
+    check_picture(spec, given=picture is not None, encoder=encoder)
     check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
+    check_used(options, spec)
     ends = [load_picture(path) for path in options.end_picture]
     long = long_of(options)
     _check_long(options, long)
     request = long.applied(request_of(options, spec))
     settings = request.settle(spec)
     check_way(spec, request, long)
-    if long.method == "off" and not ends:
-        _tell_long(settings.frames, spec.defaults.frames)
     unchanged = spec is checkpoint.spec
     schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
     settings.sampling.levels(schedule.until(request.start))
+    source: Source | AnalyticInit | None = _source(options, settings.shape(spec))
     clip = None
-    source: Source | AnalyticInit | None = None
     if options.video is not None:
         clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
-    if options.analytic_init is not None:
-        source = read_statistics(options.analytic_init)
-        source.check(settings.shape(spec))
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
-    crafter = VideoCrafter.load(options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora)
-    if options.compile:
-        crafter.compile()
-    if clip is not None:
-        source = Source(crafter.encode(clip), options.strength)
-    frames = _sampled(crafter, options, (request, long), (picture, ends), source)
-    made = write(
-        options.output,
-        frames,
-        fps=save_fps,
-        metadata={"videocrafter": {**_recipe(options, request, spec), "long": asdict(long)}},
-        overwrite=options.overwrite,
-    )
+    _warn(options, spec, None if long.method != "off" or ends else settings.frames)
+    with _threads(device, sum(tensor.numel() for tensor in checkpoint.detection.contents.parts["unet"].values())):
+        crafter = VideoCrafter.load(
+            options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora
+        )
+        if options.compile:
+            crafter.compile()
+        if clip is not None:
+            source = Source(crafter.encode(clip), options.strength or STRENGTH)
+        frames = _sampled(crafter, options, (request, long), (picture, ends), source)
+        made = write(
+            options.output,
+            frames,
+            fps=save_fps,
+            metadata=tags(
+                _recipe(options, spec, request, long=asdict(long), save_fps=float(save_fps), dtype=str(dtype))
+            ),
+            overwrite=options.overwrite,
+        )
     for message in made.messages:
         log.warning("%s", message)
     say(
@@ -203,24 +219,75 @@ def _make_video(options: argparse.Namespace) -> None:
     )
 
 
-def _recipe(options: argparse.Namespace, request: Request, spec: ModelSpec) -> dict[str, Any]:
-    """How the video was made, kept in its file: what was asked for, and the names of the files that went in."""
+def _check_output(options: argparse.Namespace) -> None:
+    form = format_of(options.output)
+    check_target(options.output, overwrite=options.overwrite, folder=form.kind == "png")
+
+
+def _resolve_names(options: argparse.Namespace) -> None:
+    """Puts the bundled files in the place of their short name."""
+    continues = bool(options.end_picture) or options.loop or options.fit is not None
+    small = bundled.model_for(picture=options.picture is not None, continues=continues)
+    options.model = [bundled.resolved(path, small) for path in options.model]
+    options.lora = [(bundled.resolved(path, bundled.TURBO_LORA), share) for path, share in options.lora]
+
+
+def _source(options: argparse.Namespace, shape: tuple[int, ...]) -> AnalyticInit | None:
+    if options.analytic_init is None:
+        return None
+    source = read_statistics(options.analytic_init)
+    source.check(shape)
+    return source
+
+
+@contextmanager
+def _threads(device: torch.device, parameters: int) -> Iterator[None]:
+    """One thread for a small network on a CPU, unless OMP_NUM_THREADS asks for another number; then as before."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and parameters <= SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _recipe(options: argparse.Namespace, spec: ModelSpec, request: Request, **more: Any) -> dict[str, Any]:
+    """How the video was made, kept in its file: all settings, and the names of the files that went in."""
     given = {"picture": options.picture, "video": options.video, "analytic_init": options.analytic_init}
-    return {
-        "model": spec.name,
-        "files": [file.name for file in options.model],
-        "loras": [[file.name, strength] for file, strength in options.lora],
-        "prompt": options.prompt,
+    return recipe(
+        spec,
+        options.prompt,
+        request,
+        files=[file.name for file in options.model],
+        preset=options.preset,
+        loras=[[file.name, share] for file, share in options.lora],
         **{name: file.name for name, file in given.items() if file is not None},
-        **({} if options.video is None else {"strength": options.strength}),
+        **({} if options.video is None else {"strength": options.strength or STRENGTH}),
         **({"end_pictures": [file.name for file in options.end_picture]} if options.end_picture else {}),
-        **asdict(request),
-    }
+        **more,
+    )
+
+
+def _warn(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> None:
+    """Tells, before the work begins, what will probably not come out as wished. `whole` are the frames of a video that
+    is made as one clip."""
+    for prompt in (options.prompt, *options.then):
+        words = bundled.warning(spec.name, prompt)
+        if words:
+            log.warning("%s", words)
+    if whole is not None and whole > spec.defaults.frames:
+        log.warning(
+            "All %d frames are made as one clip, though the model was trained with %d; --long freenoise keeps them one "
+            "scene.",
+            whole,
+            spec.defaults.frames,
+        )
 
 
 def _check_long(options: argparse.Namespace, long: Long) -> None:
     """Raises UserError where a way to long videos does not go together with what else is asked for."""
-    if _is_row(options) and options.analytic_init is not None:
+    if is_row(options) and options.analytic_init is not None:
         raise UserError("--analytic-init does not go together with a row of key frames: give one --end-picture.")
     if long.method in WHOLE and not long.free_init:
         return
@@ -233,18 +300,6 @@ def _check_long(options: argparse.Namespace, long: Long) -> None:
     for name in (name for name, value in given.items() if value is not None):
         what = "--free-init" if long.free_init else f"--long {long.method}"
         raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
-
-
-def _is_row(options: argparse.Namespace) -> bool:
-    """Whether the video is made way by way: through more pictures than two, or back to the first."""
-    return len(options.end_picture) > (0 if options.loop else 1)
-
-
-def _tell_long(frames: int, learnt: int) -> None:
-    """Names the way to long videos to who asks for many frames and for none of the ways."""
-    if frames > learnt:
-        way = "--long freenoise keeps them one scene"
-        log.warning("All %d frames are made as one clip, though the model learnt with %d; %s.", frames, learnt, way)
 
 
 def _sampled(
@@ -267,7 +322,7 @@ def _sampled(
 
     if long.method not in WHOLE or long.free_init:
         return _closing(bar, long_frames(crafter, options.prompt, picture, request=wanted, long=long, on_step=on_step))
-    if picture is not None and _is_row(options):
+    if picture is not None and is_row(options):
         row, prompts = (picture, *ends), (options.prompt, *options.then)
         made = key_frames(crafter, prompts, row, request=wanted, closed=options.loop, on_step=on_step)
         return _closing(bar, made)
@@ -318,34 +373,8 @@ def _demo(options: argparse.Namespace) -> None:
             bar.n = step.index + 1
             bar.refresh()
 
-        paths = run_demo(options.output, on_step)
-    say("Made with the small models in the box:")
+        with _threads(torch.device("cpu"), 0):
+            paths = run_demo(options.output, on_step)
+    say("Made with the bundled small models:")
     for path in paths:
         say(f"  {path.resolve()}")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU if there is one. Raises UserError when it is not there."""
-    there = [kind for kind, found in (("cuda", torch.cuda.is_available()), ("mps", _has_mps())) if found] + ["cpu"]
-    if name == AUTO:
-        return torch.device(there[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"There is no device {name!r}. Allowed here: auto, {', '.join(there)}.") from error
-    if device.type not in there:
-        raise UserError(f"The device {name!r} cannot be used on this machine. Allowed here: auto, {', '.join(there)}.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"There is no device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices.")
-    return device
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of the UNet's weights: "auto" halves them on a GPU and keeps fp32 on a CPU, which is slow in halves."""
-    if name == AUTO:
-        return torch.float32 if device.type == "cpu" else torch.float16
-    return DTYPES[name]

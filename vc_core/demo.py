@@ -1,4 +1,4 @@
-"""The first thing to run: one text-to-video and one image-to-video clip with the small models in the box."""
+"""The first thing to run: one text-to-video and one image-to-video clip with the bundled small models."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import bundled
 from .denoising import Step
 from .frames.pixels import load_picture, save_picture
 from .frames.sheet import contact_sheet
 from .frames.video import write_video
 from .pipeline import Request, VideoCrafter
+from .recipe import recipe, tags
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
-TEXT_MODEL = MODELS / "videocrafter_small_t2v.safetensors"
-PICTURE_MODEL = MODELS / "videocrafter_small_i2v.safetensors"
-PICTURE = MODELS / "example_picture.png"
+PICTURE = bundled.FOLDER / "example_picture.png"
 
 TEXT_PROMPT = "a red square moves quickly to the left on a grey background"
 PICTURE_PROMPT = "a yellow circle moves quickly to the right on a navy background"
@@ -30,8 +29,8 @@ def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[str, Path, str, Tensor | None]] = [
-        ("text-to-video", TEXT_MODEL, TEXT_PROMPT, None),
-        ("image-to-video", PICTURE_MODEL, PICTURE_PROMPT, load_picture(PICTURE)),
+        ("text-to-video", bundled.TEXT, TEXT_PROMPT, None),
+        ("image-to-video", bundled.IMAGE, PICTURE_PROMPT, load_picture(PICTURE)),
     ]
     written: list[Path] = []
     clips = []
@@ -42,9 +41,11 @@ def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) 
             if progress is not None:
                 progress(name, step)
 
-        frames = crafter.generate(prompt, picture, request=Request(seed=1), on_step=on_step)
+        request, spec = Request(seed=1), crafter.parts.spec
+        frames = crafter.generate(prompt, picture, request=request, on_step=on_step)
         clips.append(frames)
-        written.append(write_video(_unused(folder / f"{name}.mp4"), frames, fps=crafter.parts.spec.defaults.save_fps))
+        made = tags(recipe(spec, prompt, request, files=[file.name]))
+        written.append(write_video(_unused(folder / f"{name}.mp4"), frames, fps=spec.defaults.save_fps, metadata=made))
     sheet = contact_sheet(torch.cat(clips), columns=clips[0].shape[0])
     written.append(save_picture(_unused(folder / "contact-sheet.png"), sheet))
     return written

@@ -33,6 +33,15 @@ def length(keys: int, frames: int, *, closed: bool) -> int:
     return keys * (frames - 1) if closed else (keys - 1) * (frames - 1) + 1
 
 
+def check_prompts(count: int, *, ways: int) -> None:
+    """Raises UserError for more prompts than there are ways from one key frame to the next."""
+    if count > ways:
+        raise UserError(
+            f"{count} prompts were given for {ways} ways from one key frame to the next: give one for each, or one for "
+            "all."
+        )
+
+
 def frames(
     crafter: VideoCrafter,
     prompts: Sequence[str],
@@ -56,6 +65,7 @@ def frames(
             f"{len(pictures)} key frames with {settings.frames} frames from one to the next were asked for; give 2 or "
             "more of both."
         )
+    check_prompts(len(prompts), ways=len(pictures) if closed else len(pictures) - 1)
     fitted = [fit(picture, settings.height, settings.width, request.fit) for picture in pictures]
     return _clips(crafter, prompts, ways(fitted, closed=closed), request, closed, on_step)
 

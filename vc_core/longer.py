@@ -68,10 +68,14 @@ class Long:
             )
         if not 0 <= self.correct <= 1:
             raise UserError(f"The correction of drift is {self.correct}; it should be from 0 (off) to 1.")
-        if self.free_init < 0 or (self.free_init and self.method in ("fifo", "continue")):
+        if self.free_init < 0:
             raise UserError(
-                f"{self.free_init} rounds of FreeInit with the method {self.method} were asked for; give 0 or more, "
-                "with off, freenoise, freelong or windows."
+                f"{self.free_init} further rounds of FreeInit were asked for; give 0 (off) or more, usually 2 to 4."
+            )
+        if self.free_init and self.method in ("fifo", "continue"):
+            raise UserError(
+                f"FreeInit does not work with the method {self.method}. Set its rounds to 0, or choose off, freenoise, "
+                "freelong or windows."
             )
 
     def applied(self, request: Request) -> Request:

@@ -13,6 +13,7 @@ from .denoising.caching import QUALITIES
 from .denoising.windows import ORDERS, Order
 from .errors import UserError
 from .frames.fitting import FITS
+from .keyframes import check_prompts
 from .longer import METHODS, Long
 from .pipeline import Request
 from .specs import PRESETS, ModelSpec
@@ -46,12 +47,13 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the checkpoint; once for each file of a split one",
+        help="the checkpoint, once for each file of a split one; or 'small' for the bundled small model that the "
+        "command needs",
     )
     files.add_argument(
         "--output",
         "-o",
-        type=Path,
+        type=output,
         default=Path("video.mp4"),
         help="the video, in the format of its ending (default: %(default)s)",
     )
@@ -61,7 +63,8 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         type=lora,
         default=[],
         metavar="FILE[:STRENGTH]",
-        help="a LoRA file, with a strength other than 1 behind a colon; may be given several times",
+        help="a LoRA file, with a strength other than 1 behind a colon; may be given several times; 'small' is the "
+        "bundled T2V-Turbo LoRA of the small model",
     )
     files.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_preset(parser)
@@ -79,7 +82,7 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--negative", default="", metavar="PROMPT", help="what the video should not show")
-    group.add_argument("--seed", type=seed, default=None, help="0 .. 2^64-1; the same seed gives the same video")
+    group.add_argument("--seed", type=seed, default=None, help="0 .. 2^64-1; the same seed gives the same frames")
     group.add_argument("--width", type=int, default=None, help="pixels, a multiple of 8")
     group.add_argument("--height", type=int, default=None, help="pixels, a multiple of 8")
     group.add_argument("--frames", type=int, default=None, help="how many; the models were trained with 16")
@@ -165,7 +168,10 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         "--loop", action="store_true", help="the video ends where it begins, also by way of the end pictures"
     )
     group.add_argument(
-        "--fit", choices=FITS, default="crop", help="a picture of another shape: cut off, set in black, or the authors'"
+        "--fit",
+        choices=FITS,
+        default=None,
+        help="a picture of another shape: cut off (crop, the default), set in black, or the authors'",
     )
     group.add_argument(
         "--image-cfg", type=float, default=None, help="how closely the picture is followed; --cfg is then the prompt's"
@@ -196,6 +202,13 @@ def seed(text: str) -> int:
     if not 0 <= value < SEEDS:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {SEEDS - 1}")
     return value
+
+
+def output(text: str) -> Path:
+    """The name of a file to write, or the parser's error."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the output is empty; give one such as video.mp4")
+    return Path(text)
 
 
 def strength(text: str) -> float:
@@ -245,17 +258,38 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
             eta=(0.0 if options.long in STEADY else defaults.eta) if options.eta is None else options.eta,
         ),
         start=options.start_timestep,
-        fit=options.fit,
+        fit=options.fit or "crop",
         loop=options.loop,
         then=tuple(options.then),
     )
+
+
+def check_used(options: argparse.Namespace, spec: ModelSpec) -> None:
+    """Raises UserError for an option that would have no effect."""
+    if options.strength is not None and options.video is None:
+        raise UserError(f"--strength {options.strength:g} needs a --video to start from. Leave it out, or give one.")
+    if options.fit is not None and not spec.unet.concat_channels:
+        raise UserError(
+            f"--fit {options.fit} is for models that continue a picture (DynamiCrafter, ToonCrafter); {spec.name} sees "
+            "pictures of every shape whole. Leave it out."
+        )
+    if is_row(options):
+        pictures = 1 + len(options.end_picture)
+        check_prompts(1 + len(options.then), ways=pictures if options.loop else pictures - 1)
+
+
+def is_row(options: argparse.Namespace) -> bool:
+    """Whether the video runs through key frames: through more pictures than two, or back to the first."""
+    return len(options.end_picture) > (0 if options.loop else 1)
 
 
 def long_of(options: argparse.Namespace) -> Long:
     """The way to a long video that the options ask for. Raises UserError for what does not go together."""
     stride, order = options.window_stride, options.window_order
     if stride is not None and options.long not in STRIDED:
-        raise UserError(f"--window-stride goes with --long {', '.join(STRIDED)}. Leave it out, or choose one.")
+        raise UserError(f"--window-stride works with --long {', '.join(STRIDED)} only. Leave it out, or choose one.")
+    if order is not None and options.long != "windows":
+        raise UserError(f"--window-order {order} works with --long windows only. Leave it out, or choose that.")
     long = Long(method=options.long, free_init=options.free_init)
     if options.long == "continue":
         return long if stride is None else replace(long, overlap=long.window - stride)

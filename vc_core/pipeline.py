@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
-from .checks import check_compiler, check_ends, check_picture, check_side
+from .checks import check_compiler, check_ends, check_picture, check_settings, check_side, checked_pixels
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
 from .denoising import AnalyticInit, Guidance, Noise, NoiseSchedule, NoiseSource, Sampling, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cache
@@ -105,8 +105,7 @@ class Request:
         )
         if spec.unet.guidance_width:
             guidance = replace(guidance, scale=1.0)
-        if self.image_cfg is not None and not spec.unet.image_attention:
-            raise UserError("A guidance scale for the picture was given, but this model makes videos from text alone.")
+        check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
         sampling = self.sampling or Sampling(
             steps=defaults.steps,
             sampler=defaults.sampler,
@@ -232,7 +231,8 @@ class VideoCrafter:
         picture is drawn from the seed all the same, before anything else."""
         spec, schedule = self.parts.spec, self.schedule(request)
         settings = request.settle(spec)
-        check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
+        encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
+        check_picture(spec, given=picture is not None, encoder=encoder)
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         seeded = Noise(request.seed)
@@ -340,7 +340,7 @@ class VideoCrafter:
         if ends and autoencoder.spec.reference_levels is not None:
             height, width = (side * autoencoder.spec.downscale for side in frames.shape[2:])
             seen = self._pixels(fit_ends(ends, height, width, how))
-        return to_unit(autoencoder.decode(frames, ends=seen).float())
+        return to_unit(checked_pixels(autoencoder.decode(frames, ends=seen)).float())
 
     def _pixels(self, frames: Tensor) -> Tensor:
         return to_network(frames).to(self.parts.device, self.parts.dtype)

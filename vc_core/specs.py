@@ -340,7 +340,7 @@ def from_json(text: str) -> ModelSpec:
     """The inverse of `to_json`. Raises ValueError when the text is not a spec, naming the field at fault."""
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"The model's spec is not JSON: {error}") from error
     return _from_dict(ModelSpec, data, "spec")
 

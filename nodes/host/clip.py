@@ -15,6 +15,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
+from ...vc_core import bundled
 from ...vc_core.checkpoint.building import Checkpoint, check_finite, compare_shapes
 from ...vc_core.checkpoint.foreign import some
 from ...vc_core.checkpoint.reading import File
@@ -34,8 +35,8 @@ HEAD_WIDTH = 64
 Tokens = list[list[tuple[Any, ...]]]
 
 
-def text_model(spec: TextEncoderSpec) -> comfy.supported_models_base.ClipTarget:
-    """The classes from which ComfyUI builds tokenizer and tower for this spec."""
+def text_model(spec: TextEncoderSpec, name: str = "") -> comfy.supported_models_base.ClipTarget:
+    """The classes from which ComfyUI builds tokenizer and tower for this spec, of the model of this name."""
 
     class Tower(comfy.sd1_clip.SDClipModel):
         """The penultimate layer's tokens after the final norm."""
@@ -65,7 +66,7 @@ def text_model(spec: TextEncoderSpec) -> comfy.supported_models_base.ClipTarget:
     class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
             def words(embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> WordTokenizer:
-                return WordTokenizer(spec, embedding_directory, tokenizer_data or {})
+                return WordTokenizer(spec, name, embedding_directory, tokenizer_data or {})
 
             super().__init__(embedding_directory, tokenizer_data or {}, clip_name="h", tokenizer=words)
 
@@ -76,7 +77,9 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
     """One row of `context_length` tokens, padded with zeros, as the published models were trained: a longer prompt is
     cut, with a warning, instead of being continued in further rows."""
 
-    def __init__(self, spec: TextEncoderSpec, embedding_directory: Any, tokenizer_data: dict[str, Any]) -> None:
+    def __init__(
+        self, spec: TextEncoderSpec, model: str, embedding_directory: Any, tokenizer_data: dict[str, Any]
+    ) -> None:
         super().__init__(
             max_length=10**9,
             pad_with_end=False,
@@ -86,10 +89,13 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
             embedding_key=towers.CLIP_NAME,
             tokenizer_data=tokenizer_data,
         )
-        self.length = spec.context_length
+        self.length, self.model = spec.context_length, model
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
         """As ComfyUI's: rows of (token or embedding, weight[, number of the word])."""
+        unknown = bundled.warning(self.model, text)
+        if unknown:
+            log.warning("%s", unknown)
         row: list[tuple[Any, ...]] = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
         too_many = len(row) - self.length
         if too_many > 0:
@@ -112,8 +118,8 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
 
 def load_clip(checkpoint: Checkpoint, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
     """CLIP of an opened file that has a text encoder."""
-    tensors = towers.text_to_host(checkpoint.weights("text_encoder"))
-    return _assemble(checkpoint.spec.text_encoder, tensors, weight_dtype, disable_dynamic)
+    tensors, spec = towers.text_to_host(checkpoint.weights("text_encoder")), checkpoint.spec
+    return _assemble(spec.text_encoder, tensors, weight_dtype, disable_dynamic, spec.name)
 
 
 def load_clip_file(path: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
@@ -134,13 +140,15 @@ def load_clip_patcher(path: Path, weight_dtype: str, disable_dynamic: bool = Fal
     return load_clip_file(path, weight_dtype, disable_dynamic).patcher
 
 
-def _assemble(spec: TextEncoderSpec, tensors: dict[str, Tensor], weight_dtype: str, disable_dynamic: bool) -> Any:
+def _assemble(
+    spec: TextEncoderSpec, tensors: dict[str, Tensor], weight_dtype: str, disable_dynamic: bool, name: str = ""
+) -> Any:
     if spec.layers < 3:
         raise UserError(f"The text encoder has {spec.layers} layers; ComfyUI's text model needs at least 3.")
     _check(spec, tensors)
     dtype = WEIGHT_DTYPES[weight_dtype]
     clip = comfy.sd.CLIP(
-        text_model(spec),
+        text_model(spec, name),
         embedding_directory=files.embedding_folders(),
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         model_options={"dtype": dtype} if dtype in (torch.float32, torch.float16, torch.bfloat16) else {},

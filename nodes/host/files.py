@@ -7,9 +7,10 @@ from pathlib import Path
 
 import folder_paths
 
+from ...vc_core import bundled
 from ...vc_core.errors import UserError
 
-BOXED = Path(__file__).resolve().parents[2] / "models"
+BOXED = bundled.FOLDER
 """The small models of this pack; they are listed among the checkpoints and the LoRA files, and read where they lie."""
 
 BOXED_FOLDERS = ("checkpoints", "loras")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import small_models
 import torch
 from checkpoint.synthetic import IMAGE_MODEL, PARTS, TEXT_MODEL, part_weights, published, schedule_buffers
 from torch import Tensor
 
-from vc_core.checkpoint import METADATA_KEY, PREFIXES, detect
+from vc_core.checkpoint import METADATA_KEY, PREFIXES, build_empty, detect
+from vc_core.checkpoint.plausible import check_spec
+from vc_core.denoising import NoiseSchedule
 from vc_core.errors import UserError
 from vc_core.specs import PRESETS, DiffusionSpec, LinearTokensSpec, ModelSpec, UNetSpec, to_json
 
@@ -172,7 +178,65 @@ def test_metadata_that_contradicts_the_tensors_is_refused() -> None:
         detect(published(TEXT_MODEL), {METADATA_KEY: to_json(wrong)})
 
 
-@pytest.mark.parametrize("text", ["no json", '{"name": "x", "flux": 1}', '{"unet": 3, "name": "x"}', "{}"])
+def numbers(value: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Where the numbers of a spec as JSON are."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            yield from numbers(inside, *path, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+SMALL_MODELS = [value for value in vars(small_models).values() if isinstance(value, ModelSpec)]
+BAD_NUMBERS = (0, 7, -1, -5, 10**9, 1e300, float("nan"), float("inf"))
+PLACES = list(numbers(json.loads(to_json(IMAGE_MODEL))))
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_no_number_in_the_metadata_leads_to_another_error(place: tuple[str, ...]) -> None:
+    """It is refused, or everything that is built from the spec can be built."""
+    tensors = published(IMAGE_MODEL)
+    for bad in BAD_NUMBERS:
+        data = json.loads(to_json(IMAGE_MODEL))
+        inside = data
+        for name in place[:-1]:
+            inside = inside[name]
+        inside[place[-1]] = bad
+        try:
+            spec = detect(tensors, {METADATA_KEY: json.dumps(data)}).spec
+        except UserError:
+            continue
+        NoiseSchedule.from_spec(spec.diffusion)
+        for part in PARTS["small_image"]:
+            build_empty(spec, part)
+
+
+@pytest.mark.parametrize(
+    ("place", "bad"),
+    [
+        *((("unet", "norm_groups"), bad) for bad in (0, 7, -1, 10**9)),
+        *((("autoencoder", "norm_groups"), bad) for bad in (0, 7, -1, 10**9)),
+        *((("text_encoder", "heads"), bad) for bad in (0, 7)),
+        (("diffusion", "timesteps"), -5),
+        (("diffusion", "beta_start"), -1),
+        (("image_encoder", "head_width"), 7),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(place: tuple[str, str], bad: float) -> None:
+    data = json.loads(to_json(IMAGE_MODEL))
+    data[place[0]][place[1]] = bad
+    with pytest.raises(UserError, match=rf"metadata cannot be used: spec\.{place[0]}\.{place[1]} is {bad}"):
+        detect(published(IMAGE_MODEL), {METADATA_KEY: json.dumps(data)})
+
+
+@pytest.mark.parametrize("spec", [*PRESETS.values(), *SMALL_MODELS], ids=lambda spec: spec.name)
+def test_the_numbers_of_every_model_are_possible(spec: ModelSpec) -> None:
+    check_spec(spec)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "no json", '{"name": "x", "flux": 1}', '{"unet": 3, "name": "x"}', "{}"]
+)
 def test_metadata_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="metadata cannot be used"):
         detect(published(TEXT_MODEL), {METADATA_KEY: text})

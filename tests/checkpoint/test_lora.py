@@ -206,10 +206,18 @@ def test_a_list_for_a_model_without_guidance_embedding_brings_it(tmp_path: Path)
         ({"out.2.lora_A.weight": torch.zeros(2, 3), "out.2.lora_B.weight": torch.zeros(3, 2)},
          r"its change of out\.2 is \[3, 2\] by \[2, 3\], but the weight is \[4, 32, 3, 3\]"),
         ({"out.2.lora_A.weight": torch.zeros(2, 3)}, r"no pairs of tensors for out\.2"),
+        ({"out.2.lora_up.weight": torch.full((4, 2, 1, 1), float("nan")),
+          "out.2.lora_down.weight": torch.zeros(2, 32, 3, 3)}, r"not a finite number \(the change of out\.2 in .*pt"),
+        ({"out.2.lora_up.weight": torch.zeros(4, 2, 1, 1), "out.2.alpha": torch.tensor(float("inf")),
+          "out.2.lora_down.weight": torch.zeros(2, 32, 3, 3)}, r"lora\.pt: the alpha of out\.2 is not one finite"),
+        ({"out.2.lora_up.weight": torch.zeros(4, 2, 1, 1), "out.2.alpha": torch.ones(2),
+          "out.2.lora_down.weight": torch.zeros(2, 32, 3, 3)}, r"the alpha of out\.2 is not one finite number"),
+        ({"out.2.lora_up.weight": torch.zeros(()), "out.2.alpha": torch.ones(()),
+          "out.2.lora_down.weight": torch.zeros(())}, r"its change of out\.2 is \[\] by \[\]"),
         ({"out.2.weight": torch.zeros(2, 3)}, r"no pairs of tensors for out\.2\.weight"),
     ],
 )  # fmt: skip
-def test_what_is_not_for_this_model_is_refused(tensors: object, message: str, tmp_path: Path) -> None:
+def test_what_is_damaged_or_not_for_this_model_is_refused(tensors: object, message: str, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "lora.pt")
     with pytest.raises(UserError, match=message):
         read_lora(tmp_path / "lora.pt", TEXT_MODEL.unet)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vc_core.checkpoint import read, sort_tensors
+from vc_core.checkpoint import METADATA_KEY, read, sort_tensors
 from vc_core.errors import UserError
 
 TENSORS = {
@@ -157,6 +157,33 @@ def make_torchscript(path: Path) -> None:
     torch.jit.script(torch.nn.Identity()).save(str(path))
 
 
+def with_header(header: bytes, length: int | None = None) -> Callable[[Path], None]:
+    """A safetensors file of a header alone, which may claim another length than it has."""
+    return write((len(header) if length is None else length).to_bytes(8, "little") + header)
+
+
+def make_header_bomb(path: Path) -> None:
+    """3 GB that take no room on the disk, all of them header."""
+    with_header(b"{", 3 * 10**9)(path)
+    os.truncate(path, 8 + 3 * 10**9)
+
+
+def make_self_reference(path: Path, **beside: Tensor) -> None:
+    data: dict[str, object] = dict(beside)
+    data["state_dict"] = data
+    torch.save(data, path)
+
+
+def make_ring(path: Path) -> None:
+    first: dict[str, object] = {"epoch": 1}
+    first["module"] = {"state_dict": first}
+    torch.save(first, path)
+
+
+def with_spec(spec: Tensor) -> Callable[[Path], None]:
+    return lambda path: save_file({**TENSORS, METADATA_KEY: spec}, str(path))
+
+
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated ckpt": ("m.ckpt", make_truncated(".ckpt", 0.6), "not complete"),
     "truncated safetensors": ("m.safetensors", make_truncated(".safetensors", 0.9), "its header says"),
@@ -174,6 +201,13 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no tensors": ("m.pt", lambda path: torch.save({"state_dict": {"a": 1}}, path), "holds no tensors"),
     "folder": ("m", lambda path: path.mkdir(), "is a folder"),
     "torchscript": ("m.pt", make_torchscript, "TorchScript"),
+    "nested header": ("m.safetensors", with_header(b'{"a":' + b"[" * 200_000), "header cannot be read"),
+    "no offsets": ("m.safetensors", with_header(b'{"a":{"data_offsets":[]}}'), "header cannot be read"),
+    "huge header": ("m.safetensors", make_header_bomb, "header alone should have 3,000,000,000"),
+    "self reference": ("m.ckpt", make_self_reference, "holds no tensors"),
+    "ring": ("m.ckpt", make_ring, "holds no tensors"),
+    "spec of floats": ("m.safetensors", with_spec(torch.tensor([0.5])), "is not text"),
+    "spec of negative bytes": ("m.safetensors", with_spec(torch.tensor([-1], dtype=torch.int8)), "is not text"),
     "missing": ("m.ckpt", lambda path: None, "There is no file"),
 }
 
@@ -187,6 +221,24 @@ def test_bad_files_are_told_apart(case: str, tmp_path: Path) -> None:
         read(tmp_path / name)
     assert str(tmp_path / name) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_dict_inside_itself_is_read_once(tmp_path: Path) -> None:
+    make_self_reference(tmp_path / "m.ckpt", **TENSORS)
+    assert read(tmp_path / "m.ckpt").tensors.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("save", [torch.save, lambda tensors, path: save_file(tensors, str(path))])
+def test_a_spec_among_the_tensors_is_read_whatever_type_a_program_gave_it(
+    save: Saver, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    text = '{"name": "\u00e9"}'
+    spec = torch.tensor(list(text.encode()), dtype=torch.uint8).to(dtype)
+    save({**TENSORS, METADATA_KEY: spec}, tmp_path / "model")
+    file = read(tmp_path / "model")
+    assert file.metadata[METADATA_KEY] == text
+    assert file.tensors.keys() == TENSORS.keys()
 
 
 def test_a_missing_file_names_the_models_beside_it(tmp_path: Path) -> None:

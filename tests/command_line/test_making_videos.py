@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from command_line.running import frames_of, one_line, run
+from frames.reading import _gif, _webp, page_metadata
 from PIL import Image
 
-from vc_core import cli
+from vc_core import bundled, cli
+from vc_core.demo import TEXT_PROMPT
 from vc_core.frames.video import write_video
 
 
@@ -115,3 +120,142 @@ class TestMakingVideos:
         assert (kept["prompt"], kept["seed"], kept["model"]) == ("a boat", 12, "small_text")
         assert (kept["files"], kept["loras"]) == ([text_model.name], [])
         assert "picture" not in kept
+        assert (kept["width"], kept["height"], kept["frames"], kept["fps"], kept["cfg"]) == (16, 24, 3, 8.0, 3.0)
+        assert (kept["sampling"]["steps"], kept["sampling"]["spacing"], kept["save_fps"]) == (2, "uniform", 5.0)
+
+    @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm", "gif", "webp", "png"])
+    def test_prompt_and_seed_are_a_comment_and_no_workflow(self, ending: str, text_model: Path, tmp_path: Path) -> None:
+        prompt = 'ein Boot, \u8239 {"workflow": 1}'
+        out = tmp_path / f"a.{ending}"
+        given = ("-m", text_model, "-o", out, "--seed", "12", "--negative", "fog", "--device", "cpu")
+        assert run("text-to-video", prompt, *given) == 0
+        assert page_metadata(out) == {}
+        comment = comment_of(out)
+        assert comment.splitlines()[:2] == [prompt, "Negative prompt: fog"]
+        assert "Seed: 12, model: small_text, size: 16x24, frames: 3, steps: 2, sampler: ddim" in comment
+
+    def test_a_new_folder_of_pictures_is_made_also_where_overwriting_is_allowed(
+        self, text_model: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "new" / "folder"
+        assert run("text-to-video", "a", "-m", text_model, "-o", out, "--overwrite", "--device", "cpu") == 0
+        assert len(list(out.glob("*.png"))) == 3
+
+    def test_what_the_output_cannot_encode_is_escaped(
+        self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on Windows, where output into a file has one byte for a letter."""
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+        out = tmp_path / "\u6a21\u578b.mp4"
+        assert run("text-to-video", "a", "-m", text_model, "-o", out, "--device", "cpu") == 0
+        assert b"\\u6a21\\u578b.mp4: 3 frames" in written.getvalue()
+
+
+class TestBundledModels:
+    @pytest.mark.parametrize(
+        ("command", "more", "file"),
+        [
+            ("text-to-video", (), bundled.TEXT),
+            ("image-to-video", (), bundled.IMAGE),
+            ("image-to-video", ("--loop",), bundled.CONTINUING),
+            ("image-to-video", ("--end-picture", "PICTURE"), bundled.CONTINUING),
+            ("image-to-video", ("--fit", "pad"), bundled.CONTINUING),
+        ],
+    )
+    def test_small_is_the_one_that_the_command_needs(
+        self,
+        command: str,
+        more: Sequence[str],
+        file: Path,
+        picture: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        loaded: list[Any] = []
+
+        def load(paths: Any, **options: Any) -> None:
+            loaded.append((paths, options["loras"], torch.get_num_threads()))
+            raise KeyboardInterrupt
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli.VideoCrafter, "load", load)
+        given = [str(picture) if word == "PICTURE" else word for word in more]
+        start = ("-i", str(picture)) if command == "image-to-video" else ("--lora", "small:0.5")
+        assert run(command, "a red square", "-m", "small", "--device", "cpu", *start, *given) == 130
+        loras = [] if command == "image-to-video" else [(bundled.TURBO_LORA, 0.5)]
+        assert loaded[0][:2] == ([file], loras)
+
+    def test_a_file_of_that_name_goes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("small").touch()
+        assert bundled.resolved(Path("small"), bundled.TEXT) == Path("small")
+
+    @pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("3", 3)])
+    def test_small_networks_run_on_one_thread_unless_told_otherwise(
+        self, asked: str | None, threads: int, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[int] = []
+        generate = cli.VideoCrafter.generate
+
+        def spy(self: Any, *arguments: Any, **settings: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return generate(self, *arguments, **settings)
+
+        monkeypatch.setattr(cli.VideoCrafter, "generate", spy)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu") == 0
+            assert seen == [threads]
+            assert torch.get_num_threads() == 3
+            monkeypatch.setattr(cli, "SMALL", 0)  # which no network is
+            assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "b.mp4", "--device", "cpu") == 0
+            assert seen == [threads, 3]
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.parametrize(("prompt", "warned"), [("a dog", True), ("a dog moves", False), ("", False)])
+    def test_a_prompt_without_a_known_word_is_told(
+        self,
+        prompt: str,
+        warned: bool,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def load(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli.VideoCrafter, "load", load)
+        assert run("text-to-video", prompt, "-m", "small", "-o", tmp_path / "a.mp4", "--device", "cpu") == 130
+        assert ("was trained on none of the words in 'a dog'" in capsys.readouterr().err) == warned
+
+    def test_the_demo_keeps_its_prompts_and_seeds_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def generate(*_: Any, **__: Any) -> torch.Tensor:
+            return torch.zeros(2, 16, 16, 3)
+
+        monkeypatch.setattr(cli.VideoCrafter, "generate", generate)
+        assert run("demo", "-o", tmp_path) == 0
+        comment = comment_of(tmp_path / "text-to-video.mp4")
+        assert comment.startswith(TEXT_PROMPT)
+        assert "Seed: 1, model: videocrafter_small_t2v" in comment
+
+
+def comment_of(path: Path) -> str:
+    """The text that players show."""
+    if path.suffix in (".webp", ".gif", ".png"):
+        data = path.read_bytes()
+        walk = {".webp": _webp, ".gif": _gif, ".png": _png_texts}[path.suffix]
+        return walk(data)["comment"]
+    with av.open(str(path)) as file:
+        texts = {key.lower(): value for key, value in file.metadata.items()}
+    return texts["comment"]
+
+
+def _png_texts(data: bytes) -> dict[str, str]:
+    with Image.open(io.BytesIO(data)) as picture:
+        return {key: str(value) for key, value in picture.info.items()}

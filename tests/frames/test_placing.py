@@ -185,6 +185,26 @@ def test_an_existing_file_is_never_replaced(tmp_path):
     assert look(path).count == 2
 
 
+def test_a_folder_of_pictures_replaces_nothing(tmp_path):
+    made = write(tmp_path / "clip", ramps(2), fps=8, overwrite=True).path
+    assert look(made).count == 2
+    with pytest.raises(UserError, match="a folder of pictures replaces nothing"):
+        write(made, ramps(3), fps=8, overwrite=True)
+    assert look(made).count == 2
+
+
+def test_folders_on_the_way_go_again_when_nothing_is_written(tmp_path):
+    (tmp_path / "kept").mkdir()
+
+    def frames():
+        yield ramps(1)[0]
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        write(tmp_path / "kept" / "new" / "folder" / "clip.mp4", frames(), fps=8)
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
 @pytest.mark.parametrize("name", ["mp4 h264", "png"])
 def test_a_name_that_is_taken_meanwhile_is_left_to_its_owner(tmp_path, name):
     path = path_for(tmp_path, name)
@@ -256,7 +276,9 @@ def test_targets_that_cannot_be_are_refused_before_any_work(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "clip.mp4", tmp_path / ("n" * 300 + ".mp4"), f"{tmp_path}/a\0b.mp4"):
         with pytest.raises(UserError):
             check_target(path)
-    assert check_target(tmp_path / "new" / "clip.mp4").parent.is_dir()
+    before = sorted(tmp_path.iterdir())
+    assert check_target(tmp_path / "new" / "clip.mp4") == tmp_path / "new" / "clip.mp4"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")

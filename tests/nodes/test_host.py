@@ -10,6 +10,7 @@ import small_models
 import torch
 from safetensors.torch import load_file, save_file
 
+from vc_core import bundled
 from vc_core.checkpoint import METADATA_KEY
 from vc_core.errors import UserError
 from vc_core.specs import AutoencoderSpec, to_json
@@ -248,6 +249,27 @@ def test_saved_vaes_load_again(comfy, base, boxed_model):
     assert relative(*decoded) < 1e-5
     with pytest.raises(UserError, match="own checkpoint"):
         again(boxed_model.vae, "narrow")
+
+
+def test_a_narrow_model_without_its_metadata_is_refused_in_words(comfy, base, boxed_model):
+    bare = load_file(bundled.TEXT)
+    save_file(bare, base.model("checkpoints", "bare.safetensors"))
+    with pytest.raises(UserError, match="in how many groups it normalises"):
+        comfy.call("VideoCrafterCheckpointLoader", ckpt_name="bare.safetensors")
+
+
+def test_a_lora_with_nan_is_refused_and_named(comfy, base, text_model):
+    name = "input_blocks.0.0"
+    rows, columns = text_model.model.model.diffusion_model.state_dict()[f"{name}.weight"].flatten(1).shape
+    tensors = {
+        f"{name}.lora_up.weight": torch.full((rows, 2), float("nan")),
+        f"{name}.lora_down.weight": torch.zeros(2, columns),
+    }
+    save_file(tensors, base.model("loras", "nan.safetensors"))
+    with pytest.raises(
+        UserError, match=r"not a finite number \(the change of input_blocks\.0\.0 in .*nan\.safetensors"
+    ):
+        comfy.call("VideoCrafterLoraLoader", model=text_model.model, lora_name="nan.safetensors", strength=1.0)
 
 
 def test_text_encoder_loras_change_the_text(comfy, base, text_model):

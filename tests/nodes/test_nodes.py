@@ -283,6 +283,17 @@ def test_a_clip_of_another_model_is_refused(comfy, text_model):
     refused(comfy, "VideoCrafterKSampler", "768", "48", "CLIP", **given(text_model, positive=wrong))
 
 
+def test_a_prompt_that_a_bundled_model_does_not_know_is_told_in_the_log(boxed_model, text_model, caplog):
+    with caplog.at_level(logging.WARNING):
+        text_model.text("a dog")
+        boxed_model.text("a red square")
+        boxed_model.text("")
+    assert "trained on none of the words" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        boxed_model.text("a (dog:1.2)")
+    assert "trained on none of the words in 'a (dog:1.2)'" in caplog.text
+
+
 def test_long_and_empty_prompts(text_model, caplog):
     with caplog.at_level(logging.WARNING):
         ((text, _),) = text_model.text("word " * 2000)

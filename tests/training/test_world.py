@@ -24,6 +24,32 @@ from training.world import (
     render,
     velocity,
 )
+from vc_core import bundled
+
+FUNCTION_WORDS = {
+    "a",
+    "an",
+    "and",
+    "background",
+    "does",
+    "front",
+    "in",
+    "not",
+    "of",
+    "on",
+    "that",
+    "the",
+    "to",
+    "video",
+}
+"""Words of the captions that say nothing of what a clip shows."""
+
+
+def test_the_words_of_the_bundled_models_are_those_of_the_captions() -> None:
+    rng = np.random.default_rng(0)
+    captions = [caption(random_scene(rng, unseen=i % 2 == 1), rng) for i in range(4000)]
+    known = {word for text in captions for word in text.split()} - FUNCTION_WORDS
+    assert known == bundled.WORDS
 
 
 @pytest.mark.parametrize("unseen", [False, True])

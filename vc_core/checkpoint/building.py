@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..frames.autoencoder import Autoencoder
 from ..network.attention import Attention, sdpa_attention
 from ..network.unet import VideoUNet
-from ..specs import ModelSpec
+from ..specs import AutoencoderSpec, ModelSpec
 from .detection import AUTO, Detection, detect_contents
 from .foreign import some
 from .keys import PART_TITLES, Contents, Part, sort_tensors
@@ -72,13 +72,15 @@ class Checkpoint:
         return self.detection.parts
 
     def require(self, part: Part) -> None:
-        """Raise UserError when the files lack the part."""
+        """Raise UserError when the files lack the part, or cannot tell how it is built."""
         if part not in self.parts:
             names = ", ".join(str(file.path) for file in self.files)
             held = ", ".join(PART_TITLES[other] for other in self.parts)
             raise UserError(
                 f"There is no {PART_TITLES[part]} in {names} (it holds: {held}). Give the file that has it."
             )
+        if part == "autoencoder":
+            _check_groups(self.spec.autoencoder)
 
     def schedule(self) -> NoiseSchedule:
         """The file's own noise schedule, or the spec's where the file has none, or has it rounded to half precision."""
@@ -283,6 +285,17 @@ def build_empty(
     if part == "image_tokens" and spec.image_tokens is not None:
         return build_image_tokens(spec.image_tokens, operations=operations, device="meta")
     raise UserError(f"The model {spec.name} has no {PART_TITLES[part]}: it makes videos from text alone.")
+
+
+def _check_groups(spec: AutoencoderSpec) -> None:
+    """Raise UserError for an autoencoder that does not divide into its norm groups: one narrower than the published
+    ones, in a file without a spec. How many groups it was trained with cannot be read from its tensors."""
+    if spec.channels % spec.norm_groups:
+        raise UserError(
+            f"The autoencoder in this file is {spec.channels} channels wide, narrower than the published ones, and "
+            "the file does not say in how many groups it normalises them: its metadata was lost. Take the model's own "
+            "checkpoint, or its VAE in a file that was made by `python -m vc_core convert`."
+        )
 
 
 def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Difference:

@@ -30,6 +30,7 @@ from ..specs import (
 from . import foreign, measuring
 from .keys import PART_TITLES, Contents, Part, sort_tensors
 from .measuring import Fields, MissingTensorError
+from .plausible import check_spec
 from .reading import METADATA_KEY
 
 AUTO = "auto"
@@ -177,7 +178,9 @@ def _start(
 
 def _own_spec(text: str) -> ModelSpec:
     try:
-        return from_json(text)
+        spec = from_json(text)
+        check_spec(spec)
+        return spec
     except (ValueError, TypeError) as error:
         raise UserError(
             f"The spec in this file's metadata cannot be used: {error}. Convert the original checkpoint again, "
@@ -211,14 +214,16 @@ def _published(contents: Contents, told: Mapping[Part, Fields]) -> _Start:
         kind = ", ".join(f"{name}={unet[name]}" for name in KIND_FIELDS)
         note = f"No published model is of this kind ({kind}); VideoCrafter2's schedule and defaults are assumed."
         return _Start(replace(VIDEOCRAFTER2, name="custom"), exact=False, notes=(note,))
+    notes = []
+    if unet["model_channels"] != VIDEOCRAFTER2.unet.model_channels:
+        notes.append("The file holds no spec and its model is of no published size: norm groups and heads are guessed.")
     if contents.schedule:
         rescaled = "scale_arr" in contents.schedule
         same = [spec for spec in same if (spec.diffusion.rescale is not None) == rescaled] or same
         last = _last_scale(contents)
         same = [spec for spec in same if spec.diffusion.rescale == last] or same
-        notes = []
     else:
-        notes = [f"The file has no noise schedule; that of {TITLES[same[0].name]} is used."]
+        notes.append(f"The file has no noise schedule; that of {TITLES[same[0].name]} is used.")
     if len(same) > 1:
         others = " and ".join(TITLES[spec.name] for spec in same[1:])
         notes.append(f"Its tensors could also be those of {others}: choose that preset if so.")

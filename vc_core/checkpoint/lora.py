@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..denoising.schedule import NoiseSchedule
 from ..errors import UserError
+from ..frames.placing import expanded
 from ..network.unet import VideoUNet
 from ..specs import T2V_TURBO, ModelSpec, UNetSpec
-from .building import Parts
+from .building import Parts, check_finite
 from .foreign import some
 from .reading import read, read_list
 
@@ -88,7 +89,7 @@ def read_lora(path: Location, spec: UNetSpec) -> Lora:
 
     Raises UserError when it is no LoRA, or one of another model, naming what does not fit.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     shapes = {name: tuple(value.shape) for name, value in VideoUNet(spec, device="meta").state_dict().items()}
     items = read_list(path)
     if items is not None:
@@ -207,8 +208,7 @@ def _of_names(
             if not TEXT.search(module):
                 unknown.append(module)
             continue
-        alpha = alphas.get(module)
-        scale = share if alpha is None else float(alpha) / down.shape[0]
+        scale = share if module not in alphas else _alpha(path, module, alphas[module]) / max((*down.shape[:1], 1))
         shape = weights[target]
         if target + ".weight" == GUIDANCE and shape[1] == 0:
             shape = (shape[0], math.prod(down.shape[1:]))
@@ -264,10 +264,22 @@ def _peft_scale(path: Path) -> float:
         raise UserError(f"{settings}, which gives the scale of the LoRA beside it, cannot be read: {error}.") from error
 
 
+def _alpha(path: Path, module: str, alpha: Tensor) -> float:
+    """The number in a tensor `alpha`. Raises UserError for anything else than one finite number."""
+    if alpha.numel() != 1 or not bool(torch.isfinite(alpha).all()):
+        raise UserError(
+            f"{path}: the alpha of {module} is not one finite number. The file is damaged: download it again."
+        )
+    return float(alpha)
+
+
 def _checked(path: Path, name: str, change: Change, shape: Sequence[int]) -> Change:
+    """The change, if it fits its weight and holds finite numbers; raises UserError otherwise."""
     if not change.fits(shape):
         raise UserError(
             f"{path} is a LoRA of another model: its change of {name} is {list(change.up.shape)} by "
             f"{list(change.down.shape)}, but the weight is {list(shape)}."
         )
+    for tensor in (change.up, change.down):
+        check_finite(tensor, f"the change of {name} in {path}")
     return change

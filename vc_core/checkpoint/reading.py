@@ -20,11 +20,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..frames.placing import expanded
 from .keys import WRAPPERS
 
 METADATA_KEY = "videocrafter.spec"
 """Where our own safetensors files keep the spec, as JSON: in the metadata, or, where another program wrote the file,
-as a tensor of bytes of that name."""
+as a tensor of bytes of that name, in a file of any kind."""
+
+MAX_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library."""
 
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
@@ -54,7 +58,7 @@ def read(path: str | PathLike[str]) -> File:
     Raises UserError when there is no such file, when it is truncated, empty, a web page or a pointer in the place of
     a download, when it would execute code, or when it holds no named tensors.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     _check_exists(path)
     try:
         with path.open("rb") as file:
@@ -72,7 +76,7 @@ def read(path: str | PathLike[str]) -> File:
 def read_list(path: str | PathLike[str]) -> list[Tensor] | None:
     """The tensors of a file that is a list without names (T2V-Turbo's LoRA); None for every other file. Raises
     UserError as `read` does for what cannot be read at all."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     _check_exists(path)
     with path.open("rb") as file:
         head = file.read(64)
@@ -137,10 +141,24 @@ def _read_safetensors(path: Path) -> File:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise _truncated(path, str(error).splitlines()[0]) from error
+    return File(path, tensors, {**_spec_of(path, tensors), **metadata})
+
+
+def _spec_of(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Our spec where it is one of the tensors, which it then leaves."""
     told = tensors.pop(METADATA_KEY, None)
-    if told is not None:
-        metadata.setdefault(METADATA_KEY, bytes(told.tolist()).decode("utf-8", "replace"))
-    return File(path, tensors, metadata)
+    return {} if told is None else {METADATA_KEY: _text_of(path, told)}
+
+
+def _text_of(path: Path, tensor: Tensor) -> str:
+    """The text whose bytes a tensor holds, in whatever type another program gave it."""
+    values = tensor.flatten().double()
+    if not bool(((values >= 0) & (values < 256) & (values == values.floor())).all()):
+        raise UserError(
+            f"The tensor {METADATA_KEY} in {path} is not text. The file was changed by another program: convert the "
+            "original checkpoint again."
+        )
+    return bytes(values.to(torch.uint8).tolist()).decode("utf-8", "replace")
 
 
 def _check_safetensors_size(path: Path) -> None:
@@ -148,13 +166,13 @@ def _check_safetensors_size(path: Path) -> None:
     actual = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if 8 + length > actual:
+        if 8 + length > actual or length > MAX_HEADER:
             raise _truncated(path, f"its header alone should have {length:,}")
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             promised = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise _truncated(path, "its header cannot be read") from error
     if actual != promised:
         raise _truncated(path, f"its header says {promised:,}")
@@ -236,17 +254,18 @@ def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
     if not isinstance(data, Mapping):
         raise UserError(f"{path} holds a {type(data).__name__}, not named tensors. Give a model checkpoint.")
     left_over: list[str] = []
-    inner = _inner(data)
-    while inner is not None:
+    inner, passed = _inner(data), {id(data)}
+    while inner is not None and id(data[inner]) not in passed:
         left_over += [str(name) for name in data if name != inner]
         data = data[inner]
+        passed.add(id(data))
         inner = _inner(data)
     tensors = {str(name): value for name, value in data.items() if isinstance(value, Tensor)}
     left_over += [str(name) for name, value in data.items() if not isinstance(value, Tensor)]
     if not tensors:
         entries = ", ".join(left_over[:8]) or "none"
         raise UserError(f"{path} holds no tensors (its entries: {entries}). Give a model file.")
-    return File(path, tensors, {}, tuple(left_over), mapped)
+    return File(path, tensors, _spec_of(path, tensors), tuple(left_over), mapped)
 
 
 def _inner(data: Mapping[Any, Any]) -> str | None:

@@ -88,8 +88,8 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
     remarks = []
     if "unet" in report["parts"]:
         rescale = "none" if report["rescale"] is None else f"{report['rescale']:g}"
-        source = f"{len(report['schedule'])} buffers in the file" if report["schedule"] else "not in the file"
-        remarks.append(f"Noise schedule: {source}; predicts {report['prediction']}; rescale {rescale}.")
+        stored = f"{len(report['schedule'])} buffers in the file" if report["schedule"] else "computed, not stored"
+        remarks.append(f"Noise schedule: {stored}; prediction {report['prediction']}; rescale {rescale}.")
     for part in report["parts"].values():
         for kind in ("missing", "unexpected", "misshapen"):
             if part.get(kind):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..frames.placing import Place, check_target, placed
+from ..frames.placing import Place, check_target, existing_folder, expanded, placed
 from ..specs import ModelSpec, to_json
 from .building import Checkpoint, check_finite, open_checkpoint, refuse, torch_dtype
 from .detection import AUTO, METADATA_KEY
@@ -97,7 +97,7 @@ def convert(
     kind = torch_dtype(dtype)
     for part in checkpoint.parts:
         refuse(checkpoint.difference(part), part)
-    files = _planned(checkpoint, Path(target).expanduser(), split, kind)
+    files = _planned(checkpoint, expanded(target), split, kind)
     _check_targets(checkpoint, files, overwrite)
     metadata = {"format": "pt", METADATA_KEY: to_json(checkpoint.spec)}
     total = sum(entry.nbytes for entries in files.values() for entry in entries)
@@ -121,7 +121,7 @@ def save_tensors(
     """Write tensors as one safetensors file, whole or not at all. Raises UserError as `convert` does."""
     entries = [_Entry(name, None, name, tensor, tensor.dtype) for name, tensor in tensors.items()]
     target = check_target(Path(path), overwrite=overwrite)
-    _check_space(target.parent, sum(entry.nbytes for entry in entries))
+    _check_space(target, sum(entry.nbytes for entry in entries))
     with _all_or_none([target], overwrite) as (place,), place.part.open("wb") as file:
         _write_header(file, entries, {"format": "pt", **(metadata or {})})
         for entry in entries:
@@ -177,11 +177,11 @@ def _check_targets(checkpoint: Checkpoint, files: dict[Path, list[_Entry]], over
         raise UserError(f"{same[0]} is the file that is read. Give the target another name or folder.")
     for path in files:
         check_target(path, overwrite=overwrite)
-    folder = next(iter(files)).parent
-    _check_space(folder, sum(entry.nbytes for entries in files.values() for entry in entries))
+    _check_space(next(iter(files)), sum(entry.nbytes for entries in files.values() for entry in entries))
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def _check_space(target: Path, needed: int) -> None:
+    folder = existing_folder(target)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

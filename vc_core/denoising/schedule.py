@@ -174,7 +174,8 @@ class NoiseSchedule:
             raise UserError(
                 f"{steps} steps cannot be spaced uniformly: with a stride of {len(self)} // {steps} = "
                 f"{len(self) // steps} they would run past the last timestep, {len(self) - 1}. "
-                f"Take {' or '.join(below + above)} steps, or trailing spacing, which works with any count."
+                f"Take {' or '.join(below + above)} steps, or trailing spacing, which works with any count. "
+                "On the command line: --spacing trailing."
             )
         return list(range(1, len(self) + 1, len(self) // steps))[::-1]
 
@@ -200,7 +201,8 @@ class NoiseSchedule:
 
     def _check_steps(self, steps: int) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= len(self):
-            raise UserError(f"{steps!r} steps were asked for; give a whole number from 1 to {len(self)}.")
+            why = "" if self.trained in (None, len(self)) else f", as the start at timestep {len(self)} leaves no more"
+            raise UserError(f"{steps!r} steps were asked for; give a whole number from 1 to {len(self)}{why}.")
 
     def _uniform_fits(self, steps: int) -> bool:
         stride = len(self) // steps

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from .placing import expanded
 from .video.formats import require_av
 
 
@@ -23,7 +24,7 @@ def load_clip(path: str | Path, *, frames: int, width: int, height: int) -> Tens
     frames.
     """
     av = require_av()
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise UserError(f"There is no video {str(path)!r}. Check the name and the folder.")
     try:

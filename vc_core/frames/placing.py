@@ -39,24 +39,43 @@ class Place:
     final: Path
 
 
-def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """`path` as an absolute one that can be written. Raises UserError when it is a folder, exists or cannot be made."""
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path` with `~` replaced by the home folder; a name that merely begins with `~` stays as it is."""
     try:
-        file = Path(path).expanduser().absolute()
-        file.parent.mkdir(parents=True, exist_ok=True)
+        return Path(path).expanduser()
+    except RuntimeError:  # no user of that name
+        return Path(path)
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False, folder: bool = False) -> Path:
+    """`path` as an absolute one that can be written; nothing is made yet. `folder`: it is to become a folder of files,
+    which never replaces anything. Raises UserError when it exists or cannot be made."""
+    try:
+        file = expanded(path).absolute()
         with contextlib.suppress(FileNotFoundError):
             os.lstat(file)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be a file here ({error}). Choose another name or folder.") from error
+    inside = f"name a file in it, for example {str(file / 'video.mp4')!r}."
+    if folder and os.path.lexists(file):
+        cure = f"Choose a new name, or {inside}" if file.is_dir() else "Choose a new name."
+        raise UserError(f"{str(path)!r} exists already, and a folder of pictures replaces nothing. {cure}")
     if file.is_dir() or not file.name:
-        raise UserError(f"{str(path)!r} is a folder; name a file in it, for example {str(file / 'video.mp4')!r}.")
+        raise UserError(f"{str(path)!r} is a folder; {inside}")
     if file.exists() and not overwrite:
         raise UserError(
-            f"{str(path)!r} exists already and is kept. Choose another name, or allow it to be overwritten."
+            f"{str(path)!r} exists already and is kept. Choose another name, or overwrite it (--overwrite on the "
+            "command line, overwrite=True in Python)."
         )
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise UserError(f"Nothing can be written to the folder {str(file.parent)!r}. Choose another folder.")
+    there = existing_folder(file)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"Nothing can be written to the folder {str(there)!r}. Choose another folder.")
     return file
+
+
+def existing_folder(file: Path) -> Path:
+    """The nearest folder above a file that exists already."""
+    return next((above for above in file.absolute().parents if above.is_dir()), file.parent)
 
 
 @contextlib.contextmanager
@@ -65,22 +84,40 @@ def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -
 
     Without `overwrite`, a name that was taken in the meantime is left alone and `-2`, `-3`, ... is added to ours. The
     part exists already, as an empty file that is to be written in place, or with `folder` as an empty folder;
-    overwriting is for files only.
+    overwriting is for files only. Folders on the way to `path` are made, and removed again when the block fails.
     """
-    final = check_target(path, overwrite=overwrite)
-    _sweep(final.parent)
-    place = Place(final.parent / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}", final)
-    if folder:
-        place.part.mkdir()
-    else:
-        place.part.touch(exist_ok=False)
+    final = check_target(path, overwrite=overwrite, folder=folder)
+    with _made(final.parent):
+        _sweep(final.parent)
+        place = Place(final.parent / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}", final)
+        if folder:
+            place.part.mkdir()
+        else:
+            place.part.touch(exist_ok=False)
+        try:
+            with _held(place.part):
+                yield place
+                _sync(place.part)
+                _commit(place, overwrite=overwrite and not folder)
+        except BaseException:
+            _remove(place.part)
+            raise
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder and those above it; the ones that were new and are empty go again when the block fails."""
+    new = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
-        with _held(place.part):
-            yield place
-            _sync(place.part)
-            _commit(place, overwrite=overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {str(folder)!r} cannot be made ({error}). Choose another one.") from error
+    try:
+        yield
     except BaseException:
-        _remove(place.part)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            for above in new:
+                above.rmdir()
         raise
 
 

@@ -278,6 +278,10 @@ _BY_SUFFIX = {
 def format_of(path: str | Path) -> Format:
     """The usual format for a file of that name; a name without a suffix means a folder of PNG pictures."""
     suffix = Path(path).suffix.lower()
+    if Path(path).name.lower() in set(_BY_SUFFIX) - {""}:
+        raise UserError(
+            f"{str(path)!r} is an ending without a name; put one before it, as in 'video{Path(path).name}'."
+        )
     if suffix not in _BY_SUFFIX:
         endings = ", ".join(ending for ending in _BY_SUFFIX if ending)
         raise UserError(f"{str(path)!r} names no video format; end it with one of {endings}.")

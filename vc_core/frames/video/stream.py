@@ -18,6 +18,9 @@ BT709, RGB, SRGB = 1, 0, 13
 """Numbers of ITU-T H.273: bt709 as primaries, transfer and matrix; no matrix; the transfer of sRGB."""
 MOST_DELAY, REORDER = 64, 2
 """Frames. x265 gives clips of one or two frames a random decoding time; the right one is 2 before its place."""
+SMALL = 128 * 128
+"""Pixels of a frame up to which x264 works without its tree of macroblocks, which in widths that are no multiple of 128
+now and then encodes the same frames to other pixels. In frames of this size the tree saves a few kilobytes."""
 _LIMITED_16 = 65280
 """What stands for 1.0 in 16 bits where FFmpeg turns RGB into YUV: it takes the upper byte for the value in 8 bits."""
 
@@ -76,6 +79,8 @@ class StreamWriter:
         options = dict(form.options)
         if form.scale is not None:
             options[form.scale.name] = str(form.scale.at(quality))
+        if form.encoder == "libx264" and self.size[0] * self.size[1] <= SMALL:
+            options["x264-params"] = "mbtree=0"
         if form.encoder == "prores_ks" and form.alpha is None:
             options.pop("alpha_bits", None)
         stream = self.container.add_stream(form.encoder, rate=self.rate, options=options)

@@ -112,8 +112,8 @@ def write(
     metadata: values are stored as JSON under their keys, strings as they are.
 
     The file has its name only when it is complete; another file of that name is never replaced unless `overwrite` is
-    set, and a name that was taken meanwhile gets `-2` added. Raises UserError for what cannot be written and when the
-    disk is full; nothing is left behind then.
+    set (a folder of pictures replaces nothing), and a name that was taken meanwhile gets `-2` added. Raises UserError
+    for what cannot be written and when the disk is full; nothing is left behind then.
     """
     form = _format(path, options)
     rate = frame_rate(fps) * _checked(options, form)
@@ -125,8 +125,6 @@ def write(
         most = audio.frames(rate)
         ordered, count = islice(ordered, most), count and min(count, most)
     job = _Job(form, options, rate, as_text(metadata or {}), audio)
-    if overwrite and form.kind == "png":
-        raise UserError("A folder of pictures cannot be overwritten; choose a name that is not taken.")
     with _explained(job), placed(path, overwrite=overwrite, folder=form.kind == "png") as place:
         survey = _again(frames, options, on_frame, count) if form.kind == "gif" else None
         written = job.run(place.part, ordered, count, survey, on_frame)

@@ -1,0 +1,53 @@
+"""The small models that come with this repository: where they lie, their short name, and the words that they know."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "models"
+TEXT = FOLDER / "videocrafter_small_t2v.safetensors"
+IMAGE = FOLDER / "videocrafter_small_i2v.safetensors"
+CONTINUING = FOLDER / "videocrafter_small_dynamicrafter.safetensors"
+TURBO_LORA = FOLDER / "videocrafter_small_turbo_lora.safetensors"
+
+SHORT_NAME = "small"
+"""Stands for whichever of them a command needs."""
+NAMES = "videocrafter_small_"
+"""How the names in their specs begin, also after a LoRA."""
+
+_WORDS = """
+red green blue yellow orange purple violet cyan turquoise white black grey navy brown
+circle disc ball square box triangle cross plus sign ring donut shape
+moves moving slides sliding glides gliding travels travelling stands standing still move stays staying place
+grows growing gets getting bigger becomes becoming larger shrinks shrinking smaller
+left leftwards right rightwards up upwards upper top down downwards lower bottom diagonally slowly fast quickly
+"""
+WORDS = frozenset(_WORDS.split())
+"""The words of `training.captions` that say what a clip shows."""
+
+
+def model_for(*, picture: bool, continues: bool) -> Path:
+    """The model that makes videos from text; of a `picture`; or, where it `continues` one, up to a last picture or back
+    to the first."""
+    if continues:
+        return CONTINUING
+    return IMAGE if picture else TEXT
+
+
+def resolved(path: Path, bundled: Path) -> Path:
+    """`bundled` for the short name, unless there is a file of that name; every other path as it is."""
+    return bundled if str(path) == SHORT_NAME and not path.exists() else path
+
+
+def warning(model: str, prompt: str) -> str:
+    """What to tell about a prompt none of whose words the model of this name (in its spec) was trained on; empty where
+    there is nothing to tell, as for every model that is not one of these."""
+    words = re.findall(r"\w+", prompt.lower())
+    if not model.startswith(NAMES) or not words or not WORDS.isdisjoint(words):
+        return ""
+    return (
+        f"{model} was trained on none of the words in {prompt!r}, so what the video shows is arbitrary. It knows "
+        "colours, simple shapes and motions, as in 'a red square moves to the left on a black background'; see "
+        "docs/small-models.md."
+    )

@@ -1,0 +1,68 @@
+"""SPEC -> whether a model can have these numbers, for specs that come with a file and may hold anything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from ..specs import ModelSpec
+
+MOST = 10**6
+"""No count in a spec is higher; the highest published one is the 49408 words of the vocabulary."""
+MOST_LEVELS = 16
+MAY_BE_ZERO = frozenset(
+    ("concat_channels", "guidance_width", "motion_width", "eta", "cfg", "guidance_rescale", "motion", "motion_share")
+)
+SHARES = frozenset(("beta_start", "beta_end", "rescale", "eta", "guidance_rescale", "motion_share"))
+"""Fields that are at most 1."""
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raises ValueError, naming the field, where no model can have the numbers of a spec."""
+    _check_numbers(spec, "spec")
+    _check_divides(spec.unet.norm_groups, spec.unet.model_channels, "spec.unet.norm_groups")
+    _check_divides(spec.autoencoder.norm_groups, spec.autoencoder.channels, "spec.autoencoder.norm_groups")
+    _check_divides(spec.text_encoder.heads, spec.text_encoder.width, "spec.text_encoder.heads")
+    if spec.image_encoder is not None:
+        _check_divides(spec.image_encoder.head_width, spec.image_encoder.width, "spec.image_encoder.head_width")
+    diffusion = spec.diffusion
+    if not diffusion.beta_start <= diffusion.beta_end < 1:
+        raise ValueError(
+            f"spec.diffusion.beta_end is {diffusion.beta_end}; it should be from beta_start, {diffusion.beta_start}, "
+            "to below 1"
+        )
+    if diffusion.timesteps < 2:
+        raise ValueError(f"spec.diffusion.timesteps is {diffusion.timesteps}; it should be 2 or more")
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    """Every number in a spec, field by field."""
+    for field in fields(value):
+        name, part = f"{where}.{field.name}", getattr(value, field.name)
+        if is_dataclass(part):
+            _check_numbers(part, name)
+        elif isinstance(part, tuple):
+            _check_levels(part, name, least=0 if field.name.endswith("_levels") else 1)
+        elif isinstance(part, int | float) and not isinstance(part, bool):
+            _check_number(part, field.name, name)
+
+
+def _check_levels(values: tuple[int, ...], where: str, *, least: int) -> None:
+    """A row of numbers, one for each resolution: multiples, or the numbers of some levels (which may be none)."""
+    if not least <= len(values) <= MOST_LEVELS or not all(least <= value <= MOST for value in values):
+        raise ValueError(
+            f"{where} is {list(values)[:MOST_LEVELS]}; it should be up to {MOST_LEVELS} numbers from {least}"
+        )
+
+
+def _check_number(value: float, name: str, where: str) -> None:
+    most = 1 if name in SHARES else MOST
+    if not math.isfinite(value) or not 0 <= value <= most or (value == 0 and name not in MAY_BE_ZERO):
+        low = "from 0" if name in MAY_BE_ZERO else "above 0"
+        raise ValueError(f"{where} is {value}; it should be {low} and at most {most}")
+
+
+def _check_divides(part: int, whole: int, where: str) -> None:
+    if whole % part:
+        raise ValueError(f"{where} is {part}, which does not divide {whole}")

@@ -42,8 +42,7 @@ class Request:
     """What is wanted. A None takes the model's own default.
 
     width, height: pixels, multiples of 8. frames: 1 or more; the models were trained with 16.
-    fps: the frames per second that the *motion* should have, a condition of the network, about 1 to 30. It is not the
-        rate at which a file is saved.
+    fps: that of the *motion*, a condition of the network, about 1 to 30; not the rate at which a file is saved.
     cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
     motion: the motion guidance of networks that have it, about 0 to 0.5.
@@ -232,6 +231,8 @@ class VideoCrafter:
         picture is drawn from the seed all the same, before anything else."""
         spec, schedule = self.parts.spec, self.schedule(request)
         settings = request.settle(spec)
+        assert self.parts.unet is not None
+        self.parts.unet.budget.restart()
         check_picture(given=picture is not None, wanted=self.parts.image_encoder is not None)
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
@@ -242,8 +243,9 @@ class VideoCrafter:
             size = (settings.height, settings.width)
             picture = fit(picture, *size, request.fit)
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
-            drawn = None if request.sharp else seeded
-            concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
+            concat = self.ends(
+                picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else seeded
+            )
         positive = self.told((prompt, *request.then), picture, settings, concat)
         negative = textless = None
         if settings.sampling.guidance.passes:
@@ -372,7 +374,7 @@ class VideoCrafter:
         key, level = (id(told.text), told.window, told.early_text is None, temporal), float(timestep.flatten()[0])
         deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
         computed = deep is not None and deep.features is None
-        out = unet(
+        out = unet.in_memory(
             x.to(dtype),
             timestep,
             told.text.to(dtype),

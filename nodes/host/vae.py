@@ -16,7 +16,7 @@ from ...vc_core.checkpoint.building import Checkpoint, open_checkpoint
 from ...vc_core.checkpoint.reading import read
 from ...vc_core.denoising import Noise
 from ...vc_core.errors import UserError
-from ...vc_core.frames.autoencoder import Autoencoder
+from ...vc_core.frames.autoencoder import DECODED, ENCODED, Autoencoder
 from ...vc_core.specs import AutoencoderSpec
 from .compat import fill, known, remember_types
 from .latents import NATIVE_GROUPS, is_native
@@ -61,11 +61,6 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
     vae.downscale_ratio = vae.upscale_ratio = spec.downscale
     _estimate(vae, spec)
     return vae
-
-
-DECODED, ENCODED = 9, 8
-"""Bytes for each pixel, channel of the finest level and byte of the type that ComfyUI should expect; by accounting
-(`benchmarks.live`) 6 and 5 live at the most."""
 
 
 def _estimate(vae: Any, spec: AutoencoderSpec) -> None:

@@ -53,14 +53,12 @@ class AttentionBlock(nn.Module):
         n, c, h, w = x.shape
         y = self.norm(x)
         q, k, v = (project(y).flatten(2).transpose(1, 2) for project in (self.q, self.k, self.v))  # n (h w) c
-        out = self._attended(q, k, v)
+        out = sdpa_attention(q, k, v, heads=1) if x.device.type == "cpu" else self.in_blocks(q, k, v)
         return x + self.proj_out(out.transpose(1, 2).reshape(n, c, h, w))
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """n (h w) c; on a GPU some queries at a time where the whole map of queries and keys may come to lie in memory.
-        Its kernels also want the channels of a token side by side."""
-        if q.device.type == "cpu":
-            return sdpa_attention(q, k, v, heads=1)
+    def in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of n (h w) c for a GPU: its kernels want the channels of a token side by side, and for a wide
+        head they may hold the map of all queries and keys, so that queries come in blocks."""
         q, k, v = (tokens.contiguous() for tokens in (q, k, v))
         if q.shape[-1] <= FUSED:
             return sdpa_attention(q, k, v, heads=1)

@@ -33,7 +33,7 @@ ROWS_ON_CPU = 1600
 """Tokens that a feed-forward takes at once on a CPU, at the most; smaller parts are faster for the same reason."""
 
 HELD = 8.1
-HELD_FOR_PARTS = 12
+HELD_FOR_PARTS = 17
 HELD_AT_MOST = 19
 """What a pass holds, by accounting (`benchmarks.memory`): so many feature maps of the full size and width, beside them
 so many times the values of a part, and never more than so many maps."""

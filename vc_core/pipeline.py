@@ -47,8 +47,7 @@ class Request:
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
     motion: the motion guidance of networks that have it, about 0 to 0.5.
     sampling: steps, sampler, spacing and eta, see `denoising.Sampling`. seed: 0 to 2^64 - 1.
-    step_cache, guidance_cache: a quality of `denoising.caching`, "high", "balanced" or "fast": each makes nearly the
-        same video with fewer operations, and both together with fewer still. None computes everything.
+    step_cache, guidance_cache: quality of `denoising.caching`, "high", "balanced" or "fast"; None computes everything.
     together: positive and negative in one pass, faster and with the memory of two; None where a pass is small.
     start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
         if the model had been trained with no more noise, for more motion. None begins where the spacing does.
@@ -243,9 +242,8 @@ class VideoCrafter:
             size = (settings.height, settings.width)
             picture = fit(picture, *size, request.fit)
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
-            concat = self.ends(
-                picture, settings.frames, last, loop=request.loop, noise=None if request.sharp else seeded
-            )
+            drawn = None if request.sharp else seeded
+            concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
         positive = self.told((prompt, *request.then), picture, settings, concat)
         negative = textless = None
         if settings.sampling.guidance.passes:

@@ -179,6 +179,14 @@ class TestBadWeights:
             load(path, dtype="fp16")
         assert isinstance(load(path, dtype="bf16"), Parts)
 
+    def test_weights_that_a_host_casts_later_must_be_finite_in_that_type(self, tmp_path: Path) -> None:
+        tensors = published(TEXT_MODEL)
+        tensors["model.diffusion_model.out.2.bias"][0] = 1e6
+        checkpoint = open_checkpoint(save(tmp_path / "m.safetensors", tensors, TEXT_MODEL))
+        assert checkpoint.weights("unet", computed=torch.bfloat16)["out.2.bias"].dtype == torch.float32
+        with pytest.raises(UserError, match="fp32 or bf16"):
+            checkpoint.weights("unet", computed=torch.float16)
+
     def test_a_missing_an_unknown_and_a_misshapen_tensor_are_named(self, tmp_path: Path) -> None:
         tensors = published(TEXT_MODEL)
         del tensors["model.diffusion_model.out.0.bias"]

@@ -12,6 +12,7 @@ from vc_core.network import layers, transformers
 from vc_core.network.unet import VideoUNet
 
 from .clock import Clock
+from .models import run
 
 KINDS: dict[type[nn.Module], str] = {
     layers.ResBlock: "convolutions of a frame",
@@ -49,7 +50,7 @@ class Breakdown:
                 handles.append(module.register_forward_pre_hook(self._enter(kind)))
                 handles.append(module.register_forward_hook(self._leave))
         try:
-            self.network(*arguments, **keywords)
+            run(self.network)(*arguments, **keywords)
         finally:
             for handle in handles:
                 handle.remove()

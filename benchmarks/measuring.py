@@ -128,7 +128,7 @@ def one_pass(bench: Bench, network: VideoUNet, size: Size) -> dict[str, Any]:
     given, count = bench.inputs(size), bench.operations(size)
     log.info("UNet pass %s, %.2f TFLOP", name(size), count / 1e12)
     breakdown = Breakdown(network, bench.clock)
-    seconds = 0.0 if count / bench.rate > LONG else bench.clock.seconds(lambda: network(*given))
+    seconds = 0.0 if count / bench.rate > LONG else bench.clock.seconds(lambda: models.run(network)(*given))
     peak = bench.clock.peak(lambda: breakdown.measure(*given))
     seconds = seconds or breakdown.total
     return {
@@ -172,7 +172,7 @@ def growth(bench: Bench) -> None:
     network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     found: dict[str, Any] = {}
     _, height, width = bench.sizes[0]
-    network(*bench.inputs((GROWTH[0], height, width)))  # warms up
+    models.run(network)(*bench.inputs((GROWTH[0], height, width)))  # warms up
     for title, windows in (("plain", None), ("windows", Windows())):
         first = 0.0
         for frames in GROWTH:
@@ -182,7 +182,7 @@ def growth(bench: Bench) -> None:
             given = bench.inputs(size)
 
             def run(given: list[Any] = given, windows: Windows | None = windows) -> None:
-                network(*given, windows=windows)
+                models.run(network)(*given, windows=windows)
 
             each = bench.clock.once(run) / frames
             first = first or each

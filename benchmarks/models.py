@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,6 +69,13 @@ TOGETHER: dict[str, Any] = {"together": True} if "together" in inspect.signature
 """Asks `guide` for one pass of both conditionings, where the measured revision can do that."""
 
 
+def run(network: VideoUNet) -> Callable[..., Tensor]:
+    """The network as a pipeline calls it: with parts as large as free memory allows, where the measured revision can do
+    that."""
+    called: Callable[..., Tensor] = getattr(network, "in_memory", network)
+    return called
+
+
 class Network:
     """A UNet as a model of `vc_core.denoising`, counting its passes."""
 
@@ -75,5 +83,4 @@ class Network:
         self.network = network
 
     def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, /, *, temporal: bool = True) -> Tensor:
-        out: Tensor = self.network(x, timestep, told.text, told.image, told.fps, temporal=temporal)
-        return out
+        return run(self.network)(x, timestep, told.text, told.image, told.fps, temporal=temporal)

@@ -42,14 +42,12 @@ class Request:
     """What is wanted. A None takes the model's own default.
 
     width, height: pixels, multiples of 8. frames: 1 or more; the models were trained with 16.
-    fps: the frames per second that the *motion* should have, a condition of the network, about 1 to 30. It is not the
-        rate at which a file is saved.
+    fps: that of the *motion*, a condition of the network, about 1 to 30; not the rate at which a file is saved.
     cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
     motion: the motion guidance of networks that have it, about 0 to 0.5.
     sampling: steps, sampler, spacing and eta, see `denoising.Sampling`. seed: 0 to 2^64 - 1.
-    step_cache, guidance_cache: a quality of `denoising.caching`, "high", "balanced" or "fast": each makes nearly the
-        same video with fewer operations, and both together with fewer still. None computes everything.
+    step_cache, guidance_cache: quality of `denoising.caching`, "high", "balanced" or "fast"; None computes everything.
     together: positive and negative in one pass, faster and with the memory of two; None where a pass is small.
     start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
         if the model had been trained with no more noise, for more motion. None begins where the spacing does.
@@ -233,6 +231,8 @@ class VideoCrafter:
         settings = request.settle(spec)
         encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
         check_picture(spec, given=picture is not None, encoder=encoder)
+        assert self.parts.unet is not None
+        self.parts.unet.budget.restart()
         check_ends(spec, wanted=end_picture is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         seeded = Noise(request.seed)
@@ -372,7 +372,7 @@ class VideoCrafter:
         key, level = (id(told.text), told.window, told.early_text is None, temporal), float(timestep.flatten()[0])
         deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
         computed = deep is not None and deep.features is None
-        out = unet(
+        out = unet.in_memory(
             x.to(dtype),
             timestep,
             told.text.to(dtype),

@@ -32,10 +32,11 @@ from . import towers
 from .compat import is_dynamic, keep_tables
 from .image_tokens import ImageTokens
 from .latents import latent_format
+from .memory import free_bytes
 from .model_sampling import model_sampling
 from .previews import animate
 from .reading import open_file
-from .unet import NativeUNet
+from .unet import NativeUNet, rows_at_once
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,23 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if unet.motion_width and motion is not None:
             start = self.spec.diffusion.timesteps * (1 - defaults.motion_share)
             out["motion"] = comfy.conds.CONDConstant((float(motion), start))
+        return out
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """A pass that works on as much at once as the host has memory free; asked outside of what may be compiled."""
+        options = {} if transformer_options is None else transformer_options
+        free = free_bytes(x.device, self.current_patcher)
+        self.diffusion_model.fit(free, rows_at_once(x, options) * x[0, 0].numel(), self.get_dtype_inference().itemsize)
+        out: Tensor = super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
         return out
 
     def process_latent_out(self, latent: Tensor) -> Tensor:

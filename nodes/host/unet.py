@@ -168,6 +168,13 @@ def _check_windows(control: Any, frames: int, windows: ContextWindows) -> None:
         )
 
 
+def rows_at_once(x: Tensor, options: dict[str, Any]) -> int:
+    """How many of the frames (b f) c h w the network sees in one pass: all, or a window of each clip."""
+    windows: ContextWindows | None = options.get(CONTEXT)
+    clips = len(options.get("cond_or_uncond") or (0,))
+    return len(x) if windows is None else min(len(x), clips * windows.size)
+
+
 def _place_of(options: dict[str, Any]) -> Place:
     """The number of the step that runs, which is how many of the run's sigmas lie above its own, and how many follow;
     `options` are the `transformer_options`."""

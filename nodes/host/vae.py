@@ -15,7 +15,7 @@ from torch import Tensor
 from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.denoising import Noise
 from ...vc_core.errors import UserError
-from ...vc_core.frames.autoencoder import Autoencoder
+from ...vc_core.frames.autoencoder import DECODED, ENCODED, Autoencoder
 from ...vc_core.specs import AutoencoderSpec
 from .compat import fill, is_dynamic, known, remember_types
 from .latents import NATIVE_GROUPS, is_native
@@ -57,11 +57,6 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
     vae.downscale_ratio = vae.upscale_ratio = spec.downscale
     _estimate(vae, spec)
     return vae
-
-
-DECODED, ENCODED = 9, 8
-"""Bytes for each pixel, channel of the finest level and byte of the type that ComfyUI should expect; by accounting
-(`benchmarks.live`) 6 and 5 live at the most."""
 
 
 def _estimate(vae: Any, spec: AutoencoderSpec) -> None:

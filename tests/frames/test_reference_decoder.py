@@ -12,7 +12,6 @@ from golden_models import autoencoder_spec
 from golden_cases import cases, load, relative_error
 from vc_core.errors import UserError
 from vc_core.frames.autoencoder import Autoencoder
-from vc_core.network import parts
 from vc_core.specs import AutoencoderSpec
 
 TOLERANCE = 1e-5  # float32 against float64 is 8e-7
@@ -65,12 +64,11 @@ def test_where_its_own_parts_do_nothing_it_is_the_plain_decoder(tiny: Autoencode
         torch.testing.assert_close(tiny.decode(latents, ends=ends), plain.decode(latents), atol=1e-5, rtol=0)
 
 
-def test_parts_of_large_maps_equal_the_whole(tiny: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_large_maps_equal_the_whole(tiny: Autoencoder) -> None:
     latents, ends = torch.randn(7, 4, 6, 5), torch.rand(2, 3, 12, 10) * 2 - 1
     with torch.inference_mode():
         whole = tiny.decode(latents, ends=ends)
-        monkeypatch.setattr(parts, "LARGE", 0)
-        monkeypatch.setattr(parts, "PART", 2000)
+        tiny.decoder.budget.values = 500
         torch.testing.assert_close(tiny.decode(latents, ends=ends), whole, atol=1e-5, rtol=0)
 
 

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from benchmarks.live import fused, live_bytes
 from golden_cases import relative_error
-from vc_core.network import parts
 from vc_core.network.attention import sdpa_attention
 from vc_core.network.hooks import Hooks
 from vc_core.network.layers import Layers
-from vc_core.network.parts import frame_spans, is_large, pixel_spans
+from vc_core.network.parts import Budget
 from vc_core.network.spectral import blend_low, low_pass
 from vc_core.network.transformers import TemporalTransformer
 from vc_core.network.unet import VideoUNet
@@ -58,23 +57,18 @@ def given(frames: int, clips: int = 1, **changes: Any) -> dict[str, Tensor]:
 )
 @pytest.mark.parametrize("windows", [None, Windows(size=8, stride=3), Windows(size=8, spectral=True)])
 def test_work_in_parts_equals_the_whole(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], clips: int, extra: dict[str, Any], windows: Windows | None
+    changes: dict[str, Any], clips: int, extra: dict[str, Any], windows: Windows | None
 ) -> None:
     network, inputs = small(**changes), given(21, clips, **extra)
     if clips == 1:
         inputs["timesteps"] = torch.linspace(0, 900, 21)[None]
     with torch.no_grad():
         whole = network(**inputs, windows=windows)
-        monkeypatch.setattr(parts, "LARGE", 200)
-        monkeypatch.setattr(parts, "PART", 1000)
-        monkeypatch.setattr("vc_core.network.transformers.PART", 1000)
-        monkeypatch.setattr("vc_core.network.spectral.PART", 1000)
+        network.budget.values = 1000
         assert relative_error(network(**inputs, windows=windows), whole) < EXACT
 
 
-def test_hooks_that_ask_for_whole_clips_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LARGE", 200)
-    monkeypatch.setattr(parts, "PART", 1000)
+def test_hooks_that_ask_for_whole_clips_get_them() -> None:
     seen: set[int] = set()
 
     class Watch(Hooks):
@@ -84,6 +78,7 @@ def test_hooks_that_ask_for_whole_clips_get_them(monkeypatch: pytest.MonkeyPatch
 
     watch = Watch()
     network, inputs = small(), given(21)
+    network.budget.values = 1000
     with torch.no_grad():
         network(**inputs, hooks=watch)
         assert seen != {21}
@@ -93,37 +88,40 @@ def test_hooks_that_ask_for_whole_clips_get_them(monkeypatch: pytest.MonkeyPatch
         assert seen == {21}
 
 
+def budget_of(values: int) -> Budget:
+    budget = Budget()
+    budget.values = values
+    return budget
+
+
 @pytest.mark.parametrize(("rows", "clips"), [(1, 1), (12, 2), (210, 3)])
-def test_parts_cover_everything_once_and_never_cross_clips(
-    monkeypatch: pytest.MonkeyPatch, rows: int, clips: int
-) -> None:
-    monkeypatch.setattr(parts, "PART", 100)
+def test_parts_cover_everything_once_and_never_cross_clips(rows: int, clips: int) -> None:
+    budget = budget_of(100)
     x = torch.arange(rows * clips * 12.0).view(rows * clips, 3, 2, 2)
-    spans = list(frame_spans(x, clips))
+    spans = list(budget.frame_spans(x, clips))
     assert torch.equal(torch.cat([x[rows] for _, rows in spans]), x)
     for clip, span in spans:
         assert clip * rows <= span.start < span.stop <= (clip + 1) * rows
     assert max(x[span].numel() for _, span in spans) <= 100
     clip = torch.arange(2 * 3 * 5 * 7 * 2.0).view(2, 3, 5, 7, 2)
-    assert torch.equal(torch.cat(list(pixel_spans(clip)), dim=3), clip)
+    assert torch.equal(torch.cat(list(budget.pixel_spans(clip)), dim=3), clip)
 
 
-def test_parts_are_smaller_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LARGE", 400)
-    monkeypatch.setattr(parts, "PART", 400)
-    here, elsewhere = (torch.zeros(10, 3, 5, 1, device=device) for device in ("cpu", "meta"))
+def test_parts_are_smaller_on_a_cpu() -> None:
+    budget = budget_of(400)
+    here, elsewhere = (torch.zeros(20, 3, 5, 1, device=device) for device in ("cpu", "meta"))
     with torch.no_grad():
-        assert is_large(here)
-        assert not is_large(elsewhere)
-    assert len(list(frame_spans(here))) == 2
-    assert len(list(frame_spans(elsewhere))) == 1
+        assert budget.is_large(here)
+        assert not budget.is_large(elsewhere)
+    assert len(list(budget.frame_spans(here))) == 4
+    assert len(list(budget.frame_spans(elsewhere))) == 1
 
 
-def test_training_keeps_maps_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LARGE", 200)
-    assert not is_large(torch.zeros(300))
+def test_training_keeps_maps_whole() -> None:
+    budget = budget_of(200)
+    assert not budget.is_large(torch.zeros(300))
     with torch.no_grad():
-        assert is_large(torch.zeros(300))
+        assert budget.is_large(torch.zeros(300))
 
 
 def test_one_hundred_and_twenty_eight_frames_need_at_most_half_as_much_again() -> None:
@@ -159,7 +157,7 @@ def test_freelong_takes_slow_changes_from_far_and_quick_ones_from_near() -> None
     far += 5 + torch.cos(2 * torch.pi * torch.arange(32) / 32).view(1, 32, 1, 1, 1)
     expected = near + 5 + math.exp(-0.5 * (2 / 32 / 0.25) ** 2) * (far - 5)
     expected -= near * math.exp(-0.5 * (1 / 0.25) ** 2)
-    blend_low(near, far)
+    blend_low(near, far, 100)
     assert torch.allclose(near, expected, atol=1e-5)
 
 

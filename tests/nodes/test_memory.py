@@ -9,7 +9,9 @@ import torch
 
 from benchmarks.live import live_bytes
 from benchmarks.memory import GOALS, pass_bytes, plan
+from vc_core.denoising.windows import ContextWindows
 from vc_core.frames.autoencoder import Autoencoder
+from vc_core.network import parts
 from vc_core.specs import PRESETS
 
 MIB = 2**20
@@ -49,6 +51,70 @@ def test_the_vae_is_expected_to_take_a_little_more_than_it_does(text_model):
     told = text_model.vae.memory_used_decode(latents.shape, torch.float32)
     assert 1.1 * decode < told < 2 * decode
     assert 1.1 * encode < text_model.vae.memory_used_encode(pixels.shape, torch.float32) < 2.2 * encode
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [6, 16])
+def test_the_vae_of_toon_crafter_is_expected_to_take_a_little_more_than_it_does(comfy, frames):
+    host, spec = comfy.module("nodes.host.vae"), PRESETS["tooncrafter_512"].autoencoder
+    module = Autoencoder(spec, device="meta", dtype=torch.float16)
+    latents = torch.empty(frames, 4, 40, 64, device="meta", dtype=torch.float16)
+    ends = torch.empty(2, 3, 320, 512, device="meta", dtype=torch.float16)
+    needed = live_bytes(lambda: module.decode(latents, ends=ends))
+    told = host.DECODED * spec.channels * ends[0, 0].nbytes * (frames + host.ENDS)
+    assert 1.1 * needed < told < 2.2 * needed
+
+
+@pytest.mark.parametrize("size", [(40, 64), (72, 128)])
+@torch.no_grad()
+def test_cores_own_vae_takes_no_more_than_it_is_expected_to(comfy, size):
+    """Even where a GPU has no kernel for the attention, which then holds its map."""
+    import comfy.ldm.modules.diffusionmodules.model as core
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    host, spec = comfy.module("nodes.host.vae"), PRESETS["videocrafter1_t2v_1024"].autoencoder
+    with torch.device("meta"):
+        module = AutoencoderKL(**host._config(spec)).half()
+    for block in module.modules():
+        if isinstance(block, core.AttnBlock):
+            block.optimized_attention = core.pytorch_attention
+    latents = torch.empty(1, 4, *size, device="meta", dtype=torch.float16)
+    pixels = torch.empty(1, 3, *(8 * side for side in size), device="meta", dtype=torch.float16)
+    unit = spec.channels * pixels[0, 0].numel() * 2
+    assert 1.1 * live_bytes(lambda: module.decode(latents)) < host.DECODED * unit
+    assert 1.1 * live_bytes(lambda: module.encode(pixels)) < host.ENCODED * unit
+
+
+def test_free_memory_is_that_of_the_host_without_what_is_reserved(comfy, monkeypatch):
+    import comfy.model_management as management
+
+    memory = comfy.module("nodes.host.memory")
+    monkeypatch.setattr(management, "get_free_memory", lambda device: 5000)
+    monkeypatch.setattr(management, "extra_reserved_memory", lambda: 400)
+
+    class Patcher:
+        def get_free_memory(self, device):
+            return 9000
+
+    cuda = torch.device("cuda")
+    assert memory.free_bytes(cuda) == 4600
+    assert memory.free_bytes(cuda, Patcher()) == 8600
+    assert memory.free_bytes(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(("free", "values"), [(None, parts.AT_ONCE), (1, parts.LEAST), (2**40, parts.WHOLE)])
+def test_a_pass_works_on_as_much_at_once_as_the_host_has_free(comfy, text_model, monkeypatch, free, values):
+    monkeypatch.setattr(comfy.module("nodes.host.model"), "free_bytes", lambda device, patcher: free)
+    text_model.sample(steps=1)
+    assert text_model.model.model.diffusion_model.budget.values == values
+
+
+def test_a_window_is_what_a_pass_sees_at_once(comfy):
+    unet = comfy.module("nodes.host.unet")
+    x, windows = torch.empty(40, 4, 2, 2), {unet.CONTEXT: ContextWindows(size=8, stride=4), "cond_or_uncond": [0, 1]}
+    assert unet.rows_at_once(x, {"cond_or_uncond": [0, 1]}) == 40
+    assert unet.rows_at_once(x, windows) == 16
+    assert unet.rows_at_once(x[:6], windows) == 6
 
 
 def place_in_file(address):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,9 @@ from ..network.layers import Layers
 from ..specs import AutoencoderSpec
 
 EPS = 1e-6
+
+FUSED = 256
+"""The widest head for which a GPU is sure to have a kernel that never holds the map of an attention."""
 
 
 class ResnetBlock(nn.Module):
@@ -38,6 +42,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.norm = layers.group_norm(channels, EPS)
         self.q = layers.conv2d(channels, channels, size=1)
         self.k = layers.conv2d(channels, channels, size=1)
@@ -48,8 +53,19 @@ class AttentionBlock(nn.Module):
         n, c, h, w = x.shape
         y = self.norm(x)
         q, k, v = (project(y).flatten(2).transpose(1, 2) for project in (self.q, self.k, self.v))  # n (h w) c
-        out = sdpa_attention(q, k, v, heads=1)
+        out = sdpa_attention(q, k, v, heads=1) if x.device.type == "cpu" else self.in_blocks(q, k, v)
         return x + self.proj_out(out.transpose(1, 2).reshape(n, c, h, w))
+
+    def in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of n (h w) c for a GPU: its kernels want the channels of a token side by side, and for a wide
+        head they may hold the map of all queries and keys, so that queries come in blocks."""
+        q, k, v = (tokens.contiguous() for tokens in (q, k, v))
+        if q.shape[-1] <= FUSED:
+            return sdpa_attention(q, k, v, heads=1)
+        out, rows = torch.empty_like(q), max(1, self.budget.values // (len(q) * k.shape[1]))
+        for some, result in zip(q.split(rows, dim=1), out.split(rows, dim=1), strict=True):
+            result.copy_(sdpa_attention(some, k, v, heads=1))
+        return out
 
 
 class Downsample(nn.Module):
@@ -175,7 +191,9 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            h = level(h)
+        for level in cast(list[Level], reversed(self.up)):
+            for block in level.block:  # whose input can go when it is done
+                h = block(h)
+            h = level.resampled(h)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
         return out

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..network.attention import sdpa_attention
 from ..network.layers import Layers, over_time, to_clips, to_frames
-from ..network.parts import gathered, over_frames
+from ..network.parts import gathered
 from ..specs import AutoencoderSpec
 from .blocks import EPS, Decoder, Level, ResnetBlock
 
@@ -36,6 +36,7 @@ class TimeStack(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.in_layers = nn.Sequential(
             layers.group_norm(channels), nn.SiLU(inplace=True), layers.conv_over_frames(channels)
         )
@@ -45,7 +46,7 @@ class TimeStack(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return over_time(x, (self.in_layers, self.out_layers))
+        return over_time(x, (self.in_layers, self.out_layers), self.budget)
 
 
 class VideoResnetBlock(ResnetBlock):
@@ -53,11 +54,12 @@ class VideoResnetBlock(ResnetBlock):
 
     def __init__(self, c_in: int, c_out: int, layers: Layers) -> None:
         super().__init__(c_in, c_out, layers)
+        self.budget = layers.budget
         self.time_stack = TimeStack(c_out, layers)
         self.mix_factor = nn.Parameter(torch.zeros(1, **layers.where))
 
     def forward(self, x: Tensor) -> Tensor:
-        clip = to_clips(over_frames(super().forward, x), len(x))
+        clip = to_clips(self.budget.over_frames(super().forward, x), len(x))
         share = self.mix_factor.to(clip).sigmoid()
         return to_frames(torch.addcmul(clip, self.time_stack(clip), share))
 
@@ -112,6 +114,7 @@ class ReferenceDecoder(Decoder):
 
     def __init__(self, spec: AutoencoderSpec, layers: Layers) -> None:
         super().__init__(spec, layers, VideoResnetBlock)
+        self.budget = layers.budget
         widths = [spec.channels * mult for mult in spec.channel_mult]
         attending = spec.reference_levels or ()
         self.attn_refinement = nn.ModuleList(
@@ -143,10 +146,10 @@ class ReferenceDecoder(Decoder):
                 h = block(h)
             if references is not None:
                 h = self.attn_refinement[number](h, references[number])
-            h = over_frames(level.resampled, h) if number else h
-        h = over_frames(lambda part: F.silu(self.norm_out(part), inplace=True), h)
+            h = self.budget.over_frames(level.resampled, h) if number else h
+        h = self.budget.over_frames(lambda part: F.silu(self.norm_out(part), inplace=True), h)
         if references is not None:
             h = self.attn_refinement[-1](h, references[-1])
-        frames = over_frames(self.conv_out, h)
+        frames = self.budget.over_frames(self.conv_out, h)
         out: Tensor = self.conv_out.get_submodule(TIME_MIX)(to_clips(frames, len(frames)))
         return to_frames(out)

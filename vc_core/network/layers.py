@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .operations import linear_class, norm_class, over_frames
-from .parts import frame_spans, gathered, is_large, pixel_spans
-from .parts import over_frames as in_parts
+from .parts import Budget, gathered
 
 NORM_EPS = 1e-5
 
 
 class Layers:
     """Makes the layers of one network: the classes of an operations namespace (default `torch.nn`), all with the same
-    device, dtype and number of norm groups."""
+    device, dtype and number of norm groups. `budget` is what they work on at once."""
 
     def __init__(
         self,
@@ -32,6 +31,7 @@ class Layers:
     ) -> None:
         self.operations, self.groups = operations, groups
         self.where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.budget = Budget()
 
     def linear(self, d_in: int, d_out: int, bias: bool = True) -> nn.Module:
         layer: nn.Module = linear_class(self.operations)(d_in, d_out, bias=bias, **self.where)
@@ -107,16 +107,16 @@ def embedding_mlp(d_in: int, d_out: int, layers: Layers) -> nn.Sequential:
     return nn.Sequential(layers.linear(d_in, d_out), nn.SiLU(), layers.linear(d_out, d_out))
 
 
-def over_time(x: Tensor, stages: Sequence[nn.Sequential]) -> Tensor:
+def over_time(x: Tensor, stages: Sequence[nn.Sequential], budget: Budget) -> Tensor:
     """b c f h w through stages that each begin with a norm over the whole clip and go on pixel by pixel. Behind the
     norm, which has the statistics of the whole clip, a large map is changed in place."""
-    if not is_large(x):
+    if not budget.is_large(x):
         for stage in stages:
             x = stage(x)
         return x
     for norm, *rest in stages:
         x = norm(x)
-        for part in pixel_spans(x):
+        for part in budget.pixel_spans(x):
             result = part
             for layer in rest:
                 result = layer(result)
@@ -132,6 +132,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.conv1 = nn.Sequential(
             layers.group_norm(channels), nn.SiLU(inplace=True), layers.conv_over_frames(channels)
         )
@@ -147,8 +148,8 @@ class TemporalConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = over_time(x, (self.conv1, self.conv2, self.conv3, self.conv4))
-        return h.add_(x) if is_large(x) else x + h
+        h = over_time(x, (self.conv1, self.conv2, self.conv3, self.conv4), self.budget)
+        return h.add_(x) if self.budget.is_large(x) else x + h
 
 
 class ResBlock(nn.Module):
@@ -159,6 +160,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, emb_width: int, temporal_conv: bool, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.in_layers = nn.Sequential(layers.group_norm(c_in), nn.SiLU(inplace=True), layers.conv2d(c_in, c_out))
         self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(emb_width, c_out))
         dropout = nn.Identity()  # a dropout in training; it counts in the published names
@@ -171,9 +173,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
         """`emb` is b d, or (b f) d where every frame has its own timestep."""
         e = self.emb_layers(emb)
-        if is_large(x):
+        if self.budget.is_large(x):
             e = e.repeat_interleave(len(x) // len(e), dim=0)
-            h = gathered((self._in_space(x[rows], e[rows]) for _, rows in frame_spans(x)), len(x))
+            h = gathered((self._in_space(x[rows], e[rows]) for _, rows in self.budget.frame_spans(x)), len(x))
         else:
             h = self._in_space(x, e)
         if self.temopral_conv is not None:
@@ -192,10 +194,11 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.op = layers.conv2d(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_parts(self.op, x)
+        return self.budget.over_frames(self.op, x)
 
 
 class Upsample(nn.Module):
@@ -203,7 +206,8 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.conv = layers.conv2d(channels, channels)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        return in_parts(lambda part: self.conv(F.interpolate(part, size=size, mode="nearest")), x)
+        return self.budget.over_frames(lambda part: self.conv(F.interpolate(part, size=size, mode="nearest")), x)

@@ -11,45 +11,105 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-LARGE = 2**25
-"""Values from which on a map is worked on in parts: 16 frames at 320 x 512 stay below in all layers but one."""
+AT_ONCE = 2**24
+"""Values of a part where nothing is known about free memory: 64 MiB in fp32. 16 frames at 320 x 512 stay below twice
+that in all layers but one."""
 
-PART = 2**24
-"""Values of a part: 64 MiB in fp32."""
+LEAST = 2**22
+"""Values of the smallest parts that a budget goes down to; smaller ones would hardly need less memory."""
+
+WHOLE = 2**40
+"""Values of a part where no map is worked on in parts."""
+
+MOST_WIDE = 2**26
+"""Values that a feed-forward holds in its widest layer at once, however much memory is free. It is eight times as wide
+as its input there, which would otherwise be the peak of a whole pass, and larger parts are not faster."""
 
 SMALLER_ON_CPU = 4
-"""By how much both are smaller on a CPU. Linux gives memory of more than 32 MiB to a process anew each time, page by
+"""By how much parts are smaller on a CPU. Linux gives memory of more than 32 MiB to a process anew each time, page by
 page, which takes as long as much of the work on it; smaller parts use what the process has, and stay in the cache."""
 
+ROWS_ON_CPU = 1600
+"""Tokens that a feed-forward takes at once on a CPU, at the most; smaller parts are faster for the same reason."""
 
-def smaller(x: Tensor) -> int:
-    """By how much LARGE and PART are smaller where x is. A compiler finds its own parts."""
-    return SMALLER_ON_CPU if x.device.type == "cpu" and not torch.compiler.is_compiling() else 1
+HELD = 8.1
+HELD_FOR_PARTS = 17
+HELD_AT_MOST = 19
+"""What a pass holds, by accounting (`benchmarks.memory`): so many feature maps of the full size and width, beside them
+so many times the values of a part, and never more than so many maps."""
 
-
-def is_large(x: Tensor) -> bool:
-    """Whether to work on x in parts."""
-    return x.numel() > LARGE // smaller(x) and not torch.is_grad_enabled()
-
-
-def frame_spans(x: Tensor, clips: int = 1) -> Iterator[tuple[int, slice]]:
-    """(clip, its rows) of each part of x, (b f) c h w of `clips` clips; no part holds frames of two clips."""
-    frames = len(x) // clips
-    at_once = max(1, PART // smaller(x) * len(x) // x.numel())
-    for clip in range(clips):
-        for first in range(0, frames, at_once):
-            yield clip, slice(clip * frames + first, clip * frames + min(first + at_once, frames))
+KERNELS = 1.5
+"""What a pass takes in all, over what it holds by accounting, at the most that was measured: kernels need memory of
+their own."""
 
 
-def pixel_spans(clip: Tensor) -> Iterator[Tensor]:
-    """Views of b c f h w, some rows of pixels each."""
-    height = clip.shape[3]
-    yield from clip.split(max(1, PART // smaller(clip) * height // clip.numel()), dim=3)
+class Budget:
+    """How many values of a map the layers of one network work on at once.
 
+    All layers of a network ask the same budget, and whoever runs the network may set it before a pass: `fit` by the
+    memory that is free. On a CPU, where small parts are the fastest, nothing is known to be free and nothing changes.
+    """
 
-def over_frames(work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """work(x) for what sees every frame by itself, (b f) c h w -> (b f) c h w"""
-    return work(x) if not is_large(x) else gathered((work(x[rows]) for _, rows in frame_spans(x)), len(x))
+    def __init__(self) -> None:
+        self.values = AT_ONCE
+        self.most = WHOLE
+
+    def fit(self, free: int | None, full: int, itemsize: int) -> None:
+        """Makes parts as large as `free` bytes allow, None where that is not known, for a pass whose feature maps have
+        `full` values of `itemsize` bytes at the full size. They are a power of two, so that a compiled network rarely
+        sees another number."""
+        values = AT_ONCE
+        if free is not None:
+            room = int(free / (KERNELS * itemsize))
+            parts = int((room - HELD * full) / HELD_FOR_PARTS)
+            values = WHOLE if room >= HELD_AT_MOST * full else 2 ** (max(parts, LEAST).bit_length() - 1)
+        self.values = min(values, self.most)
+
+    def halve(self) -> bool:
+        """Makes parts half as large, and keeps `fit` from larger ones until `restart`. False where they are as small
+        as they get."""
+        if self.values <= LEAST:
+            return False
+        self.values = self.most = min(self.values, 2 * MOST_WIDE) // 2
+        return True
+
+    def restart(self) -> None:
+        """Forgets what `halve` has found, which another run need not know."""
+        self.most = WHOLE
+
+    def part(self, x: Tensor) -> int:
+        """Values of a part of x. A compiler finds its own parts on a CPU."""
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        return self.values // SMALLER_ON_CPU if on_cpu else self.values
+
+    def is_large(self, x: Tensor) -> bool:
+        """Whether to work on x in parts."""
+        return x.numel() > 2 * self.part(x) and not torch.is_grad_enabled()
+
+    def frame_spans(self, x: Tensor, clips: int = 1) -> Iterator[tuple[int, slice]]:
+        """(clip, its rows) of each part of x, (b f) c h w of `clips` clips; no part holds frames of two clips."""
+        frames = len(x) // clips
+        at_once = max(1, self.part(x) * len(x) // x.numel())
+        for clip in range(clips):
+            for first in range(0, frames, at_once):
+                yield clip, slice(clip * frames + first, clip * frames + min(first + at_once, frames))
+
+    def pixel_spans(self, clip: Tensor) -> Iterator[Tensor]:
+        """Views of b c f h w, some rows of pixels each."""
+        height = clip.shape[3]
+        yield from clip.split(max(1, self.part(clip) * height // clip.numel()), dim=3)
+
+    def over_frames(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """work(x) for what sees every frame by itself, (b f) c h w -> (b f) c h w"""
+        if not self.is_large(x):
+            return work(x)
+        return gathered((work(x[rows]) for _, rows in self.frame_spans(x)), len(x))
+
+    def tokens(self, x: Tensor) -> int:
+        """How many tokens n d a feed-forward takes at once, a number that `operations.Linear` can split."""
+        rows = min(self.values, MOST_WIDE) // (8 * x.shape[-1])
+        rows = min(rows, ROWS_ON_CPU) if x.device.type == "cpu" else rows
+        return max(1, rows // 16) * 16
 
 
 def gathered(results: Iterator[Tensor], rows: int) -> Tensor:

@@ -7,8 +7,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .parts import PART
-
 CUT_SPACE = 0.25
 CUT_TIME = 0.25
 """The published widths of the filter, as shares of the highest frequency."""
@@ -22,12 +20,12 @@ def low_pass(frames: int, height: int, width: int) -> Tensor:
     return torch.exp(-0.5 * (f**2 + h**2 + w**2))
 
 
-def blend_low(near: Tensor, far: Tensor) -> None:
+def blend_low(near: Tensor, far: Tensor, values: int) -> None:
     """Gives `near`, a feature map b f h w c, the low frequencies over f, h and w of `far`, in place; in single
-    precision and some channels at a time."""
+    precision, and so many channels at a time as have a quarter of `values`."""
     axes = (1, 2, 3)
     keep = low_pass(*near.shape[1:4]).to(near.device)[..., None]
-    at_once = max(1, PART * near.shape[-1] // near.numel() // 4)
+    at_once = max(1, values * near.shape[-1] // near.numel() // 4)
     for mine, other in zip(near.split(at_once, -1), far.split(at_once, -1), strict=True):
         spectrum = torch.fft.rfftn(other.float() - mine.float(), dim=axes) * keep
         mine.add_(torch.fft.irfftn(spectrum, s=near.shape[1:4], dim=axes))

@@ -16,7 +16,7 @@ from ..specs import Windows
 from .attention import Attention, causal_mask, join_heads, near_mask, split_heads
 from .hooks import Hooks
 from .layers import Layers, repeated, to_clips, to_frames
-from .parts import PART, frame_spans, gathered, is_large, pixel_spans
+from .parts import gathered
 from .spectral import blend_low
 
 TRANSFORMER_NORM_EPS = 1e-6
@@ -122,6 +122,7 @@ class TemporalAttention(SelfAttention):
         self, dim: int, heads: int, layers: Layers, attention: Attention, reach: int | None, causal: bool
     ) -> None:
         super().__init__(dim, heads, layers, attention)
+        self.budget = layers.budget
         self.causal = causal
         self.relative_position_k = RelativePositions(reach, dim // heads, layers) if reach else None
         self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
@@ -148,12 +149,13 @@ class TemporalAttention(SelfAttention):
         if grid is None:
             return self._attend(self.to_q(x), self.to_k(x), self.to_v(x), mask)
         near, far = torch.empty_like(x), torch.empty_like(x)
-        pixels = max(1, PART // x[0].numel())
+        pixels = max(1, self.budget.values // x[0].numel())
         for part, by_near, by_far in zip(*(y.split(pixels) for y in (x, near, far)), strict=True):
             q, k, v = self.to_q(part), self.to_k(part), self.to_v(part)
             by_near.copy_(self._attend(q, k, v, mask))
             by_far.copy_(self._attend(q, k, v))
-        blend_low(*(h.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4) for h in (near, far)))
+        slow, quick = (h.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4) for h in (far, near))
+        blend_low(quick, slow, self.budget.values)
         return near
 
     def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tensor:
@@ -204,26 +206,17 @@ class GEGLU(nn.Module):
         return value * F.gelu(gate)
 
 
-AT_ONCE = 2**24
-"""Values that a feed-forward holds in its widest layer at once: 64 MiB in fp32. It is eight times as wide as its input
-there, which would otherwise be the peak of a whole pass."""
-
-ROWS_ON_CPU = 1600
-"""Tokens that a feed-forward takes at once on a CPU, at the most, where smaller parts are faster; see `parts`."""
-
-
 class FeedForward(nn.Module):
     """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory; compiled,
     as a whole."""
 
     def __init__(self, dim: int, layers: Layers) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = AT_ONCE // (8 * x.shape[-1])
-        rows = min(rows, ROWS_ON_CPU) if x.device.type == "cpu" else rows
-        rows = max(1, rows // 16) * 16  # a number that `operations.Linear` can split
+        rows = self.budget.tokens(x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
             whole: Tensor = self.net(x)
             return whole
@@ -289,6 +282,7 @@ class SpatialTransformer(nn.Module):
         gate: bool = False,
     ) -> None:
         super().__init__()
+        self.budget = layers.budget
         self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
         self.proj_in = layers.linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
@@ -303,7 +297,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = layers.linear(channels, channels)
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
-        if len(x) != rows or not is_large(x) or hooks.whole:
+        if len(x) != rows or not self.budget.is_large(x) or hooks.whole:
             return self._transformed(x, text, image, hooks, rows)
         clips = math.gcd(len(text), rows if image is None else len(image))
 
@@ -313,7 +307,7 @@ class SpatialTransformer(nn.Module):
 
         parts = (
             (x[span], of(text, clip, span), None if image is None else of(image, clip, span))
-            for clip, span in frame_spans(x, clips)
+            for clip, span in self.budget.frame_spans(x, clips)
         )
         return gathered((self._transformed(*part, hooks, len(part[0])) for part in parts), rows)
 
@@ -349,6 +343,7 @@ class TemporalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         inner = inner or channels
+        self.budget = layers.budget
         self.finest = finest
         self.conv_projection = conv_projection
         project = layers.conv1d if conv_projection else layers.linear
@@ -368,9 +363,9 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int, temporal: bool = True, windows: Windows | None = None) -> Tensor:
         clips = self.norm(to_clips(x, frames))  # b c f h w
         blends = windows is not None and windows.spectral and not self.finest
-        if blends or not is_large(x):
+        if blends or not self.budget.is_large(x):
             return x + to_frames(self._over_time(clips, temporal, windows, clips.shape[3:] if blends else None))
-        for part in pixel_spans(clips):
+        for part in self.budget.pixel_spans(clips):
             part.copy_(self._over_time(part, temporal, windows, None))
         return to_frames(clips.add_(to_clips(x, frames)))
 

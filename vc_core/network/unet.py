@@ -31,6 +31,7 @@ from .layers import (
     to_clips,
     to_frames,
 )
+from .memory import free_bytes, until_it_fits
 from .transformers import SpatialTransformer, TemporalTransformer
 
 INIT_ATTENTION_HEADS = 8
@@ -110,6 +111,7 @@ class VideoUNet(nn.Module):
         self.attention = attention
         self.own_layers = operations is nn
         build = _Builder(spec, Layers(operations, spec.norm_groups, device, dtype), attention)
+        self.budget = build.layers.budget
         width = spec.model_channels
         self.time_embed = embedding_mlp(width, 4 * width, build.layers)
         self.fps_embedding = embedding_mlp(width, 4 * width, build.layers) if spec.fps_condition else None
@@ -144,6 +146,26 @@ class VideoUNet(nn.Module):
         self.out = nn.Sequential(
             build.layers.group_norm(channels), nn.SiLU(inplace=True), build.layers.conv2d(channels, spec.out_channels)
         )
+
+    def fit(self, free: int | None, positions: int, itemsize: int) -> None:
+        """Makes passes work on as much at once as `free` bytes allow, None where that is not known. `positions` are
+        the values of a channel, of all frames and conditionings; each has `itemsize` bytes.
+
+        Call it before a pass, outside of what is compiled. Without it, large maps are worked on in small parts.
+        """
+        self.budget.fit(free, positions * self.spec.model_channels, itemsize)
+
+    def in_memory(self, x: Tensor, timesteps: Tensor, text: Tensor, *given: Any, **options: Any) -> Tensor:
+        """The prediction, as a call of the network, with as much at once as free memory allows, and with less where it
+        runs out. Raises UserError where it still does."""
+        self.fit(free_bytes(x.device), len(text) * x[0, 0].numel(), x.element_size())
+        frames, height, width = x.shape[2:]
+        cure = (
+            f"The memory is not enough for a pass of {frames} frames of latents {width} wide and {height} high in "
+            f"{str(x.dtype).removeprefix('torch.')}. Lower width, height or frames, load the model in fp16 or bf16, "
+            "or use context windows for a long clip."
+        )
+        return until_it_fits(lambda: self(x, timesteps, text, *given, **options), self.budget.halve, cure)
 
     def forward(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...vc_core.checkpoint.building import Checkpoint, check_finite, open_checkpoint
 from ...vc_core.checkpoint.reading import File, read
+from ...vc_core.conditioning.tokenizer import whole_characters
 from ...vc_core.errors import UserError
 from ...vc_core.specs import TextEncoderSpec
 from . import files, towers
@@ -88,6 +89,7 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
         """As ComfyUI's: rows of (token or embedding, weight[, number of the word])."""
+        text = whole_characters(text)  # ComfyUI's tokenizer ends with a TypeError at half a character
         row: list[tuple[Any, ...]] = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
         too_many = len(row) - self.length
         if too_many > 0:

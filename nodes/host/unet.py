@@ -26,6 +26,9 @@ WINDOWS = "videocrafter_windows"
 CONTEXT = "videocrafter_context"
 """Set in `transformer_options` for windows of whole passes (`denoising.windows.ContextWindows`)."""
 
+HANDLER = "context_handler"
+"""Where ComfyUI keeps its context windows, in `model_options`."""
+
 EACH_LEVEL = "videocrafter_each_level"
 """Set in `transformer_options` where every frame has a noise level of its own."""
 
@@ -88,6 +91,7 @@ class NativeUNet(VideoUNet):
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
         context_windows: ContextWindows | None = options.get(CONTEXT)
+        _check_nested(options)
         split = options.get(EACH_LEVEL) or (context_windows is not None and frames > context_windows.size)
         run: StepRun | None = None if split else options.get(STEP_CACHE)  # a pass of other frames continues none
         deep = None if run is None else run.deep(options, clips)
@@ -147,6 +151,15 @@ class NativeUNet(VideoUNet):
             motion=told.motion,
             deep=deep,
             early_text=told.early_text,
+        )
+
+
+def _check_nested(options: dict[str, Any]) -> None:
+    """For nodes that cannot see each other's windows, and samplers that do not look."""
+    if options.get("context_window") is not None and (options.get(WINDOWS) or options.get(CONTEXT)):
+        raise UserError(
+            "The model has both ComfyUI's context windows and windows of VideoCrafter (VideoCrafter FreeNoise, or "
+            "long_video of VideoCrafter KSampler). Use one of the two: leave the other node out."
         )
 
 

@@ -47,7 +47,7 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
     if spec.channels % spec.norm_groups:
         raise UserError(
             f"The autoencoder in this file is {spec.channels} wide, narrower than the published ones, and the file "
-            "does not say how it was made. Take the VAE of the model's own checkpoint (VideoCrafter Checkpoint Loader)."
+            "does not say how it was made. Take the VAE of the model's own checkpoint (VideoCrafter Loader)."
         )
     kind = WEIGHT_DTYPES[weight_dtype]
     dtype = kind if kind in (torch.float32, torch.float16, torch.bfloat16) else None

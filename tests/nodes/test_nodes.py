@@ -160,11 +160,12 @@ def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, ki
 
 
 def refused(comfy, node, *says, **inputs):
-    """The node raises UserError, and the message has all these words."""
+    """The node raises UserError, and the message, which is given back, has all these words."""
     with pytest.raises(UserError) as caught:
         comfy.call(node, **inputs)
     for words in says:
         assert words in str(caught.value)
+    return str(caught.value)
 
 
 def test_files_that_are_no_model_are_refused(comfy, base, checkpoints):
@@ -196,6 +197,26 @@ def test_parts_that_are_missing_say_so_when_used(comfy, base, text_model):
     refused(comfy, "VAEDecode", "no VAE", samples=text_model.latent(), vae=vae)
     picture = torch.zeros(1, 8, 8, 3)
     refused(comfy, "CLIPVisionEncode", "text-to-video", clip_vision=vision, image=picture, crop="none")
+
+
+@pytest.mark.parametrize("kind", ["image", "continuing"])
+def test_an_image_model_without_its_image_encoder_is_not_called_a_text_model(comfy, base, request, kind):
+    loaded = request.getfixturevalue(f"{kind}_model")
+    name = f"no_encoder_{kind}"
+    comfy.call("CheckpointSave", model=loaded.model, clip=loaded.clip, vae=loaded.vae, filename_prefix=name)
+    (written,) = base.output.glob(f"{name}*")
+    written.rename(base.model("checkpoints", f"{name}.safetensors"))
+    *_, vision = comfy.call("VideoCrafterCheckpointLoader", ckpt_name=f"{name}.safetensors").values
+    says = refused(
+        comfy,
+        "CLIPVisionEncode",
+        "holds no image encoder. It is an image-to-video model",
+        "VideoCrafter CLIP Vision Loader",
+        clip_vision=vision,
+        image=torch.zeros(1, 8, 8, 3),
+        crop="none",
+    )
+    assert "text-to-video" not in says
 
 
 @pytest.mark.parametrize(("width", "nearest"), [(513, "512 and 520"), (9, "8 and 16"), (0, "from 8"), (9000, "8192")])
@@ -283,6 +304,12 @@ def test_a_clip_of_another_model_is_refused(comfy, text_model):
     refused(comfy, "VideoCrafterKSampler", "768", "48", "CLIP", **given(text_model, positive=wrong))
 
 
+def test_half_a_character_in_a_prompt_is_replaced(text_model):
+    """A lone surrogate, which JSON can carry; a pair of them is one character."""
+    for given, same in (("a red \ud83d square", "a red \ufffd square"), ("a \ud83d\ude00", "a \U0001f600")):
+        assert torch.equal(text_model.text(given)[0][0], text_model.text(same)[0][0])
+
+
 def test_long_and_empty_prompts(text_model, caplog):
     with caplog.at_level(logging.WARNING):
         ((text, _),) = text_model.text("word " * 2000)
@@ -328,6 +355,23 @@ def test_pictures_that_do_not_fit_are_refused(comfy, image_model, text_model):
     refused(comfy, node, "not an image encoder", **condition(clip_vision=text_model.vae))
     positive, _ = comfy.call(node, **condition()).values
     refused(comfy, "VideoCrafterKSampler", "cannot see pictures", **given(text_model, positive=positive))
+
+
+SETTINGS = {"seed": 1, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+
+@pytest.mark.parametrize("without", ["positive", "negative", "both"])
+def test_an_image_model_without_an_image_is_refused(comfy, image_model, without):
+    """By our sampler and by core's, before the network runs; with one on both sides it runs."""
+    names = ("positive", "negative")
+    seen = dict(zip(names, image_model.picture(torch.rand(1, 8, 8, 3)), strict=True))
+    blind = {"positive": image_model.text("x"), "negative": image_model.text("")}
+    told = seen | (blind if without == "both" else {without: blind[without]})
+    says = f"the {'positive' if without == 'both' else without} conditioning holds no image"
+    latent = {"latent_image": image_model.latent()}
+    for node, more in (("VideoCrafterKSampler", {"steps": 1, "scheduler": "trailing"}), ("KSampler", SETTINGS)):
+        refused(comfy, node, says, "VideoCrafter Image Conditioning", **latent, **more, **told, model=image_model.model)
+        comfy.call(node, **latent, **more, **seen, model=image_model.model)
 
 
 def test_other_kinds_of_model_are_refused_by_our_schedule(comfy, text_model):

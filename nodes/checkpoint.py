@@ -8,13 +8,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..vc_core.checkpoint.building import Checkpoint, open_checkpoint
+from ..vc_core.checkpoint.building import Checkpoint
 from ..vc_core.checkpoint.detection import AUTO
 from ..vc_core.errors import UserError
 from ..vc_core.specs import PRESETS
 from .host import clip, clip_vision, files, lora, model, vae
 from .host.compat import advanced, aliases
 from .host.missing import MissingClip, MissingClipVision, MissingVae
+from .host.reading import open_file
 
 CATEGORY = "VideoCrafter/loaders"
 
@@ -95,7 +96,7 @@ class VideoCrafterCheckpointLoader(io.ComfyNode):
     @classmethod
     def execute(cls, ckpt_name: str, weight_dtype: str = "default", preset: str = AUTO) -> io.NodeOutput:
         path = files.resolve("checkpoints", ckpt_name)
-        opened = open_checkpoint(path, preset=preset)
+        opened = open_file(path, preset)
         return io.NodeOutput(
             _model(opened, path, preset, weight_dtype),
             _clip(opened, path, weight_dtype),

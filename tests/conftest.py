@@ -24,10 +24,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return make_base(tmp_path_factory.mktemp("comfyui", numbered=True))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--dynamic-vram", action="store_true", help="run ComfyUI in this process with its dynamic VRAM, emulated"
+    )
+
+
 @pytest.fixture(scope="session")
-def comfy(base: Base) -> Comfy:
+def dynamic_vram(request: pytest.FixtureRequest) -> bool:
+    """Whether ComfyUI runs with its dynamic VRAM in this process."""
+    return bool(request.config.getoption("--dynamic-vram"))
+
+
+@pytest.fixture(scope="session")
+def comfy(base: Base, dynamic_vram: bool) -> Comfy:
     """A real ComfyUI with our pack, in this process."""
-    return start(base)
+    return start(base, dynamic_vram=dynamic_vram)
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,16 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from ...vc_core.checkpoint.building import Checkpoint, check_finite, open_checkpoint
-from ...vc_core.checkpoint.reading import File, read
+from ...vc_core.checkpoint.building import Checkpoint, check_finite, compare_shapes
+from ...vc_core.checkpoint.foreign import some
+from ...vc_core.checkpoint.reading import File
 from ...vc_core.conditioning.tokenizer import whole_characters
 from ...vc_core.errors import UserError
 from ...vc_core.specs import TextEncoderSpec
 from . import files, towers
 from .compat import fill, known
 from .model import WEIGHT_DTYPES, remember
+from .reading import open_file, read_mapped
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +120,10 @@ def load_clip(checkpoint: Checkpoint, weight_dtype: str = "default", disable_dyn
 
 def load_clip_file(path: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
     """CLIP of a file: one of ours, OpenCLIP's, or one with the names that ComfyUI's users know."""
-    file = read(path)
+    file = read_mapped(path)
     mark = next((name for name in file.tensors if name.endswith(HOST_MARK)), None)
     if mark is None:
-        clip = load_clip(open_checkpoint(path), weight_dtype, disable_dynamic)
+        clip = load_clip(open_file(path), weight_dtype, disable_dynamic)
     else:
         spec, tensors = _from_host_names(file, mark.removesuffix(HOST_MARK))
         clip = _assemble(spec, tensors, weight_dtype, disable_dynamic)
@@ -137,6 +139,7 @@ def load_clip_patcher(path: Path, weight_dtype: str, disable_dynamic: bool = Fal
 def _assemble(spec: TextEncoderSpec, tensors: dict[str, Tensor], weight_dtype: str, disable_dynamic: bool) -> Any:
     if spec.layers < 3:
         raise UserError(f"The text encoder has {spec.layers} layers; ComfyUI's text model needs at least 3.")
+    _check(spec, tensors)
     dtype = WEIGHT_DTYPES[weight_dtype]
     clip = comfy.sd.CLIP(
         text_model(spec),
@@ -145,16 +148,20 @@ def _assemble(spec: TextEncoderSpec, tensors: dict[str, Tensor], weight_dtype: s
         model_options={"dtype": dtype} if dtype in (torch.float32, torch.float16, torch.bfloat16) else {},
         **known(comfy.sd.CLIP.__init__, disable_dynamic=disable_dynamic),
     )
-    missing, unexpected = fill(clip.cond_stage_model, tensors)
-    unused = (f"{towers.CLIP_NAME}.logit_scale", f"{towers.TEXT}text_projection.weight")
-    left = [name for name in missing if name not in unused] + list(unexpected)
-    if left:
+    fill(clip.cond_stage_model, tensors, clip.patcher)
+    return clip
+
+
+def _check(spec: TextEncoderSpec, tensors: dict[str, Tensor]) -> None:
+    """Raise UserError when the tensors, in ComfyUI's names, are not those of this tower."""
+    difference = compare_shapes(towers.text_shapes(spec), tensors, towers.UNUSED_TEXT)
+    if difference:
+        left = [*difference.missing, *difference.unexpected, *difference.misshapen]
         raise UserError(
             f"The text encoder in this file is not complete, or not of the kind that VideoCrafter uses ({len(left)} "
-            f"tensors do not fit, for example {left[0]}). Use the one of the model's own checkpoint, or an OpenCLIP "
-            "ViT-H-14 file."
+            f"tensors do not fit: {some(left)}). Use the one of the model's own checkpoint, or an OpenCLIP ViT-H-14 "
+            "file."
         )
-    return clip
 
 
 def _from_host_names(file: File, prefix: str) -> tuple[TextEncoderSpec, dict[str, Tensor]]:

@@ -12,13 +12,15 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...vc_core.checkpoint.building import Checkpoint, open_checkpoint
-from ...vc_core.checkpoint.reading import read
+from ...vc_core.checkpoint.building import Checkpoint, compare_shapes
+from ...vc_core.checkpoint.foreign import some
 from ...vc_core.conditioning.image_encoder import preprocess
 from ...vc_core.errors import UserError
 from ...vc_core.specs import ImageEncoderSpec
 from . import towers
+from .compat import fill
 from .model import remember
+from .reading import open_file, read_mapped
 
 HOST_MARK = "vision_model.encoder.layers.0.layer_norm1.weight"
 
@@ -27,23 +29,25 @@ def load_clip_vision(checkpoint: Checkpoint) -> Any:
     """CLIP_VISION of an opened file that has an image encoder."""
     checkpoint.require("image_encoder")
     spec = checkpoint.spec.image_encoder or ImageEncoderSpec()
+    tensors = towers.image_to_host(checkpoint.weights("image_encoder"))
+    difference = compare_shapes(towers.image_shapes(spec), tensors)
+    if difference:
+        left = [*difference.missing, *difference.unexpected, *difference.misshapen]
+        raise UserError(
+            f"The image encoder in this file is not complete ({len(left)} tensors do not fit: {some(left)}). Download "
+            "the file again."
+        )
     with tempfile.TemporaryDirectory() as folder:  # older hosts read the configuration from a file only
         place = Path(folder) / "config.json"
         place.write_text(json.dumps(_config(spec)), encoding="utf-8")
         encoder = comfy.clip_vision.ClipVisionModel(str(place))
-    missing, unexpected = encoder.load_sd(towers.image_to_host(checkpoint.weights("image_encoder")))
-    if missing or unexpected:
-        left = [*missing, *unexpected]
-        raise UserError(
-            f"The image encoder in this file is not complete ({len(left)} tensors do not fit, for example {left[0]}). "
-            "Download the file again."
-        )
+    fill(encoder.model, tensors, encoder.patcher)
     return encoder
 
 
 def load_clip_vision_file(path: Path) -> Any:
     """CLIP_VISION of a file: one of ours, OpenCLIP's, or one with the names that ComfyUI's users know."""
-    file = read(path)
+    file = read_mapped(path)
     if any(name.endswith(HOST_MARK) for name in file.tensors):
         encoder = comfy.clip_vision.load(str(path))
         if encoder is None:
@@ -51,7 +55,7 @@ def load_clip_vision_file(path: Path) -> Any:
                 f"{path} holds an image encoder that ComfyUI does not know. VideoCrafter's is OpenCLIP ViT-H-14."
             )
     else:
-        encoder = load_clip_vision(open_checkpoint(path))
+        encoder = load_clip_vision(open_file(path))
     remember(encoder.patcher, load_clip_vision_patcher, (path,))
     return encoder
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
+import comfy.patcher_extension
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -39,12 +40,40 @@ def advanced(kind: Callable[..., Any]) -> dict[str, Any]:
     return known(kind, advanced=True)
 
 
-def fill(module: Any, tensors: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Gives the tensors themselves to the module, in the type of its own, so that there is no second copy of them; a
-    module that ComfyUI has built on the GPU takes copies. The names that are missing, and those that do not belong."""
-    own = module.state_dict()
-    assign = all(tensor.device.type == "cpu" for tensor in own.values())
-    if assign:
-        tensors = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in tensors.items()}
+def is_dynamic(patcher: Any) -> bool:
+    """Whether the patcher moves and casts each weight when its layer runs (dynamic VRAM, ComfyUI 0.30 and later)."""
+    ask: Callable[[], bool] | None = getattr(patcher, "is_dynamic", None)
+    return ask is not None and ask()
+
+
+def keep_tables(patcher: Any) -> Any:
+    """Let every `model_sampling` of a MODEL keep its own tables; -> the patcher.
+
+    A dynamic patcher notes the buffers of a model by name, and restores them at its next load: into another object, if
+    a node has replaced `model_sampling` in between.
+    """
+
+    def forget(loaded: Any, *_: Any) -> None:
+        for name in [name for name in loaded.backup_buffers if name.startswith("model_sampling.")]:
+            del loaded.backup_buffers[name]
+
+    if is_dynamic(patcher):
+        patcher.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, forget)
+    return patcher
+
+
+def fill(module: Any, tensors: dict[str, Tensor], patcher: Any) -> tuple[list[str], list[str]]:
+    """Assign the tensors to the module of a patcher, so that there is no second copy of them; -> the names that are
+    missing, and those that are unknown.
+
+    A dynamic patcher takes them in the type of the file, and casts them on the GPU. Otherwise they are cast to the
+    module's own types, and a module that ComfyUI has built on the GPU takes copies.
+    """
+    assign = is_dynamic(patcher)
+    if not assign:
+        own = module.state_dict()
+        assign = all(tensor.device.type == "cpu" for tensor in own.values())
+        if assign:
+            tensors = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in tensors.items()}
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=assign)
     return list(missing), list(unexpected)

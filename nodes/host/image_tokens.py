@@ -11,6 +11,7 @@ from torch import Tensor
 from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.errors import UserError
 from ...vc_core.specs import LinearTokensSpec
+from .compat import remember_types
 
 
 class ImageTokens:
@@ -24,6 +25,7 @@ class ImageTokens:
         self.width = spec.embedding_dim
         self.pooled = isinstance(spec, LinearTokensSpec)
         self.module = checkpoint.build("image_tokens", operations=comfy.ops.manual_cast)
+        remember_types(self.module)
         kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         self.patcher = kind(self.module, load_device=device, offload_device=management.text_encoder_offload_device())
 

@@ -17,7 +17,7 @@ from ...vc_core.checkpoint.lora import GUIDANCE, Change, grown_spec, read_lora
 from ...vc_core.denoising import NoiseSchedule
 from ...vc_core.errors import UserError
 from ...vc_core.specs import ModelSpec
-from .model import VideoCrafterConfig, VideoCrafterModel
+from .model import VideoCrafterConfig, VideoCrafterModel, remember
 
 NETWORK = "diffusion_model."
 
@@ -31,8 +31,7 @@ def with_lora(model: Any, path: Path, strength: float) -> Any:
             "use ComfyUI's LoraLoader for other models."
         )
     lora = read_lora(path, spec.unet)
-    grown = grown_spec(spec, lora.guidance_width)
-    out = model.clone() if grown is spec else _grown(model, grown)
+    out = model.clone() if grown_spec(spec, lora.guidance_width) is spec else _grown(model, lora.guidance_width)
     patches = {NETWORK + name: _patch(name, change) for name, change in lora.changes.items()}
     taken = set(out.add_patches(patches, strength))
     missing = sorted(patches.keys() - taken)
@@ -51,6 +50,7 @@ def _patch(name: str, change: Change) -> Any:
 SETTINGS = (
     "model_options",
     "object_patches",
+    "weight_wrapper_patches",
     "wrappers",
     "callbacks",
     "attachments",
@@ -59,13 +59,21 @@ SETTINGS = (
     "hook_patches",
     "forced_hooks",
 )
-"""What nodes set on a MODEL beside patches of its weights."""
+"""What nodes set on a MODEL besides patches of its weights."""
 
 
-def _grown(model: Any, spec: ModelSpec) -> Any:
-    """A MODEL of the same weights, shared, with a guidance embedding that does nothing yet, and with all that nodes set
-    before."""
+def load_grown(init: tuple[Any, ...], width: int, disable_dynamic: bool = False) -> Any:
+    """A fresh MODEL with a guidance embedding of this width. `init` is the `cached_patcher_init` of the one without."""
+    load, arguments, *index = init
+    loaded = load(*arguments, disable_dynamic=disable_dynamic)
+    return _grown(loaded[index[0]] if index else loaded, width)
+
+
+def _grown(model: Any, width: int) -> Any:
+    """A MODEL that shares the weights, with a guidance embedding of this width that has no effect yet, and with
+    everything that nodes have set on the given one."""
     old = model.model
+    spec: ModelSpec = grown_spec(old.spec, width)
     config = VideoCrafterConfig(spec, NoiseSchedule.from_spec(spec.diffusion), old.latent_format)
     config.optimizations = dict(old.model_config.optimizations)
     config.set_inference_dtype(old.model_config.unet_config.get("dtype"), old.manual_cast_dtype)
@@ -82,8 +90,10 @@ def _grown(model: Any, spec: ModelSpec) -> Any:
     out.patches_uuid = model.patches_uuid
     copied = model.clone()
     for name in SETTINGS:
-        setattr(out, name, getattr(copied, name))
-    return out
+        if hasattr(copied, name):
+            setattr(out, name, getattr(copied, name))
+    init = getattr(model, "cached_patcher_init", None)
+    return out if init is None else remember(out, load_grown, (init, width))
 
 
 def _unpatched(model: Any, name: str, value: Tensor) -> Tensor:

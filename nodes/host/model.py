@@ -20,7 +20,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from ...vc_core.checkpoint.building import Checkpoint, compare, open_checkpoint, refuse
+from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.checkpoint.detection import METADATA_KEY
 from ...vc_core.conditioning import tokens_for_frames
 from ...vc_core.denoising import NoiseSchedule
@@ -29,10 +29,12 @@ from ...vc_core.frames.fitting import picture_latent
 from ...vc_core.network.layers import to_frames
 from ...vc_core.specs import ModelSpec, to_json
 from . import towers
+from .compat import is_dynamic, keep_tables
 from .image_tokens import ImageTokens
 from .latents import latent_format
 from .model_sampling import model_sampling
 from .previews import animate
+from .reading import open_file
 from .unet import NativeUNet
 
 log = logging.getLogger(__name__)
@@ -251,30 +253,36 @@ def check_text_frames(text: Tensor, frames: int, which: str) -> None:
 
 
 def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable_dynamic: bool = False) -> Any:
-    """MODEL of an opened file: built on `meta`, checked strictly, the file's tensors assigned."""
-    checkpoint.require("unet")
+    """MODEL of an opened file: checked strictly, built on `meta`, the file's tensors assigned.
+
+    A dynamic patcher keeps them in the type of the file, and casts each on the GPU when its layer runs.
+    """
+    checkpoint.check("unet")
     tensors = checkpoint.detection.contents.parts["unet"]
     parameters = sum(tensor.numel() for tensor in tensors.values())
     config = VideoCrafterConfig(checkpoint.spec, checkpoint.schedule(), latent_format(checkpoint))
     dtype = _choose_dtype(config, weight_dtype, parameters, next(iter(tensors.values())).dtype)
     config.optimizations["fp8"] = weight_dtype.endswith("_fast")
     model = VideoCrafterModel(config, device="meta")
-    refuse(compare(model.diffusion_model, tensors), "unet")
-    model.diffusion_model.load_state_dict(checkpoint.weights("unet", dtype=dtype), strict=True, assign=True)
+    device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    patcher = patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload)
+    dynamic = is_dynamic(patcher)
+    weights = checkpoint.weights("unet", dtype=None if dynamic else dtype, computed=dtype)
+    model.diffusion_model.load_state_dict(weights, strict=True, assign=True)
     model.diffusion_model.requires_grad_(False)
-    offload = comfy.model_management.unet_offload_device()
-    model.device = offload
-    if not comfy.model_management.is_device_cpu(offload):
+    if dynamic or comfy.model_management.is_device_cpu(offload):
+        model.device = torch.device("cpu")
+    else:
+        model.device = offload
         model.to(offload)
     if "image_tokens" in checkpoint.parts:
         model.image_tokens = ImageTokens(checkpoint)
-    device = comfy.model_management.get_torch_device()
-    return animate(patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload))
+    return animate(keep_tables(patcher))
 
 
 def load_model_file(path: Path, preset: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
     """MODEL of a file. ComfyUI calls this again when it needs the model fresh, for another device for example."""
-    patcher = load_model(open_checkpoint(path, preset=preset), weight_dtype, disable_dynamic=disable_dynamic)
+    patcher = load_model(open_file(path, preset), weight_dtype, disable_dynamic=disable_dynamic)
     return remember(patcher, load_model_file, (path, preset, weight_dtype))
 
 

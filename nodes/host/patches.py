@@ -43,6 +43,8 @@ class PatchHooks(Hooks):
         self.patches: dict[str, list[Any]] = options.get("patches", {})
         self.replacements: dict[str, dict[Any, Any]] = options.get("patches_replace", {})
         self.tick: Callable[[], None] | None = options.get(TICK)
+        self.fetch: Callable[[], None] = lambda: None
+        """Called before each block: fetches its weights."""
         options["transformer_index"] = -1
         self.whole = bool(self.patches or self.replacements or "optimized_attention_override" in options)
 
@@ -51,6 +53,7 @@ class PatchHooks(Hooks):
             comfy.model_management.throw_exception_if_processing_interrupted()
             if self.tick is not None:
                 self.tick()
+        self.fetch()
         self.options["block"] = (stage, index)
         self.options["block_index"] = -1
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ...vc_core.specs import ImageEncoderSpec, TextEncoderSpec
+
 CLIP_NAME = "clip_h"
 """What ComfyUI calls this text tower; LoRA files of Stable Diffusion 2 use the name."""
 
@@ -20,6 +22,9 @@ TEXT_NAMES = {
     "text_projection": TEXT + "text_projection.weight",
     "logit_scale": f"{CLIP_NAME}.logit_scale",
 }
+UNUSED_TEXT = (f"{CLIP_NAME}.logit_scale", f"{TEXT}text_projection.weight")
+"""Tensors of the text tower, by ComfyUI's names, that the video models do without."""
+
 IMAGE_NAMES = {
     "class_embedding": "vision_model.embeddings.class_embedding",
     "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
@@ -43,6 +48,52 @@ QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 PUBLISHED_TEXT = "cond_stage_model.model."
 PUBLISHED_IMAGE = "embedder.model.visual."
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def text_shapes(spec: TextEncoderSpec) -> Shapes:
+    """The tensors of a text tower, by ComfyUI's names."""
+    width, model = spec.width, TEXT + "text_model."
+    return {
+        model + "embeddings.token_embedding.weight": (spec.vocab_size, width),
+        model + "embeddings.position_embedding.weight": (spec.context_length, width),
+        **_layer_shapes(model + "encoder.layers.", spec.layers, width),
+        **_linear(model + "final_layer_norm.", width),
+        TEXT + "text_projection.weight": (spec.embed_dim, width),
+        f"{CLIP_NAME}.logit_scale": (),
+    }
+
+
+def image_shapes(spec: ImageEncoderSpec) -> Shapes:
+    """The tensors of an image tower, by ComfyUI's names."""
+    width, model, patch = spec.width, "vision_model.", spec.patch_size
+    return {
+        model + "embeddings.class_embedding": (width,),
+        model + "embeddings.patch_embedding.weight": (width, 3, patch, patch),
+        model + "embeddings.position_embedding.weight": ((spec.image_size // patch) ** 2 + 1, width),
+        **_linear(model + "pre_layrnorm.", width),
+        **_layer_shapes(model + "encoder.layers.", spec.layers, width),
+        **_linear(model + "post_layernorm.", width),
+        "visual_projection.weight": (spec.embed_dim, width),
+    }
+
+
+def _layer_shapes(prefix: str, layers: int, width: int) -> Shapes:
+    """Those of a tower's transformer blocks, which are four times as wide inside."""
+    out: Shapes = {}
+    for layer in range(layers):
+        place = f"{prefix}{layer}."
+        out |= _linear(place + "layer_norm1.", width) | _linear(place + "layer_norm2.", width)
+        for name in (*QUERY_KEY_VALUE, "self_attn.out_proj"):
+            out |= _linear(f"{place}{name}.", width, width)
+        out |= _linear(place + "mlp.fc1.", 4 * width, width) | _linear(place + "mlp.fc2.", width, 4 * width)
+    return out
+
+
+def _linear(prefix: str, *shape: int) -> Shapes:
+    return {prefix + "weight": shape, prefix + "bias": shape[:1]}
 
 
 def text_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import comfy.patcher_extension
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...vc_core.conditioning import Conditioning
 from ...vc_core.denoising.freenoise import PLAIN_STEPS
@@ -19,6 +19,7 @@ from ...vc_core.network.unet import Deep, VideoUNet
 from ...vc_core.specs import UNetSpec, Windows
 from .deep import STEP_CACHE, WITHOUT_TIME, StepRun, shallow_control
 from .patches import PatchHooks, host_attention
+from .prefetch import prefetch
 
 WINDOWS = "videocrafter_windows"
 """Set in `transformer_options` for temporal attention in windows (`specs.Windows`)."""
@@ -137,7 +138,8 @@ class NativeUNet(VideoUNet):
         *,
         temporal: bool = True,
     ) -> Tensor:
-        return super().forward(
+        hooks.fetch = prefetch(self._blocks(deep), x.device, hooks.options)
+        out = super().forward(
             x,
             when,
             told.text,
@@ -152,6 +154,14 @@ class NativeUNet(VideoUNet):
             deep=deep,
             early_text=told.early_text,
         )
+        hooks.fetch()
+        return out
+
+    def _blocks(self, deep: Deep | None) -> list[nn.Module]:
+        """The blocks that a pass runs, in order."""
+        if deep is None or deep.features is None:
+            return [*self.input_blocks, self.middle_block, *self.output_blocks]
+        return [*self.input_blocks[: deep.shallow], *self.output_blocks[-deep.shallow :]]
 
 
 def _check_nested(options: dict[str, Any]) -> None:

@@ -12,15 +12,15 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...vc_core.checkpoint.building import Checkpoint, open_checkpoint
-from ...vc_core.checkpoint.reading import read
+from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.denoising import Noise
 from ...vc_core.errors import UserError
 from ...vc_core.frames.autoencoder import Autoencoder
 from ...vc_core.specs import AutoencoderSpec
-from .compat import fill, known, remember_types
+from .compat import fill, is_dynamic, known, remember_types
 from .latents import NATIVE_GROUPS, is_native
 from .model import WEIGHT_DTYPES, remember
+from .reading import open_file, read_mapped
 
 DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
 
@@ -49,12 +49,13 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
             f"The autoencoder in this file is {spec.channels} wide, narrower than the published ones, and the file "
             "does not say how it was made. Take the VAE of the model's own checkpoint (VideoCrafter Loader)."
         )
+    checkpoint.check("autoencoder")
     kind = WEIGHT_DTYPES[weight_dtype]
     dtype = kind if kind in (torch.float32, torch.float16, torch.bfloat16) else None
     if is_native(spec):
         weights = checkpoint.weights("autoencoder")
         vae = comfy.sd.VAE(sd=weights, config={"params": _config(spec)}, dtype=dtype)
-        fill(vae.first_stage_model, weights)
+        fill(vae.first_stage_model, weights, vae.patcher)
     else:
         vae = _around(checkpoint, dtype)
     vae.latent_channels = spec.latent_channels
@@ -81,14 +82,18 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     config = _config(AutoencoderSpec(channels=NATIVE_GROUPS, channel_mult=(1,), num_res_blocks=1))
     smallest = comfy.ldm.models.autoencoder.AutoencoderKL(**config).state_dict()
     vae = comfy.sd.VAE(sd=smallest, config={"params": config}, dtype=dtype)
-    module = OwnAutoencoder(checkpoint.spec.autoencoder, operations=comfy.ops.disable_weight_init, device="meta")
-    module.load_state_dict(checkpoint.weights("autoencoder", dtype=vae.vae_dtype), strict=True, assign=True)
-    vae.first_stage_model = module.requires_grad_(False).eval()
-    vae.disable_offload = checkpoint.spec.autoencoder.reference_levels is not None  # weights that ComfyUI cannot stream
+    spec, kind = checkpoint.spec.autoencoder, vae.vae_dtype
+    module = OwnAutoencoder(spec, operations=comfy.ops.disable_weight_init, device="meta", dtype=kind)
     remember_types(module)
+    vae.first_stage_model = module
+    # The plain patcher streams none of the weights of the decoder with references, and must load it whole.
+    vae.disable_offload = spec.reference_levels is not None
     vae.patcher = type(vae.patcher)(
         module, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
     )
+    dtype = None if is_dynamic(vae.patcher) else kind
+    module.load_state_dict(checkpoint.weights("autoencoder", dtype=dtype, computed=kind), strict=True, assign=True)
+    module.requires_grad_(False).eval()
     vae.size = None
     vae.model_size()
     return vae
@@ -96,11 +101,12 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
 
 def load_vae_file(path: Path, weight_dtype: str = "default") -> Any:
     """VAE of a file: one of ours, or any autoencoder of Stable Diffusion's kind in the names of `diffusers`."""
-    if DIFFUSERS_MARK in read(path).tensors:
-        vae = comfy.sd.VAE(sd=dict(read(path).tensors))
+    tensors = read_mapped(path).tensors
+    if DIFFUSERS_MARK in tensors:
+        vae = comfy.sd.VAE(sd=dict(tensors))
         vae.throw_exception_if_invalid()
     else:
-        vae = load_vae(open_checkpoint(path), weight_dtype)
+        vae = load_vae(open_file(path), weight_dtype)
     remember(vae.patcher, load_vae_patcher, (path, weight_dtype))
     return vae
 

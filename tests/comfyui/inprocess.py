@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from . import dynamic_vram as dynamic
 from .base import ROOT, Base, comfy_path
 
 
@@ -149,8 +150,9 @@ class Comfy:
         return Outcome(tuple(result))
 
 
-def start(base: Base) -> Comfy:
-    """Imports ComfyUI in CPU mode with `base` as its base directory, all core nodes, and the pack.
+def start(base: Base, *, dynamic_vram: bool = False) -> Comfy:
+    """Imports ComfyUI in CPU mode with `base` as its base directory, all core nodes, and the pack; with its dynamic
+    VRAM emulated where asked for.
 
     Raises:
         RuntimeError: the pack did not load; the message carries what ComfyUI logged.
@@ -162,6 +164,8 @@ def start(base: Base) -> Comfy:
     args.cpu = True
     args.base_directory = str(base.root)
     args.disable_api_nodes = True
+    if dynamic_vram:
+        dynamic.emulate()
     nodes: Any = importlib.import_module("nodes")
 
     asyncio.run(nodes.init_builtin_extra_nodes())

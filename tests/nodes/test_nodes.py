@@ -142,7 +142,10 @@ def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, ki
     (clip,) = comfy.call("VideoCrafterCLIPLoader", clip_name=name).values
     text = comfy.call("CLIPTextEncode", clip=clip, text="a red square").values[0]
     assert torch.equal(text[0][0], whole.text("a red square")[0][0])
-    both = whole.sample(unet), whole.sample()
+    told = {}
+    if kind == "image":
+        told = dict(zip(("positive", "negative"), whole.picture(torch.rand(1, 20, 30, 3)), strict=True))
+    both = whole.sample(unet, **told), whole.sample(**told)
     assert float((both[0] - both[1]).norm() / both[1].norm()) < 1e-5  # weights lie elsewhere in memory: other kernels
     latents = torch.randn(2, 4, 3, 2)
     assert torch.allclose(vae.decode(latents), whole.vae.decode(latents), atol=1e-4)

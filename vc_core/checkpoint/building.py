@@ -7,7 +7,7 @@ tensors of another type or device are made one by one while the map is let go gr
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -39,6 +39,7 @@ GROUP_BYTES = 256 * 2**20
 """While tensors are cast or moved, the file's map is opened anew after this many bytes: the peak stays that low."""
 
 Location = str | PathLike[str]
+Reader = Callable[[Location], File]
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,27 @@ class Checkpoint:
         self.require(part)
         return compare(build_empty(self.spec, part), self.detection.contents.parts[part])
 
+    def check(self, part: Part) -> None:
+        """Raise UserError when tensors of the part are missing, unknown or misshapen."""
+        refuse(self.difference(part), part)
+
     def weights(
-        self, part: Part, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        self,
+        part: Part,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        computed: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """The tensors of a part by the names in its module, checked to be finite. `dtype` None keeps the file's own.
 
+        `computed` is the type that the caller will cast them to later: they must be finite in that type as well.
         Raises UserError naming the first tensor that is not finite.
         """
         self.require(part)
         result = {}
         for name, tensor in self.stream(part, device=device, dtype=dtype):
-            check_finite(tensor, f"{PART_TITLES[part]}: {name}", dtype)
+            check_finite(tensor, f"{PART_TITLES[part]}: {name}", computed or dtype)
             result[name] = tensor
         return result
 
@@ -143,10 +154,15 @@ class Checkpoint:
         operations: ModuleType | Any = nn,
         attention: Attention = sdpa_attention,
     ) -> nn.Module:
-        """The part as a module in evaluation mode. Raises UserError when tensors are missing, unknown or misshapen."""
+        """The part as a module in evaluation mode. Raises UserError when tensors are missing, unknown or misshapen.
+
+        The file is compared with the spec's own network: the layers in `operations` may create their weights only when
+        they are loaded.
+        """
         self.require(part)
         module = build_empty(self.spec, part, operations=operations, attention=attention)
-        refuse(compare(module, self.detection.contents.parts[part]), part)
+        wanted = module if operations is nn else build_empty(self.spec, part)
+        refuse(compare(wanted, self.detection.contents.parts[part]), part)
         module.load_state_dict(self.weights(part, device=device, dtype=dtype), strict=True, assign=True)
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:
@@ -179,12 +195,15 @@ class Parts:
             )
 
 
-def open_checkpoint(path: Location | Sequence[Location], *, preset: str | ModelSpec = AUTO) -> Checkpoint:
+def open_checkpoint(
+    path: Location | Sequence[Location], *, preset: str | ModelSpec = AUTO, reader: Reader = read
+) -> Checkpoint:
     """Open a model's file, or the several files of a split one; a part in a later file replaces an earlier one's.
 
-    Raises UserError as `read` and `detect` do, and when tensors are left that belong to nothing known.
+    `reader` opens one file. Raises UserError as `read` and `detect` do, and when tensors are left that belong to
+    nothing known.
     """
-    checkpoint = inspect_checkpoint(path, preset=preset)
+    checkpoint = inspect_checkpoint(path, preset=preset, reader=reader)
     unknown = checkpoint.detection.contents.unknown
     if unknown:
         names = ", ".join(str(file.path) for file in checkpoint.files)
@@ -197,12 +216,14 @@ def open_checkpoint(path: Location | Sequence[Location], *, preset: str | ModelS
     return checkpoint
 
 
-def inspect_checkpoint(path: Location | Sequence[Location], *, preset: str | ModelSpec = AUTO) -> Checkpoint:
+def inspect_checkpoint(
+    path: Location | Sequence[Location], *, preset: str | ModelSpec = AUTO, reader: Reader = read
+) -> Checkpoint:
     """As `open_checkpoint`, but unknown tensors are only listed, in `detection.contents.unknown`."""
     paths = [path] if isinstance(path, str | PathLike) else list(path)
     if not paths:
         raise UserError("No model file was given. Give the path of a .ckpt or .safetensors file.")
-    files = tuple(read(one) for one in paths)
+    files = tuple(reader(one) for one in paths)
     contents = Contents()
     metadata: dict[str, str] = {}
     sources: dict[Part, File] = {}
@@ -266,12 +287,18 @@ def build_empty(
 
 def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Difference:
     """How the tensors differ from the module's, by name and shape; those that it calls `optional` may be missing."""
-    wanted = module.state_dict()
-    optional: Collection[str] = getattr(module, "optional", frozenset())
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    return compare_shapes(wanted, tensors, getattr(module, "optional", frozenset()))
+
+
+def compare_shapes(
+    wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], optional: Collection[str] = frozenset()
+) -> Difference:
+    """How the tensors differ from those wanted, by name and shape; `optional` ones may be missing."""
     misshapen = [
-        f"{name} is {list(tensor.shape)}, should be {list(wanted[name].shape)}"
+        f"{name} is {list(tensor.shape)}, should be {list(wanted[name])}"
         for name, tensor in tensors.items()
-        if name in wanted and tensor.shape != wanted[name].shape
+        if name in wanted and tuple(tensor.shape) != wanted[name]
     ]
     return Difference(
         tuple(name for name in wanted if name not in tensors and name not in optional),
@@ -332,12 +359,13 @@ def _groups(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
 
 
 def check_finite(tensor: Tensor, name: str, dtype: torch.dtype | None = None) -> None:
-    """Raise UserError when a value is NaN or infinite, naming the tensor. `dtype` is what it was cast to, if it was."""
+    """Raise UserError when a value is NaN or infinite, naming the tensor. `dtype` is the type that it was, or will be,
+    cast to, if any: the values must be finite in that type."""
     if tensor.numel() == 0 or not tensor.is_floating_point() or tensor.is_meta:
         return
     values = tensor.float() if tensor.element_size() == 1 else tensor
-    low, high = torch.aminmax(values)
-    if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+    extremes = torch.stack(torch.aminmax(values)).to(dtype or tensor.dtype).float()
+    if bool(torch.isfinite(extremes).all()):
         return
     cure = "" if dtype in (None, torch.float32) else ", or load it as fp32 or bf16: some numbers are too large for fp16"
     raise UserError(f"A weight is not a finite number ({name}). The file is damaged: download it again{cure}.")

@@ -231,8 +231,8 @@ def _main_inputs() -> list[io.Input]:
             min=0.01,
             max=1000.0,
             step=0.001,
-            tooltip="Frames per second of the file. 23.976, 29.97 and 59.94 are written as the exact 24000/1001, 30000/1001 and "
-            "60000/1001.",
+            tooltip="Frames per second of the file. 23.976, 29.97 and 59.94 are written as the exact 24000/1001, "
+            "30000/1001 and 60000/1001.",
         ),
         io.Combo.Input(
             "format",
@@ -307,8 +307,8 @@ def _further_inputs() -> list[io.Input]:
             "dither",
             options=list(DITHERS),
             default=DITHERS[0],
-            tooltip="gif only. sierra2_4a: fine; floyd_steinberg: finer, noisier; bayer: a regular pattern that does not "
-            "move and compresses well; none: flat areas with edges.",
+            tooltip="gif only. sierra2_4a: fine; floyd_steinberg: finer, noisier; bayer: a regular pattern that does "
+            "not move and compresses well; none: flat areas with edges.",
             **advanced(io.Combo.Input),
         ),
         io.Combo.Input(

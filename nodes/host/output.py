@@ -51,7 +51,7 @@ def target(prefix: str, suffix: str, *, width: int, height: int, temporary: bool
     Raises UserError when ComfyUI refuses the place.
     """
     folder = folder_paths.get_temp_directory() if temporary else folder_paths.get_output_directory()
-    safe, message = safe_name(dated(prefix, datetime.now()))
+    safe, message = safe_name(dated(prefix, datetime.now().astimezone()))
     try:
         full, name, counter, subfolder, _ = folder_paths.get_save_image_path(safe, folder, width, height)
         counter = _free(Path(full), name, suffix, counter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -239,7 +239,7 @@ def test_the_quality_tooltip_names_the_codecs_numbers(comfy: Comfy):
 )
 def test_dates_are_those_of_the_page(comfy: Comfy, given, filled):
     dated = comfy.module("nodes.host.output").dated
-    assert dated(given, datetime(2026, 3, 4, 5, 6, 7)) == filled
+    assert dated(given, datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)) == filled
 
 
 def test_a_date_in_the_name_is_filled_in(comfy: Comfy, images):

@@ -61,6 +61,23 @@ def test_frames_come_out_as_other_nodes_want_them(comfy, text_model):
     assert 0 <= frames.min() <= frames.max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["continuing", "toon"])
+def test_the_last_frame_of_a_loop_can_be_left_out(comfy, request, kind):
+    """It equals the first. Saved workflows, which do not say so, get every frame."""
+    loaded = request.getfixturevalue(f"{kind}_model")
+    latent = loaded.continued(torch.rand(1, 8, 8, 3), loop=True)[3]
+    given = {"samples": {**latent, "samples": torch.randn(4, 4, 3, 2)}, "vae": loaded.vae}
+    (whole,) = comfy.call("VideoCrafterDecode", **given).values
+    (loop,) = comfy.call("VideoCrafterDecode", **given, drop_last_frame=True).values
+    assert len(whole) == 4
+    assert torch.equal(loop, whole[:3])
+
+
+def test_the_only_frame_cannot_be_left_out(comfy, text_model):
+    given = {"samples": text_model.latent(frames=1), "vae": text_model.vae}
+    refused(comfy, "VideoCrafterDecode", "1 frame", "switch it off", **given, drop_last_frame=True)
+
+
 def test_noise_does_not_come_from_the_global_generator(text_model):
     torch.manual_seed(1)
     first = text_model.sample(sampler_name="ddim_exact")

@@ -51,7 +51,7 @@ class VideoCrafterCheckpointLoader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="VideoCrafterCheckpointLoader",
-            display_name="VideoCrafter Checkpoint Loader",
+            display_name="VideoCrafter Loader",
             category=CATEGORY,
             description="Loads a VideoCrafter1 or VideoCrafter2 checkpoint (.ckpt or .safetensors): the video model, "
             "its text encoder, its VAE and, for image-to-video, its image encoder. The small models that come with "
@@ -76,7 +76,16 @@ class VideoCrafterCheckpointLoader(io.ComfyNode):
                 ),
             ],
             **aliases(
-                "videocrafter", "load videocrafter", "video model", "text to video", "image to video", "t2v", "i2v"
+                "videocrafter",
+                "load checkpoint",
+                "dynamicrafter",
+                "tooncrafter",
+                "cartoon",
+                "video model",
+                "text to video",
+                "image to video",
+                "t2v",
+                "i2v",
             ),
         )
 
@@ -117,7 +126,7 @@ class VideoCrafterUNETLoader(io.ComfyNode):
                 _preset(),
             ],
             outputs=[io.Model.Output(tooltip="The video model, for any KSampler.")],
-            **aliases("videocrafter", "load diffusion model", "video model"),
+            **aliases("videocrafter", "load diffusion model", "dynamicrafter", "video model"),
         )
 
     @classmethod
@@ -262,7 +271,7 @@ class VideoCrafterLoraLoader(io.ComfyNode):
                     tooltip="The changed model. With T2V-Turbo's file: sample it with lcm_exact, lcm, 4 steps, cfg 7.5."
                 )
             ],
-            **aliases("videocrafter", "lora", "t2v-turbo", "turbo", "load lora"),
+            **aliases("videocrafter", "lora", "t2v-turbo", "lcm turbo", "few steps", "load lora"),
         )
 
     @classmethod
@@ -300,7 +309,7 @@ def _vae(opened: Checkpoint, path: Path, weight_dtype: str) -> Any:
 
 def _clip_vision(opened: Checkpoint, path: Path) -> Any:
     if "image_encoder" not in opened.parts:
-        return MissingClipVision(path)
+        return MissingClipVision(path, opened.spec)
     loaded = clip_vision.load_clip_vision(opened)
     model.remember(loaded.patcher, clip_vision.load_clip_vision_patcher, (path,))
     return loaded

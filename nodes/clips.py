@@ -134,7 +134,7 @@ def _of_frames(conditioning: Any, first: int, frames: int) -> Any:
     if conditioning is None:
         return None
     index = [min(first + place, frames - 1) for place in range(SEGMENT)]
-    return [(text[index] if text.shape[0] == frames else text, told) for text, told in conditioning]
+    return [(text[index] if text.shape[0] > 1 else text, told) for text, told in conditioning]
 
 
 def _showing(conditioning: Any, picture: Tensor) -> Any:

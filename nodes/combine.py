@@ -64,7 +64,9 @@ class VideoCrafterVideoCombine(io.ComfyNode):
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
-            **aliases("video combine", "save video", "export video", "mp4", "webm", "gif", "webp", "prores", "vhs"),
+            **aliases(
+                "video combine", "save video", "save mp4", "export video", "mp4", "webm", "gif", "webp", "prores", "vhs"
+            ),
         )
 
     @classmethod
@@ -128,12 +130,14 @@ class _Combine:
             f"{self.format.plain(self.options.quality)}: {written.frames} frames of {written.width}x{written.height}, "
             f"{float(written.fps):g} per second, {seconds:.2f} s"
         )
-        output.tell(self.hidden, [line for line in (summary, place.message, self.lost, *written.messages) if line])
+        lines = [line for line in (summary, place.message, self.lost, *written.messages) if line]
+        for line in lines:
+            log.info("%s", line)
         shown = [place.shown(file) for file in files]
         if not self.format.page:
-            ui = {"images": [self._preview(width, height)], "animated": (True,), "files": shown}
+            ui = {"images": [self._preview(width, height)], "animated": (True,), "text": lines, "files": shown}
         else:
-            ui = {"images": shown, "animated": (True,)}
+            ui = {"images": shown, "animated": (True,), "text": lines}
         return io.NodeOutput(
             self._video(written),
             self.images,
@@ -222,12 +226,13 @@ def _main_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "fps",
+            display_name="frame_rate",
             default=8.0,
             min=0.01,
             max=1000.0,
             step=0.001,
-            tooltip="Frames per second. 23.976, 29.97 and 59.94 are written as the exact 24000/1001, 30000/1001 and "
-            "60000/1001.",
+            tooltip="Frames per second of the file. 23.976, 29.97 and 59.94 are written as the exact 24000/1001, "
+            "30000/1001 and 60000/1001.",
         ),
         io.Combo.Input(
             "format",
@@ -248,7 +253,7 @@ def _main_inputs() -> list[io.Input]:
             "filename_prefix",
             default="video/VideoCrafter",
             tooltip="The file's name, with folders, inside ComfyUI's output folder; a number is added. %width%, "
-            "%height%, %year%, %month%, %day% and %date:yyyy-MM-dd% are filled in.",
+            "%height%, %year%, %month%, %day% and %date:yyyy-MM-dd hh-mm-ss% are filled in.",
         ),
         io.Boolean.Input(
             "save_output",
@@ -302,8 +307,8 @@ def _further_inputs() -> list[io.Input]:
             "dither",
             options=list(DITHERS),
             default=DITHERS[0],
-            tooltip="gif only. sierra2_4a: fine; floyd_steinberg: finer, noisier; bayer: a regular pattern that stands "
-            "still and compresses well; none: flat areas with edges.",
+            tooltip="gif only. sierra2_4a: fine; floyd_steinberg: finer, noisier; bayer: a regular pattern that does "
+            "not move and compresses well; none: flat areas with edges.",
             **advanced(io.Combo.Input),
         ),
         io.Combo.Input(

@@ -20,6 +20,9 @@ CATEGORY = "VideoCrafter/conditioning"
 
 Conditioning = list[tuple[Any, dict[str, Any]]]
 
+MOTION_FPS = "motion_fps"
+"""What the page calls the fps condition, apart from the frame rate of a file; saved workflows know it as `fps`."""
+
 GREY_SIZE = 8
 """Pixels; a plain picture is the same in any size."""
 
@@ -68,7 +71,7 @@ class VideoCrafterImageConditioning(io.ComfyNode):
                     "clip_vision_output",
                     optional=True,
                     tooltip="Instead of image: a picture that CLIP Vision Encode has encoded with the same image "
-                    "encoder (crop none is nearest to what the model learnt with).",
+                    "encoder (crop none is nearest to what the model was trained with).",
                 ),
             ],
             outputs=[
@@ -77,7 +80,7 @@ class VideoCrafterImageConditioning(io.ComfyNode):
                     "negative_out", display_name="negative", tooltip="The negative prompt with the grey picture."
                 ),
             ],
-            **aliases("videocrafter", "image to video", "i2v", "picture", "ip adapter"),
+            **aliases("videocrafter", "image to video", "i2v", "picture", "start frame", "ip adapter"),
         )
 
     @classmethod
@@ -114,13 +117,14 @@ class VideoCrafterFPS(io.ComfyNode):
             display_name="VideoCrafter FPS",
             category=CATEGORY,
             description="Sets the frames per second that the model is asked to imagine, for ComfyUI's own samplers. "
-            "It changes how much moves from frame to frame, not the frame rate of the saved file. Without this node "
+            "It changes how much moves from frame to frame, not the frame_rate of the saved file. Without this node "
             "the model's own default counts (28 for VideoCrafter2 and T2V-1024, 8 for I2V-512).",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),
                 io.Conditioning.Input("negative", tooltip="The encoded negative prompt."),
                 io.Float.Input(
                     "fps",
+                    display_name=MOTION_FPS,
                     default=16.0,
                     min=1.0,
                     max=60.0,
@@ -138,7 +142,7 @@ class VideoCrafterFPS(io.ComfyNode):
                     "negative_out", display_name="negative", tooltip="The negative prompt with the same fps condition."
                 ),
             ],
-            **aliases("videocrafter", "frame rate", "motion amount", "speed"),
+            **aliases("videocrafter", "motion fps", "motion amount", "speed"),
         )
 
     @classmethod

@@ -13,13 +13,13 @@ from ..vc_core.denoising.guidance import Guidance
 from ..vc_core.denoising.schedule import NoiseSchedule
 from ..vc_core.errors import UserError
 from .clips import Clips, in_rounds, one_after_the_other, through_a_queue
-from .conditioning import with_settings
+from .conditioning import MOTION_FPS, with_settings
 from .frames import check_latents
 from .host import sampling
 from .host.compat import advanced, aliases
 from .host.start import check_start
 from .keyframes import along, ways_of
-from .long import CONTINUE, FIFO, LONG_VIDEO, MOST_ROUNDS, PATCHES, SEGMENT, check_long
+from .long import CONTINUE, FIFO, LONG_VIDEO, MOST_ROUNDS, PATCHES, SEGMENT, check_long, check_texts
 
 CATEGORY = "VideoCrafter/sampling"
 
@@ -48,13 +48,14 @@ SPACING = (
     "that T2V-Turbo was distilled at"
 )
 DENOISE = (
-    "0.01 to 1, how much of the given latent is made anew: 1 starts from noise alone, lower runs only the last part "
+    "0.01 to 1, how much of the given latent is replaced: 1 starts from noise alone, lower runs only the last part "
     "of the steps and keeps more of the given video. With uniform and trailing it is the share of the steps that "
     "runs."
 )
 ETA = (
     "0 to 1, fresh noise added in each step by ddim_exact and by ComfyUI's ancestral and SDE samplers: 1 as the "
-    "authors of VideoCrafter, 0 makes ddim_exact deterministic. Other samplers ignore it."
+    "authors of VideoCrafter, 0 makes ddim_exact deterministic. Other samplers ignore it. For long_video use 0, except "
+    "1 for fifo and freelong."
 )
 
 
@@ -91,7 +92,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                     round=0.01,
                     tooltip="How strongly the prompt is followed, 0 to 100. The authors use 12; 7 to 9 is softer. 1 "
                     "switches guidance and the negative prompt off and takes half the time. High values burn "
-                    "colours: see guidance_rescale. T2V-Turbo reads the number itself (7.5), at no further cost.",
+                    "colours: see guidance_rescale. T2V-Turbo takes cfg as an input (7.5), without a second pass.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -115,7 +116,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Size and length of the clip (VideoCrafter Empty Latent), or "
-                    "a clip to start from with denoise below 1. A noise mask keeps what it leaves dark.",
+                    "a clip to start from with denoise below 1. Black parts of a noise mask are kept unchanged.",
                 ),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=DENOISE),
                 io.Float.Input(
@@ -123,13 +124,14 @@ class VideoCrafterKSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "fps",
+                    display_name=MOTION_FPS,
                     default=0.0,
                     min=0.0,
                     max=60.0,
                     step=1.0,
-                    tooltip="Frames per second that the model imagines, 4 to 30: higher moves less from frame to "
-                    "frame. It is not the frame rate of the file. 0 keeps what VideoCrafter FPS set, or the model's "
-                    "own default.",
+                    tooltip="The fps condition: how fast the motion is, 4 to 30 frames per second; higher moves less "
+                    "from frame to frame. It is not the frame_rate of the file. 0 keeps what VideoCrafter FPS set, or "
+                    "the model's own default.",
                 ),
                 io.Float.Input(
                     "guidance_rescale",
@@ -148,7 +150,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                     max=10.0,
                     step=0.1,
                     tooltip="-10 to 10, pushes towards frames that belong together: 0 is off, 0.5 to 2 make motion "
-                    "more coherent, too much freezes it. Takes one more pass in each step (half as long again).",
+                    "more coherent, too much freezes it. Takes one more pass in each step (1.5 times the time).",
                     **advanced(io.Float.Input),
                 ),
                 io.Conditioning.Input(
@@ -185,14 +187,16 @@ class VideoCrafterKSampler(io.ComfyNode):
                     options=list(LONG_VIDEO),
                     default=LONG_VIDEO[0],
                     optional=True,
-                    tooltip="For clips of more than 16 frames; eta 0 suits all but fifo and freelong. freenoise keeps "
-                    "32, 64, 128 or more frames one scene (windows of 16, every 4), and freelong too, by near frames "
-                    "and the slow part of all. In the memory of 16 frames: windows runs the model on one window after "
-                    "the other, loop as well, and the clip ends where it begins; continue makes clip after clip, each "
-                    "from the last 8 frames of the one before, with the drift of colours taken back; fifo pushes "
-                    "frames through a queue of rising noise, 3 times as long or more. windows and continue take 2 "
-                    "times the time of short clips, windows_fast hardly more than those. off treats all frames as one "
-                    "clip. 16 frames or fewer are the same in all.",
+                    tooltip="For clips of more than 16 frames; shorter ones do not change. Use eta 0, except 1 for "
+                    "fifo and freelong. Time is per frame, compared with clips of 16 frames.\n"
+                    "off: all frames as one clip.\n"
+                    "freenoise: one steady scene of 32 to 128 frames; memory grows with them; time 1.\n"
+                    "freelong: as freenoise, more even from frame to frame; time 1 to 1.3.\n"
+                    "windows_fast: any length in the memory of 16 frames; time 1.1 to 1.5.\n"
+                    "windows: the same with windows that overlap by half; time 2.\n"
+                    "loop: windows on a ring, the clip ends where it begins; time 2.\n"
+                    "continue: clip after clip, each from the last 8 frames of the one before; time 1.5 to 2.\n"
+                    "fifo: any length through a queue of rising noise; time 3 or more.",
                 ),
                 io.Int.Input(
                     "free_init",
@@ -207,7 +211,19 @@ class VideoCrafterKSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The clip, for VideoCrafter Decode or VAE Decode.")],
-            **aliases("videocrafter", "ksampler", "sampler", "sample video", "ddim", "generate"),
+            **aliases(
+                "videocrafter",
+                "ksampler",
+                "sample video",
+                "ddim",
+                "generate",
+                "dynamicrafter",
+                "lcm turbo",
+                "few steps",
+                "loop",
+                "infinite video",
+                "long video",
+            ),
         )
 
     @classmethod
@@ -238,6 +254,7 @@ class VideoCrafterKSampler(io.ComfyNode):
         pure = denoise >= 1 and mask is None
         check_long(long_video, model, latents, (positive, negative), from_noise=pure, rounds=free_init)
         check_start(model, alone=long_video == LONG_VIDEO[0] and not free_init)
+        check_texts({"positive": positive, "negative": negative, "picture_only": picture_only}, len(latents))
         model = PATCHES.get(long_video, lambda given: given)(model)
         told = with_settings(model, (positive, negative, picture_only), fps=fps, cfg=cfg, motion=motion)
         clips = Clips(
@@ -302,7 +319,7 @@ class VideoCrafterSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Sampler.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
-            **aliases("videocrafter", "custom sampler", "ddim"),
+            **aliases("videocrafter", "custom sampler", "ddim", "lcm turbo", "few steps"),
         )
 
     @classmethod
@@ -330,7 +347,7 @@ class VideoCrafterScheduler(io.ComfyNode):
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=DENOISE),
             ],
             outputs=[io.Sigmas.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
-            **aliases("videocrafter", "sigmas", "timesteps", "spacing"),
+            **aliases("videocrafter", "sigmas", "timesteps", "spacing", "lcm turbo", "few steps"),
         )
 
     @classmethod

@@ -101,25 +101,41 @@ class VideoCrafterDecode(io.ComfyNode):
                     "(or one for both), cropped to the clip's size. Only needed where the latent does not come from "
                     "VideoCrafter Picture to Video, which sends them along.",
                 ),
+                io.Boolean.Input(
+                    "drop_last_frame",
+                    default=False,
+                    optional=True,
+                    tooltip="For a loop of VideoCrafter Picture to Video: leaves out the last frame, which equals the "
+                    "first, so that the video repeats without a stop.",
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The frames as one batch, for video, upscaling and interpolation nodes.")],
-            **aliases("videocrafter", "vae decode", "latent to image", "decode video"),
+            **aliases("videocrafter", "vae decode", "latent to image", "decode video", "tooncrafter"),
         )
 
     @classmethod
     def execute(
-        cls, samples: dict[str, Any], vae: Any, frames_per_chunk: int = 4, references: Tensor | None = None
+        cls,
+        samples: dict[str, Any],
+        vae: Any,
+        frames_per_chunk: int = 4,
+        references: Tensor | None = None,
+        drop_last_frame: bool = False,
     ) -> io.NodeOutput:
         latents = samples["samples"]
         check_latents(latents)
+        if drop_last_frame and len(latents) < 2:
+            raise UserError("The latent has 1 frame, and drop_last_frame would leave none: switch it off.")
         check_vae(vae, latents)
         if frames_per_chunk < 1:
             raise UserError(f"frames_per_chunk is {frames_per_chunk}; it should be at least 1.")
         if looks_at_ends(vae):
             row = row_of(samples) if references is None else given_row(references)
-            return io.NodeOutput(_gathered(decoded_ways(latents, vae, row), len(latents)))
-        parts = (decode_frames(vae, part) for part in latents.split(frames_per_chunk))
-        return io.NodeOutput(_gathered(parts, len(latents)))
+            frames = _gathered(decoded_ways(latents, vae, row), len(latents))
+        else:
+            parts = (decode_frames(vae, part) for part in latents.split(frames_per_chunk))
+            frames = _gathered(parts, len(latents))
+        return io.NodeOutput(frames[:-1] if drop_last_frame else frames)
 
 
 def empty_latent(width: int, height: int, frames: int) -> dict[str, Any]:

@@ -69,14 +69,19 @@ def along(
     parts = []
     for way in range(ways):
         start = latents[way * (frames - 1) :][:frames]
-        chosen = {name: None if each is None else _of_way(each, way) for name, each in told.items()}
+        chosen = {name: None if each is None else _of_way(each, way, frames) for name, each in told.items()}
         clip = make(start, None, (seed + way) % 2**64, chosen)
         parts.append(clip if way == ways - 1 else clip[:-1])
     return torch.cat(parts)
 
 
-def _of_way(conditioning: Conditioning, way: int) -> Conditioning:
+def _of_way(conditioning: Conditioning, way: int, frames: int) -> Conditioning:
+    """What one way adds to the conditioning; of a text for each frame, those of its own frames."""
+    first = way * (frames - 1)
     return [
-        (text, {**{key: value for key, value in told.items() if key != KEY_FRAMES}, **told[KEY_FRAMES]["ways"][way]})
+        (
+            text[first : first + frames] if text.shape[0] > 1 else text,
+            {**{key: value for key, value in told.items() if key != KEY_FRAMES}, **told[KEY_FRAMES]["ways"][way]},
+        )
         for text, told in conditioning
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from ..vc_core.errors import UserError
 from ..vc_core.specs import Windows
 from .frames import check_latents
 from .host.compat import advanced, aliases
-from .host.long import with_freenoise, with_passes_in_windows
-from .host.model import EARLY_TEXT, PICTURES
+from .host.long import check_not_nested, with_freenoise, with_passes_in_windows
+from .host.model import EARLY_TEXT, PICTURES, check_text_frames
 from .keyframes import ways_of
 
 CATEGORY = "VideoCrafter/long"
@@ -81,8 +81,8 @@ class VideoCrafterFreeNoise(io.ComfyNode):
                     **advanced(io.Combo.Input),
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model for long clips, for any sampler. eta 0 suits it best.")],
-            **aliases("videocrafter", "long video", "longer", "128 frames", "sliding window"),
+            outputs=[io.Model.Output(tooltip="The model for long clips, for any sampler; use eta 0.")],
+            **aliases("videocrafter", "long video", "longer", "128 frames", "infinite video", "sliding window"),
         )
 
     @classmethod
@@ -128,7 +128,7 @@ class VideoCrafterPromptsOverTime(io.ComfyNode):
                     tooltip="A text for each frame, with everything else (picture, fps) that the first prompt carries."
                 )
             ],
-            **aliases("videocrafter", "prompt travel", "prompt schedule", "multi prompt"),
+            **aliases("videocrafter", "prompt travel", "prompt schedule", "multi prompt", "morph"),
         )
 
     @classmethod
@@ -176,6 +176,8 @@ def check_long(
     if not 0 <= rounds <= MOST_ROUNDS:
         raise UserError(f"free_init is {rounds}; it should be from 0 (off) to {MOST_ROUNDS} further rounds.")
     long = latents.shape[0] > SEGMENT
+    if long and name != OFF:
+        check_not_nested(model, f"long_video {name}")
     for what, asked in ((f"long_video {name}", long and name in (CONTINUE, FIFO)), ("free_init", rounds > 0)):
         if asked and not from_noise:
             raise UserError(
@@ -190,6 +192,13 @@ def check_long(
         _check_end(told)
     if name == FIFO and long:
         _check_queue(model, told)
+
+
+def check_texts(told: Mapping[str, Any], frames: int) -> None:
+    """Raises UserError for prompts over time of another length than the clip. Ways to long videos cut them later."""
+    for name, conditioning in told.items():
+        for text, _ in conditioning or ():
+            check_text_frames(text, frames, name)
 
 
 def _check_row(told: tuple[Any, ...]) -> None:

@@ -67,15 +67,15 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                     min=1,
                     max=4096,
                     tooltip="Number of frames; the models were trained with 16. A loop gets one more, which equals the "
-                    "first: leave it out of the file (ImageFromBatch). With key frames it counts the frames from one "
-                    "to the next, both included; none stands twice in the clip.",
+                    "first: drop_last_frame of VideoCrafter Decode leaves it out. With key frames it counts the frames "
+                    "from one to the next, both included; no frame is in the clip twice.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default="crop",
                     tooltip="How a picture of other proportions comes to the clip's size. crop: it fills the frame and "
-                    "what stands over is cut off evenly. pad: it lies inside, black around. published: as the "
+                    "the rest is cut off evenly. pad: it lies inside, black around. published: as the "
                     "authors' command, which may do both.",
                 ),
                 io.Boolean.Input(
@@ -131,6 +131,13 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                 "image to video",
                 "i2v",
                 "interpolation",
+                "interpolate frames",
+                "start frame",
+                "end frame",
+                "start end frame",
+                "morph",
+                "cartoon",
+                "toon",
                 "loop",
                 "animate",
             ),

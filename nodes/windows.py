@@ -41,7 +41,7 @@ class VideoCrafterContextWindows(io.ComfyNode):
                     min=0,
                     max=255,
                     tooltip="Frames that a window shares with the next, 0 to one less than the window. More is "
-                    "smoother and slower: 8 takes half as long again as 4.",
+                    "smoother and slower: 8 takes 1.5 times the time of 4.",
                 ),
                 io.Combo.Input(
                     "context_schedule",
@@ -71,7 +71,7 @@ class VideoCrafterContextWindows(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model for long clips, for any sampler.")],
-            **aliases("videocrafter", "long video", "sliding window", "context", "low memory"),
+            **aliases("videocrafter", "long video", "infinite video", "loop", "sliding window", "low memory"),
         )
 
     @classmethod

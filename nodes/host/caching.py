@@ -14,6 +14,7 @@ from torch import Tensor
 from ...vc_core.denoising.caching import GuidanceCache, check_quality, step_cache
 from .deep import STEP_CACHE, StepRun
 from .long import check_own
+from .unet import EACH_LEVEL
 
 GUIDANCE_CACHE = "videocrafter_guidance_cache"
 """Where a run keeps its `GuidanceCache`, among the `transformer_options`."""
@@ -59,11 +60,12 @@ def _in_each_run(model: Any, name: str, make: Callable[[list[float]], Any]) -> A
 
 def _predictions(arguments: dict[str, Any]) -> list[Tensor]:
     """The denoised latents for each of ComfyUI's conditionings, the positive one first. The negative one is continued
-    where the run's cache can do that, in terms of what the network predicts, as in vc_core."""
+    where the run's cache can do that, in terms of what the network predicts, as in vc_core. A queue, whose frames have
+    a noise level each, computes both: the cache knows the levels of a clip."""
     conds, options = arguments["conds"], arguments["model_options"]
     model, x, sigma = arguments["model"], arguments["input"], arguments["sigma"]
     kept = options.get("transformer_options", {})
-    cache: GuidanceCache | None = kept.get(GUIDANCE_CACHE)
+    cache: GuidanceCache | None = None if kept.get(EACH_LEVEL) else kept.get(GUIDANCE_CACHE)
 
     def compute(*wanted: Any) -> list[Tensor]:
         out: list[Tensor] = comfy.samplers.calc_cond_batch(model, list(wanted), x, sigma, options)

@@ -19,6 +19,7 @@ from ...vc_core import bundled
 from ...vc_core.checkpoint.building import Checkpoint, check_finite, compare_shapes
 from ...vc_core.checkpoint.foreign import some
 from ...vc_core.checkpoint.reading import File
+from ...vc_core.conditioning.tokenizer import whole_characters
 from ...vc_core.errors import UserError
 from ...vc_core.specs import TextEncoderSpec
 from . import files, towers
@@ -93,6 +94,7 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
         """As ComfyUI's: rows of (token or embedding, weight[, number of the word])."""
+        text = whole_characters(text)  # ComfyUI's tokenizer ends with a TypeError at half a character
         unknown = bundled.warning(self.model, text)
         if unknown:
             log.warning("%s", unknown)

@@ -13,7 +13,7 @@ from ...vc_core.denoising.windows import ContextWindows
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.specs import Windows
-from .unet import CONTEXT, WINDOWS
+from .unet import CONTEXT, HANDLER, WINDOWS
 
 REUSED = "videocrafter_reused_noise"
 """Where a patched model keeps, among the `transformer_options`, the windows that reorder the first noise."""
@@ -24,6 +24,7 @@ def with_freenoise(model: Any, windows: Windows, *, reuse: bool) -> Any:
     """A MODEL whose temporal attention runs in windows; with `reuse`, later frames begin from the noise of earlier ones
     in another order, whichever sampler asks for it. Raises UserError for models that are not VideoCrafter's."""
     check_own(model)
+    check_not_nested(model, "VideoCrafter FreeNoise", but=WINDOWS)
     model = with_reordered_noise(model, windows if reuse else None)
     model.model_options["transformer_options"][WINDOWS] = windows
     return model
@@ -55,6 +56,22 @@ def check_own(model: Any) -> None:
         raise UserError(
             "The model input is not a VideoCrafter model. Connect the one from VideoCrafter's checkpoint loader."
         )
+
+
+def check_not_nested(model: Any, what: str, *, but: str = "") -> None:
+    """Raises UserError for a MODEL that runs in windows already, where `what` would put others into them or around
+    them. `but` is the kind of windows that it takes the place of."""
+    options = model.model_options
+    found = {
+        WINDOWS: ("VideoCrafter FreeNoise", options.get("transformer_options", {}).get(WINDOWS)),
+        HANDLER: ("a Context Windows node", options.get(HANDLER)),
+    }
+    for kind, (node, windows) in found.items():
+        if windows is not None and kind != but:
+            raise UserError(
+                f"The model already has the windows of {node}, and {what} would be a second kind of windows inside or "
+                f"around them. Use one of the two: leave {node} out, or {what}."
+            )
 
 
 def reused(model_options: dict[str, Any]) -> Windows | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ...vc_core.errors import UserError
+from ...vc_core.specs import ModelSpec
 
 
 class Missing:
@@ -42,9 +43,18 @@ class MissingVae(Missing):
 class MissingClipVision(Missing):
     """In the place of a CLIP_VISION."""
 
-    what = "image encoder: it is a text-to-video model"
-    cure = (
-        "For a picture as input load an image-to-video checkpoint (VideoCrafter1 I2V-512), or an image encoder with "
-        "VideoCrafter CLIP Vision Loader if the model is one."
-    )
     encode_image = get_sd = Missing.refuse
+
+    def __init__(self, path: Path, spec: ModelSpec) -> None:
+        super().__init__(path)
+        self.what = "image encoder"
+        if spec.unet.image_attention:
+            self.cure = (
+                "It is an image-to-video model whose file was saved without one: load the encoder with VideoCrafter "
+                "CLIP Vision Loader (OpenCLIP ViT-H-14 for the published models), or the whole checkpoint."
+            )
+        else:
+            self.cure = (
+                "It is a text-to-video model; for an image as input load an image-to-video checkpoint (VideoCrafter1 "
+                "I2V-512, DynamiCrafter)."
+            )

@@ -117,8 +117,10 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """The conditions of one CONDITIONING, checked against the network before it runs."""
-        self._check_latent(kwargs["noise"])
+        noise, which = kwargs["noise"], kwargs.get("prompt_type", "given")
+        self._check_latent(noise)
         text = self._checked_text(kwargs.get("cross_attn"))
+        check_text_frames(text, len(noise), which)
         out: dict[str, Any] = super().extra_conds(**kwargs)
         fps = kwargs.get(FPS)
         out["fps"] = comfy.conds.CONDConstant(float(self.spec.defaults.fps if fps is None else fps))
@@ -129,7 +131,7 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if image is not None:
             self._check_image(image)
             if image.shape[0] > 1:
-                image = tokens_for_frames(image[None], len(kwargs["noise"]))[0]
+                image = tokens_for_frames(image[None], len(noise))[0]
             out["image"] = comfy.conds.CONDRegular(image.to(kwargs["device"]))
             out["image_per_frame"] = comfy.conds.CONDConstant(image.shape[0] > 1)
         pictures = kwargs.get(PICTURES)
@@ -138,10 +140,12 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
                 "The conditioning holds a row of key frames, which VideoCrafter KSampler makes way by way. Sample it "
                 "with that node, or give VideoCrafter Picture to Video two pictures at most."
             )
-        self._check_pictures(pictures, kwargs["noise"])
+        self._check_pictures(pictures, noise)
+        if image is None:
+            self._check_no_image(which)
         if pictures is not None:
             latents = [self.process_latent_in(picture) for picture in pictures]
-            beside = to_frames(picture_latent(latents[0], len(kwargs["noise"]), *latents[1:]))
+            beside = to_frames(picture_latent(latents[0], len(noise), *latents[1:]))
             out["c_concat"] = comfy.conds.CONDNoiseShape(beside.to(kwargs["device"]))
         return out | self._scales(kwargs.get(GUIDANCE), kwargs.get(MOTION))
 
@@ -233,6 +237,17 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
                 f"{size[1] * 8} x {size[0] * 8}. Connect the latent that VideoCrafter Picture to Video gives out."
             )
 
+    def _check_no_image(self, which: str) -> None:
+        """Image attention without an image would run on text alone, which no model was trained on."""
+        if not self.spec.unet.image_attention:
+            return
+        node = "Picture to Video" if self.spec.unet.concat_channels else "Image Conditioning"
+        raise UserError(
+            f"{self.spec.name} is an image-to-video model, and the {which} conditioning holds no image. Put "
+            f"VideoCrafter {node} between the prompts and the sampler and connect both of its outputs, positive and "
+            "negative; or load a text-to-video model."
+        )
+
     def _check_image(self, image: Tensor) -> None:
         if not self.spec.unet.image_attention:
             raise UserError(
@@ -244,6 +259,15 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
                 f"The picture was encoded for another model ({image.shape[-1]} wide, this model reads "
                 f"{self.spec.unet.context_dim}). Connect VideoCrafter Image Conditioning to the model that samples."
             )
+
+
+def check_text_frames(text: Tensor, frames: int, which: str) -> None:
+    """Raises UserError for a conditioning with a text for each frame of a clip of another length."""
+    if text.shape[0] not in (1, frames):
+        raise UserError(
+            f"The latent has {frames} frames, but the {which} conditioning has a text for each of {text.shape[0]}. "
+            "Connect the same latent to VideoCrafter Prompts Over Time and to the sampler."
+        )
 
 
 def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable_dynamic: bool = False) -> Any:

@@ -42,6 +42,8 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     def timestep(self, sigma: Tensor) -> Tensor:
         """Fractional timesteps, interpolated in log sigma: what `NoiseSchedule.timestep_of` gives, on any device."""
         table = self.log_sigmas.to(sigma.device)
+        if len(table) == 1:
+            return torch.zeros_like(sigma, dtype=torch.float32)
         wanted = sigma.float().log().clamp(table[0], table[-1])
         upper = torch.searchsorted(table, wanted.contiguous()).clamp(1, len(table) - 1)
         exact = upper - 1 + (wanted - table[upper - 1]) / (table[upper] - table[upper - 1])

@@ -1,10 +1,11 @@
-"""Files for the user: where they go, what is written into them, progress, Cancel, and how the page shows them."""
+"""Files for the user: where they go, what is written into them, progress and Cancel."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,10 @@ from torch import Tensor
 from ...vc_core.errors import UserError
 from ...vc_core.frames.video import safe_name
 
-log = logging.getLogger(__name__)
+DATE = re.compile(r"%date:([^%]*)%")
+"""The page's own pattern, which it fills in for core's nodes alone."""
+PART = re.compile(r"yyyy|yy|dd?|MM?|hh?|mm?|ss?")
+"""Of a date: what the page knows, the longest first."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,13 @@ class Target:
 
 
 def target(prefix: str, suffix: str, *, width: int, height: int, temporary: bool = False) -> Target:
-    """The next free numbered name that begins with `prefix`, which may hold folders and ComfyUI's %width% and %date%.
+    """The next free numbered name that begins with `prefix`, which may hold folders, ComfyUI's %width%, %year% and the
+    like, and %date:yyyy-MM-dd%.
 
     Raises UserError when ComfyUI refuses the place.
     """
     folder = folder_paths.get_temp_directory() if temporary else folder_paths.get_output_directory()
-    safe, message = safe_name(prefix)
+    safe, message = safe_name(dated(prefix, datetime.now().astimezone()))
     try:
         full, name, counter, subfolder, _ = folder_paths.get_save_image_path(safe, folder, width, height)
         counter = _free(Path(full), name, suffix, counter)
@@ -56,6 +61,18 @@ def target(prefix: str, suffix: str, *, width: int, height: int, temporary: bool
         raise UserError(f"ComfyUI refuses the name {safe!r} ({error}). Choose another name.") from error
     path = Path(full) / f"{name}_{counter:05}_{suffix}"
     return Target(path, subfolder, "temp" if temporary else "output", message)
+
+
+def dated(text: str, now: datetime) -> str:
+    """The text with each %date:...% filled in as the page does: yyyy, yy, MM, dd, hh (of 24), mm and ss; M, d, h, m and
+    s without a zero in front; everything else as it is."""
+    values = {"y": now.year, "M": now.month, "d": now.day, "h": now.hour, "m": now.minute, "s": now.second}
+
+    def value(part: re.Match[str]) -> str:
+        digits = f"{values[part[0][0]]:0{len(part[0])}}"
+        return digits[2:] if part[0] == "yy" else digits
+
+    return DATE.sub(lambda found: PART.sub(value, found[1]), text)
 
 
 def _free(folder: Path, name: str, suffix: str, counter: int) -> int:
@@ -87,18 +104,6 @@ def progress() -> Callable[[int, int | None], None]:
 def check_cancelled() -> None:
     """Raises ComfyUI's exception once the user has pressed Cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-def tell(hidden: Any, lines: Sequence[str]) -> None:
-    """Writes lines under the node in the page, and into the log."""
-    for line in lines:
-        log.info("%s", line)
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
-    node = getattr(hidden, "unique_id", None)
-    if server is not None and node is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text("\n".join(lines), node)
 
 
 def video_from_file(path: Path) -> Any:

@@ -27,6 +27,9 @@ WINDOWS = "videocrafter_windows"
 CONTEXT = "videocrafter_context"
 """Set in `transformer_options` for windows of whole passes (`denoising.windows.ContextWindows`)."""
 
+HANDLER = "context_handler"
+"""Where ComfyUI keeps its context windows, in `model_options`."""
+
 EACH_LEVEL = "videocrafter_each_level"
 """Set in `transformer_options` where every frame has a noise level of its own."""
 
@@ -89,6 +92,7 @@ class NativeUNet(VideoUNet):
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
         context_windows: ContextWindows | None = options.get(CONTEXT)
+        _check_nested(options)
         split = options.get(EACH_LEVEL) or (context_windows is not None and frames > context_windows.size)
         run: StepRun | None = None if split else options.get(STEP_CACHE)  # a pass of other frames continues none
         deep = None if run is None else run.deep(options, clips)
@@ -158,6 +162,15 @@ class NativeUNet(VideoUNet):
         if deep is None or deep.features is None:
             return [*self.input_blocks, self.middle_block, *self.output_blocks]
         return [*self.input_blocks[: deep.shallow], *self.output_blocks[-deep.shallow :]]
+
+
+def _check_nested(options: dict[str, Any]) -> None:
+    """For nodes that cannot see each other's windows, and samplers that do not look."""
+    if options.get("context_window") is not None and (options.get(WINDOWS) or options.get(CONTEXT)):
+        raise UserError(
+            "The model has both ComfyUI's context windows and windows of VideoCrafter (VideoCrafter FreeNoise, or "
+            "long_video of VideoCrafter KSampler). Use one of the two: leave the other node out."
+        )
 
 
 def _check_windows(control: Any, frames: int, windows: ContextWindows) -> None:

@@ -12,13 +12,16 @@ from ...vc_core.denoising.windows import ContextWindows
 from ...vc_core.errors import UserError
 from ...vc_core.specs import Windows
 from .compat import known
-from .long import with_reordered_noise
+from .long import check_not_nested, with_reordered_noise
+from .unet import HANDLER
 
 SHIFTED = "shifted"
 """Our own schedule, that of vc_core."""
-SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched", SHIFTED)
+BATCHED = "batched"
+SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", BATCHED, SHIFTED)
 FUSE_METHODS = ("pyramid", "relative", "flat", "overlap-linear")
 """ComfyUI's names but for our schedule, the ones to take by default first."""
+FLAT, LINEAR = FUSE_METHODS[2:]
 FRAMES_AXIS = 0
 
 
@@ -58,22 +61,26 @@ def with_context_windows(
     off.
     """
     host = comfy.context_windows
+    check_not_nested(model, "VideoCrafter Context Windows", but=HANDLER)
     noise = Windows(size=length, stride=length - overlap)
     if _checked(schedule, SCHEDULES, "schedule") == SHIFTED:
         windows = ContextWindows(size=length, stride=length, order="shifted")
         lie, overlap, noise = _shifted(windows), max(1, length // 4), windows.noise or noise
     else:
         lie = host.get_matching_context_schedule(schedule)
+    fuse = _checked(fuse_method, FUSE_METHODS, "fuse method")
+    if fuse == LINEAR and (overlap == 0 or schedule == BATCHED):
+        fuse = FLAT  # nothing to fade over, which ComfyUI's function for it cannot do
     handler = WindowsOfFrames(
         context_schedule=lie,
-        fuse_method=host.get_matching_fuse_method(_checked(fuse_method, FUSE_METHODS, "fuse method")),
+        fuse_method=host.get_matching_fuse_method(fuse),
         context_length=length,
         context_overlap=overlap,
         dim=FRAMES_AXIS,
         **known(WindowsOfFrames, causal_window_fix=False),
     )
     model = with_reordered_noise(model, noise) if freenoise else model.clone()
-    model.model_options["context_handler"] = handler
+    model.model_options[HANDLER] = handler
     host.create_prepare_sampling_wrapper(model)
     return model
 

@@ -165,6 +165,23 @@ def test_blueprint_unfolds_and_runs(canvas, shots, file):
     assert video["at"] == video["seconds"] == pytest.approx(stand_ins.FRAMES / 8, abs=0.2)
 
 
+SAID = """words => app.graph._nodes.some(node => node.type === 'VideoCrafterVideoCombine'
+    && (node.widgets ?? []).some(widget => widget.element?.textContent?.includes(words)))"""
+
+
+def test_the_text_is_there_again_when_a_workflow_comes_back(canvas, shots):
+    """Below its own node, and below no other in between."""
+    canvas.drop(stand_ins.FOLDER / "text_to_video_small.json")
+    _cut_down(canvas)
+    assert canvas.run()["end"] == "execution_success"
+    canvas.page.wait_for_function(SAID, arg="16 frames of 64x64")
+    canvas.picture(shots / "page_text.png")
+    canvas.command("Comfy.NewBlankWorkflow")
+    canvas.page.wait_for_function("() => app.graph._nodes.length === 0")
+    canvas.command("Workspace.PreviousOpenedWorkflow")
+    canvas.page.wait_for_function(SAID, arg="16 frames of 64x64")
+
+
 def test_templates_are_offered_with_their_pictures(canvas, shots):
     canvas.command("Comfy.BrowseTemplates")
     canvas.page.get_by_text(PACK, exact=True).first.click()

@@ -87,6 +87,19 @@ def test_the_top_without_statistics_changes_nothing(comfy, continuing_model, tol
     assert relative(continuing_model.sample(model=less, **settings, **told), plain) > 1e-3
 
 
+@pytest.mark.parametrize("sampler", ["ddim_exact", "dpmpp_2m", "euler"])
+def test_sampling_may_begin_at_the_first_timestep(base, comfy, continuing_model, told, sampler):
+    """One timestep is left, and one step: what vc_core makes of it."""
+    model = started(comfy, continuing_model.model, 1, "none")
+    settings = {"steps": 1, "scheduler": "trailing", "sampler_name": sampler}
+    out = continuing_model.sample(model=model, **settings, **told)
+    core = VideoCrafter.load(base.model("checkpoints", continuing_model.name))
+    sampling = Sampling(steps=1, spacing="trailing", eta=1.0, sampler=sampler.removesuffix("_exact"))
+    request = Request(seed=7, cfg=3.0, sharp=True, guidance_rescale=0.0, start=1, sampling=sampling, **SIZE)
+    *_, last = core.steps("a red square", PICTURE, request=request)
+    assert relative(out, to_frames(last.x) / SCALE) < 1e-4
+
+
 @pytest.mark.usefixtures("statistics")
 def test_what_does_not_go_is_said(comfy, continuing_model, text_model, told):
     with pytest.raises(Exception, match="holds no Expectation_X0"):

@@ -139,6 +139,20 @@ def test_no_guidance_leaves_nothing_to_continue(comfy, text_model):
     assert torch.equal(text_model.sample(model, **settings), text_model.sample(**settings))
 
 
+@pytest.mark.parametrize("steps", [4, 6])
+def test_a_queue_runs_whole_under_the_guidance_cache(comfy, text_model, monkeypatch, steps):
+    """In runs too short for the cache to leave anything out of the first clip, the video is the exact one."""
+    monkeypatch.setattr(comfy.module("nodes.clips"), "PARTITIONS", 1)
+    given = {"steps": steps, "long_video": "fifo", "latent_image": text_model.latent(16, 16, 18)}
+    model = patched(comfy, text_model.model, guidance_cache="fast")
+    with deep_passes(text_model.model) as whole:
+        exact = text_model.sample(**given)
+    with deep_passes(text_model.model) as run:
+        cached = text_model.sample(model, **given)
+    assert relative(cached, exact) < EXACT
+    assert sum(run) == sum(whole)
+
+
 def test_windows_of_vc_core_continue_their_own_features(base, checkpoints):
     """The windows of vc_core, which the nodes' own patch is measured by."""
     core = VideoCrafter.load(base.model("checkpoints", checkpoints["text"]))

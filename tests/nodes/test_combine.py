@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -224,3 +226,41 @@ def test_the_quality_tooltip_names_the_codecs_numbers(comfy: Comfy):
     tooltip = comfy.classes[NODE].INPUT_TYPES()["required"]["quality"][1]["tooltip"]
     assert "h264 crf: 100 = 8, 80 = 18" in tooltip
     assert json.dumps(tooltip)
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        ("%date:yyyy-MM-dd%/clip", "2026-03-04/clip"),
+        ("%date:yy/M/d%_%date:hh.mm.ss%", "26/3/4_05.06.07"),
+        ("%date:h-m-s%", "5-6-7"),
+        ("100% of %width% %date:%", "100% of %width% "),
+    ],
+)
+def test_dates_are_those_of_the_page(comfy: Comfy, given, filled):
+    dated = comfy.module("nodes.host.output").dated
+    assert dated(given, datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)) == filled
+
+
+def test_a_date_in_the_name_is_filled_in(comfy: Comfy, images):
+    outcome = run(comfy, images, filename_prefix="dated/%date:yyyy-MM-dd%/%width%")
+    path = Path(outcome.values[2])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", path.parent.name)
+    assert path.name.startswith("94_")
+    assert outcome.ui["images"][0]["subfolder"] == f"dated/{path.parent.name}"
+
+
+def test_the_text_is_part_of_the_output_and_goes_nowhere_else(comfy: Comfy, images, monkeypatch):
+    """ComfyUI sends a node's output to the page that queued it alone; progress texts go to every page."""
+    from server import PromptServer
+
+    class Server:
+        client_id = None
+
+        def __getattr__(self, name):
+            raise AssertionError(f"the node asked the server for {name}")
+
+    monkeypatch.setattr(PromptServer, "instance", Server(), raising=False)
+    for name in ("mp4 h264", "mkv ffv1"):
+        line, *_ = run(comfy, images, format=name, filename_prefix="said").ui["text"]
+        assert "7 frames of 94x70, 8 per second" in line

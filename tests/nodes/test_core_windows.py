@@ -225,6 +225,19 @@ def test_clips_of_one_window_stay_what_they_are(text_model):
         assert torch.equal(made(text_model, preset(text_model), frames), made(text_model, text_model.model, frames))
 
 
+@pytest.mark.parametrize(
+    ("overlap", "schedule", "frames"),
+    [(0, "standard_static", LONG), (0, "standard_uniform", LONG), (0, "looped_uniform", LONG), (0, "batched", LONG),
+     (15, "batched", 24), (0, "shifted", 33), (15, "standard_static", 33)],
+)  # fmt: skip
+def test_overlap_linear_takes_every_overlap(text_model, overlap, schedule, frames):
+    model = preset(
+        text_model, context_overlap=overlap, context_schedule=schedule, fuse_method="overlap-linear", freenoise=False
+    )
+    alone = made(text_model, text_model.apart(), frames)
+    assert relative(made(text_model, text_model.apart(model), frames), alone) < EXACT
+
+
 def test_what_cannot_be_windows_is_said(text_model):
     for settings, says in (
         ({"context_overlap": 16}, "context_overlap is 16 and context_length 16"),

@@ -71,6 +71,28 @@ def test_a_row_is_the_ways_of_vc_core_joined(continuing_model, core, row, option
     assert relative(out, wanted) < EXACT
 
 
+def test_each_way_of_a_row_reads_the_texts_of_its_frames(comfy, continuing_model, row):
+    positive, negative, _, latent = conditionings(continuing_model, row)
+    other = continuing_model.text("a blue circle")
+    texts = comfy.call("VideoCrafterPromptsOverTime", first=positive, second=other, latent_image=latent).values[0]
+    each = texts[0][0]
+    assert len(each) == 5
+    out = sampled(continuing_model, (texts, negative, None, latent))
+    for way in (0, 1):
+        (_, told), start = positive[0], 2 * way
+        only = {**{key: told[key] for key in told if key != "videocrafter_key_frames"}}
+        only |= told["videocrafter_key_frames"]["ways"][way]
+        empty = {**dict(negative[0][1]), **negative[0][1]["videocrafter_key_frames"]["ways"][way]}
+        del empty["videocrafter_key_frames"]
+        clip = continuing_model.sample(
+            positive=[(each[start : start + 3], only)],
+            negative=[(negative[0][0], empty)],
+            latent_image={"samples": latent["samples"][:3]},
+            steps=3, eta=0.0, scheduler="trailing", seed=(2**64 - 1 + way) % 2**64,
+        )  # fmt: skip
+        assert relative(out[start : start + 2], clip[:2]) < EXACT
+
+
 def test_an_end_image_joins_the_row_and_another_size_is_fitted(continuing_model, core, row):
     other = torch.rand(1, 9, 33, 3, generator=torch.Generator().manual_seed(5))
     positive, _, _, latent = conditionings(continuing_model, row[:2], end_image=other)

@@ -264,3 +264,61 @@ def test_the_given_model_and_conditionings_are_left_alone(comfy, text_model):
     before = dict(text_model.model.model_options["transformer_options"])
     freenoise(comfy, text_model)
     assert text_model.model.model_options["transformer_options"] == before
+
+
+def over_time(comfy, loaded, frames):
+    """Two prompts spread over a clip of so many frames."""
+    first, second = loaded.text("a red square"), loaded.text("a blue circle")
+    latent = loaded.latent(frames=frames)
+    return comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[0]
+
+
+@pytest.mark.parametrize("way", ["off", "freenoise", "continue", "windows"])
+@pytest.mark.parametrize(("texts", "frames"), [(16, 32), (32, 16), (24, 18)])
+@pytest.mark.parametrize("which", ["positive", "negative"])
+def test_prompts_over_time_of_another_length_are_refused(comfy, text_model, way, texts, frames, which):
+    given = {which: over_time(comfy, text_model, texts), "latent_image": text_model.latent(frames=frames)}
+    with pytest.raises(UserError, match=f"latent has {frames} frames, but the {which} .* text for each of {texts}"):
+        text_model.sample(long_video=way, **given)
+
+
+@pytest.mark.parametrize("windows", [False, True], ids=["whole", "context windows"])
+def test_core_samplers_refuse_prompts_over_time_of_another_length(comfy, text_model, windows):
+    model = text_model.model
+    if windows:
+        model = comfy.call("VideoCrafterContextWindows", model=model).values[0]
+    settings = {"seed": 3, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    settings |= {"positive": over_time(comfy, text_model, 24), "negative": text_model.text("")}
+    with pytest.raises(
+        UserError, match="latent has 16 frames, but the positive conditioning has a text for each of 24"
+    ):
+        comfy.call("KSampler", model=model, latent_image=text_model.latent(frames=16), **settings)
+    out = comfy.call("KSampler", model=model, latent_image=text_model.latent(frames=24), **settings).values[0]
+    assert torch.isfinite(out["samples"]).all()
+
+
+def test_long_videos_of_windows_in_windows_are_refused(comfy, text_model):
+    windows = comfy.call("VideoCrafterContextWindows", model=text_model.model).values[0]
+    core = comfy.call("ContextWindowsManual", model=text_model.model).values[0]
+    inside = freenoise(comfy, text_model)
+    for way in ("freenoise", *CORE):
+        for model, name in ((windows, "Context Windows"), (core, "Context Windows"), (inside, "FreeNoise")):
+            with pytest.raises(UserError, match=f"windows of .*{name}.*long_video {way}"):
+                text_model.sample(model, latent_image=text_model.latent(frames=20), long_video=way, steps=1)
+    short = {"latent_image": text_model.latent(frames=16), "steps": 1, "eta": 0.0}
+    assert torch.equal(text_model.sample(windows, long_video="windows", **short), text_model.sample(**short))
+
+
+def test_nodes_refuse_windows_in_windows(comfy, text_model):
+    windows = comfy.call("VideoCrafterContextWindows", model=text_model.model).values[0]
+    with pytest.raises(UserError, match="windows of a Context Windows node, and VideoCrafter FreeNoise"):
+        comfy.call("VideoCrafterFreeNoise", model=windows)
+    inside = freenoise(comfy, text_model)
+    with pytest.raises(UserError, match="windows of VideoCrafter FreeNoise, and VideoCrafter Context Windows"):
+        comfy.call("VideoCrafterContextWindows", model=inside)
+    both = comfy.call("ContextWindowsManual", model=inside).values[0]
+    settings = {"seed": 3, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    settings |= {"positive": text_model.text("a boat"), "negative": text_model.text("")}
+    with pytest.raises(UserError, match="both ComfyUI's context windows and windows of VideoCrafter"):
+        comfy.call("KSampler", model=both, latent_image=text_model.latent(frames=20), **settings)
+    comfy.call("VideoCrafterFreeNoise", model=inside, window=8, stride=2)  # a second one takes the place of the first

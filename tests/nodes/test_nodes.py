@@ -61,6 +61,23 @@ def test_frames_come_out_as_other_nodes_want_them(comfy, text_model):
     assert 0 <= frames.min() <= frames.max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["continuing", "toon"])
+def test_the_last_frame_of_a_loop_can_be_left_out(comfy, request, kind):
+    """It equals the first. Saved workflows, which do not say so, get every frame."""
+    loaded = request.getfixturevalue(f"{kind}_model")
+    latent = loaded.continued(torch.rand(1, 8, 8, 3), loop=True)[3]
+    given = {"samples": {**latent, "samples": torch.randn(4, 4, 3, 2)}, "vae": loaded.vae}
+    (whole,) = comfy.call("VideoCrafterDecode", **given).values
+    (loop,) = comfy.call("VideoCrafterDecode", **given, drop_last_frame=True).values
+    assert len(whole) == 4
+    assert torch.equal(loop, whole[:3])
+
+
+def test_the_only_frame_cannot_be_left_out(comfy, text_model):
+    given = {"samples": text_model.latent(frames=1), "vae": text_model.vae}
+    refused(comfy, "VideoCrafterDecode", "1 frame", "switch it off", **given, drop_last_frame=True)
+
+
 def test_noise_does_not_come_from_the_global_generator(text_model):
     torch.manual_seed(1)
     first = text_model.sample(sampler_name="ddim_exact")
@@ -142,7 +159,10 @@ def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, ki
     (clip,) = comfy.call("VideoCrafterCLIPLoader", clip_name=name).values
     text = comfy.call("CLIPTextEncode", clip=clip, text="a red square").values[0]
     assert torch.equal(text[0][0], whole.text("a red square")[0][0])
-    both = whole.sample(unet), whole.sample()
+    told = {}
+    if kind == "image":
+        told = dict(zip(("positive", "negative"), whole.picture(torch.rand(1, 20, 30, 3)), strict=True))
+    both = whole.sample(unet, **told), whole.sample(**told)
     assert float((both[0] - both[1]).norm() / both[1].norm()) < 1e-5  # weights lie elsewhere in memory: other kernels
     latents = torch.randn(2, 4, 3, 2)
     assert torch.allclose(vae.decode(latents), whole.vae.decode(latents), atol=1e-4)
@@ -160,11 +180,12 @@ def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, ki
 
 
 def refused(comfy, node, *says, **inputs):
-    """The node raises UserError, and the message has all these words."""
+    """The node raises UserError, and the message, which is given back, has all these words."""
     with pytest.raises(UserError) as caught:
         comfy.call(node, **inputs)
     for words in says:
         assert words in str(caught.value)
+    return str(caught.value)
 
 
 def test_files_that_are_no_model_are_refused(comfy, base, checkpoints):
@@ -196,6 +217,26 @@ def test_parts_that_are_missing_say_so_when_used(comfy, base, text_model):
     refused(comfy, "VAEDecode", "no VAE", samples=text_model.latent(), vae=vae)
     picture = torch.zeros(1, 8, 8, 3)
     refused(comfy, "CLIPVisionEncode", "text-to-video", clip_vision=vision, image=picture, crop="none")
+
+
+@pytest.mark.parametrize("kind", ["image", "continuing"])
+def test_an_image_model_without_its_image_encoder_is_not_called_a_text_model(comfy, base, request, kind):
+    loaded = request.getfixturevalue(f"{kind}_model")
+    name = f"no_encoder_{kind}"
+    comfy.call("CheckpointSave", model=loaded.model, clip=loaded.clip, vae=loaded.vae, filename_prefix=name)
+    (written,) = base.output.glob(f"{name}*")
+    written.rename(base.model("checkpoints", f"{name}.safetensors"))
+    *_, vision = comfy.call("VideoCrafterCheckpointLoader", ckpt_name=f"{name}.safetensors").values
+    says = refused(
+        comfy,
+        "CLIPVisionEncode",
+        "holds no image encoder. It is an image-to-video model",
+        "VideoCrafter CLIP Vision Loader",
+        clip_vision=vision,
+        image=torch.zeros(1, 8, 8, 3),
+        crop="none",
+    )
+    assert "text-to-video" not in says
 
 
 @pytest.mark.parametrize(("width", "nearest"), [(513, "512 and 520"), (9, "8 and 16"), (0, "from 8"), (9000, "8192")])
@@ -294,6 +335,12 @@ def test_a_prompt_that_a_bundled_model_does_not_know_is_told_in_the_log(boxed_mo
     assert "trained on none of the words in 'a (dog:1.2)'" in caplog.text
 
 
+def test_half_a_character_in_a_prompt_is_replaced(text_model):
+    """A lone surrogate, which JSON can carry; a pair of them is one character."""
+    for given, same in (("a red \ud83d square", "a red \ufffd square"), ("a \ud83d\ude00", "a \U0001f600")):
+        assert torch.equal(text_model.text(given)[0][0], text_model.text(same)[0][0])
+
+
 def test_long_and_empty_prompts(text_model, caplog):
     with caplog.at_level(logging.WARNING):
         ((text, _),) = text_model.text("word " * 2000)
@@ -339,6 +386,23 @@ def test_pictures_that_do_not_fit_are_refused(comfy, image_model, text_model):
     refused(comfy, node, "not an image encoder", **condition(clip_vision=text_model.vae))
     positive, _ = comfy.call(node, **condition()).values
     refused(comfy, "VideoCrafterKSampler", "cannot see pictures", **given(text_model, positive=positive))
+
+
+SETTINGS = {"seed": 1, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+
+@pytest.mark.parametrize("without", ["positive", "negative", "both"])
+def test_an_image_model_without_an_image_is_refused(comfy, image_model, without):
+    """By our sampler and by core's, before the network runs; with one on both sides it runs."""
+    names = ("positive", "negative")
+    seen = dict(zip(names, image_model.picture(torch.rand(1, 8, 8, 3)), strict=True))
+    blind = {"positive": image_model.text("x"), "negative": image_model.text("")}
+    told = seen | (blind if without == "both" else {without: blind[without]})
+    says = f"the {'positive' if without == 'both' else without} conditioning holds no image"
+    latent = {"latent_image": image_model.latent()}
+    for node, more in (("VideoCrafterKSampler", {"steps": 1, "scheduler": "trailing"}), ("KSampler", SETTINGS)):
+        refused(comfy, node, says, "VideoCrafter Image Conditioning", **latent, **more, **told, model=image_model.model)
+        comfy.call(node, **latent, **more, **seen, model=image_model.model)
 
 
 def test_other_kinds_of_model_are_refused_by_our_schedule(comfy, text_model):

@@ -49,7 +49,6 @@ NEWER = {
     "execution",
     "create_sampler_sample_wrapper",
     "resize_cond_for_context_window",
-    "send_progress_text",
 }
 """Names that ComfyUI got later, or may have got later."""
 

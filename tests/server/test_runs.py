@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 
+import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
@@ -120,3 +123,36 @@ def test_pictures_of_every_kind_make_a_video(server: Server, image_prompt):
         frames = pictures(server, server.run(image_prompt(file, steps=2, frames=2)))
         assert [frame.shape for frame in frames] == [(24, 40, 3)] * 2, name
         assert all(frame.std() > 1 for frame in frames), name
+
+
+def test_what_combine_says_reaches_the_page_that_asked_alone(server: Server):
+    """It is part of the node's output, so it is in the history too; another open page hears of the queue's length."""
+    settings = {"fps": 8.0, "format": "gif", "quality": 80, "filename_prefix": "said", "save_output": True}
+    settings |= {"ping_pong": False, "loop_count": 0, "fade_frames": 0, "rate_multiplier": 1, "odd_size": "pad"}
+    settings |= {"dither": "none", "audio_length": "keep"}
+    prompt = {
+        "4": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 5, "color": 255}},
+        "3": {"class_type": "VideoCrafterVideoCombine", "inputs": {"images": ["4", 0], **settings}},
+    }
+    run, others = asyncio.run(_run_beside_another_page(server, prompt))
+    assert run.status == "success", run.error
+    (line,) = run.outputs["3"]["text"]
+    assert "5 frames of 32x32" in line
+    assert all(isinstance(message, str) for message in others), "progress texts and previews are bytes"
+    assert {json.loads(message)["type"] for message in others} <= {"status", "feature_flags"}
+
+
+async def _run_beside_another_page(server, prompt):
+    """A run, and all that a second page was sent meanwhile."""
+    heard = []
+    async with (
+        aiohttp.ClientSession(server.url) as session,
+        session.ws_connect("/ws?clientId=another") as other,
+    ):
+        run = await asyncio.to_thread(server.run, prompt)
+        while not heard or heard[-1] is not None:
+            try:
+                heard.append((await other.receive(timeout=1)).data)
+            except TimeoutError:
+                heard.append(None)
+    return run, heard[:-1]

@@ -59,9 +59,11 @@ IGNORED = tuple(
         r"embedder\.(mean|std)$",
         r"cond_stage_model\.model\.visual\.",
         r"uncond_(type|embedding)$",
+        r"(v_pred|ztsnr)$",
     )
 )
-"""Leftovers of training and of other uses, harmless to inference: listed, then ignored."""
+"""Leftovers of training and of other uses, and ComfyUI's marks of what is predicted, which the spec says; harmless to
+inference: listed, then ignored."""
 
 WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 """Names under which a saved dict may hold the tensors, looked for in this order."""

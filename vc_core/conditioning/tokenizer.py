@@ -52,7 +52,7 @@ def _what(value: Any) -> str:
 
 def _row(prompt: str, context_length: int) -> list[int]:
     tokenizer = _byte_pairs()
-    words: list[int] = tokenizer.encode(_whole_characters(prompt))
+    words: list[int] = tokenizer.encode(whole_characters(prompt))
     room = context_length - 2
     if len(words) > room:
         log.warning(
@@ -65,6 +65,6 @@ def _row(prompt: str, context_length: int) -> list[int]:
     return [START, *words[:room], END]
 
 
-def _whole_characters(text: str) -> str:
+def whole_characters(text: str) -> str:
     """Pairs of surrogates, which JSON can carry, become their character; single ones the replacement character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

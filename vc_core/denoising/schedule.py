@@ -216,6 +216,8 @@ class NoiseSchedule:
     def timestep_of(self, sigma: Tensor) -> Tensor:
         """The inverse of `sigma_of`: fractional timesteps at these sigmas, from 0 to the last of the table."""
         table = self.sigmas.log()
+        if len(table) == 1:
+            return _like(sigma, torch.zeros_like(sigma, dtype=torch.float64, device="cpu"))
         wanted = sigma.detach().cpu().double().log().clamp(table[0], table[-1])
         upper = torch.searchsorted(table, wanted).clamp(1, len(self) - 1)
         width = (table[upper] - table[upper - 1]).clamp_min(torch.finfo(torch.float64).tiny)

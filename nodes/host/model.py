@@ -109,7 +109,7 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
     def __init__(self, config: VideoCrafterConfig, device: Any = None) -> None:
         super().__init__(config, model_type=config.model_type(None), device=device, unet_model=NativeUNet)
         self.spec = config.spec
-        self.model_sampling = model_sampling(config.schedule, config)
+        self.model_sampling = model_sampling(config)
         self.image_tokens: ImageTokens | None = None
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:

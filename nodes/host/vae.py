@@ -89,8 +89,9 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     vae.patcher = type(vae.patcher)(
         module, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
     )
-    vae.size = None
-    vae.model_size()
+    if hasattr(vae, "model_size"):  # newer hosts keep the size of the module
+        vae.size = None
+        vae.model_size()
     return vae
 
 

@@ -33,6 +33,7 @@ from .image_tokens import ImageTokens
 from .latents import latent_format
 from .model_sampling import model_sampling
 from .previews import animate
+from .temporal_names import mark, temporal_prefixes
 from .unet import NativeUNet
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,11 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         self.spec = config.spec
         self.model_sampling = model_sampling(config)
         self.image_tokens: ImageTokens | None = None
+        self.temporal = temporal_prefixes(self)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The weights by the names that patches use."""
+        return mark(super().state_dict(*args, **kwargs), self.temporal)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """The conditions of one CONDITIONING, checked against the network before it runs."""

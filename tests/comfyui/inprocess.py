@@ -162,6 +162,9 @@ def start(base: Base) -> Comfy:
     args.cpu = True
     args.base_directory = str(base.root)
     args.disable_api_nodes = True
+    importlib.import_module(
+        "utils.extra_config"
+    )  # as main.py does: an older `nodes` hides this package by `comfy.utils`
     nodes: Any = importlib.import_module("nodes")
 
     asyncio.run(nodes.init_builtin_extra_nodes())

@@ -116,6 +116,7 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                 ),
                 io.Conditioning.Output(
                     "picture_only",
+                    display_name="picture_only",
                     tooltip="The picture with the negative prompt's text, for the two scales of VideoCrafter KSampler "
                     "or DualCFGGuider.",
                 ),

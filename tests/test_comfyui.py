@@ -78,6 +78,26 @@ def test_values_that_do_not_fit_the_widgets_are_refused(values):
         to_prompt(_workflow(values), _INFO)
 
 
+SAVED = [{"name": name, "widget": {"name": name}, "link": None} for name in ("seed", "steps", "codec", "gone")]
+"""The widgets of a Sampler of another release."""
+
+
+@pytest.mark.parametrize(
+    ("codec", "gone", "read"),
+    [(["auto"], [8], {"codec": "auto", "name": 8}), (["auto"], [], {"codec": "auto", "name": "a"}),
+     (["h264", 19.0, "b"], [8], {"codec": "h264", "codec.crf": 19.0, "name": "b"})],
+)  # fmt: skip
+def test_nodes_of_another_release_are_read_as_the_page_reads_them(codec, gone, read):
+    """In order: what is left over belongs to widgets that the node does not have, what is missing has its default."""
+    workflow = _workflow([11, "fixed", 5, *codec, *gone])
+    workflow["nodes"][2]["inputs"] += SAVED
+    inputs = to_prompt(workflow, _INFO)["3"]["inputs"]
+    assert inputs == {"seed": 11, "steps": 5, **read, "model": ["2", 0]}
+    workflow["nodes"][2]["widgets_values"] += [1, 2, 3]
+    with pytest.raises(WorkflowError, match="too many"):
+        to_prompt(workflow, _INFO)
+
+
 def test_pack_is_loaded_as_comfyui_loads_it(comfy: Comfy):
     assert comfy.pack.__name__.endswith("videocrafter")
     assert not hasattr(comfy.pack, "NODE_CLASS_MAPPINGS")

@@ -36,6 +36,7 @@ from .memory import free_bytes
 from .model_sampling import model_sampling
 from .previews import animate
 from .reading import open_file
+from .temporal_names import mark, temporal_prefixes
 from .unet import NativeUNet, rows_at_once
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,13 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
     def __init__(self, config: VideoCrafterConfig, device: Any = None) -> None:
         super().__init__(config, model_type=config.model_type(None), device=device, unet_model=NativeUNet)
         self.spec = config.spec
-        self.model_sampling = model_sampling(config.schedule, config)
+        self.model_sampling = model_sampling(config)
         self.image_tokens: ImageTokens | None = None
+        self.temporal = temporal_prefixes(self)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The weights by the names that patches use."""
+        return mark(super().state_dict(*args, **kwargs), self.temporal)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """The conditions of one CONDITIONING, checked against the network before it runs."""

@@ -31,8 +31,11 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     init: AnalyticInit | None = None
     """The mean and the spread of what sampling begins with, where it begins with noise alone; None is plain noise."""
 
-    def __init__(self, schedule: NoiseSchedule, model_config: Any = None) -> None:
+    def __init__(self, model_config: Any, *, schedule: NoiseSchedule | None = None) -> None:
+        """Nodes build it anew from the model's configuration alone, as they do with ComfyUI's own. `schedule` replaces
+        the one of the configuration."""
         super().__init__(model_config)
+        schedule = model_config.schedule if schedule is None else schedule
         self.schedule = schedule
         self.num_timesteps = len(schedule)
         self.zsnr = bool(schedule.alphas_cumprod[-1] == 0)
@@ -104,6 +107,7 @@ class VSampling(RescaledSampling, comfy.model_sampling.V_PREDICTION):
         return alpha * model_input - alpha.sqrt() * sigma * model_output
 
 
-def model_sampling(schedule: NoiseSchedule, model_config: Any) -> RescaledSampling:
-    """The `model_sampling` of a model with this schedule."""
-    return (VSampling if schedule.prediction == "v" else EpsSampling)(schedule, model_config)
+def model_sampling(model_config: Any, schedule: NoiseSchedule | None = None) -> RescaledSampling:
+    """The `model_sampling` of a model with this configuration, by default with the configuration's own schedule."""
+    kind = VSampling if (schedule or model_config.schedule).prediction == "v" else EpsSampling
+    return kind(model_config, schedule=schedule)

@@ -106,14 +106,14 @@ class PatchHooks(Hooks):
         if not self._patches_cross_attention():
             q = attention.to_q(x)
             out = self._rows(attention, q, attention.to_k(text), attention.to_v(text))
-            return attention.to_out(attention.add_image(out, q, image))
+            return attention.to_out(attention.add_image(out, q, image, attention=self.attention))
         extra = self._extra(attention)
         context = value = text.repeat_interleave(x.shape[0] // text.shape[0], dim=0)  # (b f) n d, as patches know it
         for patch in self.patches.get("attn2_patch", ()):
             x, context, value = patch(x, context, value, extra)
         q = attention.to_q(x)
         out = self._attend("attn2", q, attention.to_k(context), attention.to_v(value), extra)
-        out = attention.to_out(attention.add_image(out, q, image))
+        out = attention.to_out(attention.add_image(out, q, image, attention=self.attention))
         for patch in self.patches.get("attn2_output_patch", ()):
             out = patch(out, extra)
         return out
@@ -130,18 +130,19 @@ class PatchHooks(Hooks):
         replacement = replacements.get(block, replacements.get(self.options["block"]))
         if replacement is not None:
             return replacement(q, k, v, extra)
-        return self._optimized(q, k, v, extra["n_heads"])
+        return self.attention(q, k, v, extra["n_heads"])
 
-    def _optimized(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+        """ComfyUI's attention, which asks `options` for one of the model's own."""
         out: Tensor = optimized_attention(
-            q, k, v, heads, attn_precision=ATTENTION_PRECISION, transformer_options=self.options
+            q, k, v, heads, mask=mask, attn_precision=ATTENTION_PRECISION, transformer_options=self.options
         )
         return out
 
     def _rows(self, attention: CrossAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (b f) n d over k, v of whole clips: all frames of a clip stand in one row."""
         rows = q.reshape(k.shape[0], -1, q.shape[-1])
-        return self._optimized(rows, k, v, attention.heads).reshape(q.shape)
+        return self.attention(rows, k, v, attention.heads).reshape(q.shape)
 
     def _extra(self, attention: Projections) -> dict[str, Any]:
         """What attention patches are told."""

@@ -7,12 +7,16 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
-import comfy.memory_management
 import comfy.utils
 
 from ...vc_core.checkpoint.building import Checkpoint, open_checkpoint
 from ...vc_core.checkpoint.detection import AUTO
 from ...vc_core.checkpoint.reading import File, read
+
+try:
+    import comfy.memory_management as memory
+except ImportError:  # before dynamic VRAM
+    memory = None
 
 HOST_ENDINGS = (".safetensors", ".sft")
 """Endings by which ComfyUI recognizes a safetensors file."""
@@ -27,7 +31,7 @@ def read_mapped(path: str | PathLike[str]) -> File:
     """As `read`. Under dynamic VRAM the tensors of a safetensors file are ComfyUI's own, which know their place in the
     file. Raises UserError as `read` does."""
     file = read(path)
-    dynamic = getattr(comfy.memory_management, "aimdo_enabled", False)
+    dynamic = memory is not None and memory.aimdo_enabled
     if not dynamic or file.path.suffix.lower() not in HOST_ENDINGS or not file.mapped or zipfile.is_zipfile(file.path):
         return file
     tensors = comfy.utils.load_torch_file(str(file.path))

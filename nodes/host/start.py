@@ -15,7 +15,7 @@ MODEL_SAMPLING = "model_sampling"
 def with_start(model: Any, count: int, init: AnalyticInit | None) -> Any:
     """A copy of the MODEL that knows the first `count` timesteps alone, whose samplers begin with `init`."""
     schedule = rescaled(model.get_model_object(MODEL_SAMPLING)).schedule.until(count)
-    started = model_sampling(schedule, model.model.model_config)
+    started = model_sampling(model.model.model_config, schedule)
     started.init = init
     out = model.clone()
     out.add_object_patch(MODEL_SAMPLING, started)

@@ -49,6 +49,7 @@ class NativeUNet(VideoUNet):
         """`_` takes the facts about the network that core nodes read from ComfyUI's `unet_config`."""
         super().__init__(spec, operations=operations, attention=host_attention, device=device, dtype=dtype)
         self.dtype = dtype
+        self.in_channels = spec.latent_channels  # core's nodes take it for the channels of a latent
 
     def forward(  # type: ignore[override]
         self,

@@ -84,8 +84,9 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     dtype = None if is_dynamic(vae.patcher) else kind
     module.load_state_dict(checkpoint.weights("autoencoder", dtype=dtype, computed=kind), strict=True, assign=True)
     module.requires_grad_(False).eval()
-    vae.size = None
-    vae.model_size()
+    if hasattr(vae, "model_size"):  # newer hosts keep the size of the module
+        vae.size = None
+        vae.model_size()
     return vae
 
 

@@ -28,6 +28,10 @@ FRAMES_AXIS = 0
 class WindowsOfFrames(comfy.context_windows.IndexListContextHandler):
     """ComfyUI's windows, which also give a ControlNet the hints of their own frames and not those of the first."""
 
+    def set_step(self, timestep: Tensor, model_options: dict[str, Any]) -> None:
+        """ComfyUI's entry: finds the step of these sigmas. They are equal for all frames; older hosts expect one."""
+        super().set_step(timestep[:1], model_options)
+
     def get_resized_cond(self, cond_in: Any, x_in: Tensor, window: Any, device: Any = None) -> Any:
         """ComfyUI's entry: the conditions of a window."""
         out = super().get_resized_cond(cond_in, x_in, window, device)

@@ -166,6 +166,9 @@ def start(base: Base, *, dynamic_vram: bool = False) -> Comfy:
     args.disable_api_nodes = True
     if dynamic_vram:
         dynamic.emulate()
+    importlib.import_module(
+        "utils.extra_config"
+    )  # as main.py does: an older `nodes` hides this package by `comfy.utils`
     nodes: Any = importlib.import_module("nodes")
 
     asyncio.run(nodes.init_builtin_extra_nodes())

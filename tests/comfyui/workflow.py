@@ -4,6 +4,8 @@ In a saved workflow a node's widget values are a bare list; which value belongs 
 the inputs in `/object_info`. That order is a contract with every saved workflow, and this module reads it the way the
 page does: required inputs first, then optional ones; a seed is followed by its "control after generate" choice; the
 choices of a dynamic combo bring their own widgets right behind it; a file picker is followed by its upload button.
+Where a node is of another release, the page leaves out what it saved for widgets that the node here does not have, and
+gives widgets that it did not know their defaults.
 """
 
 from __future__ import annotations
@@ -84,9 +86,15 @@ def _options(spec: Sequence[Any]) -> Mapping[str, Any]:
     return spec[1] if len(spec) > 1 else {}
 
 
+def _default(spec: Sequence[Any]) -> Any:
+    choices = spec[0] if isinstance(spec[0], list) else _options(spec).get("options")
+    first = choices[0] if choices else None
+    return _options(spec).get("default", first["key"] if isinstance(first, Mapping) else first)
+
+
 def _is_widget(spec: Sequence[Any]) -> bool:
     kind = spec[0]
-    if _options(spec).get("forceInput") or _options(spec).get("rawLink"):
+    if any(_options(spec).get(option) for option in ("forceInput", "rawLink", "hidden")):
         return False
     return isinstance(kind, list) or kind == _DYNAMIC or any(part in _WIDGETS for part in str(kind).split(","))
 
@@ -107,6 +115,7 @@ class _Values:
     def __init__(self, node: Mapping[str, Any], rest: list[Any]) -> None:
         self._node = node
         self._rest = rest
+        self._saved = {slot["name"] for slot in node.get("inputs", []) if slot.get("widget")}
         self.taken: dict[str, Any] = {}
 
     def take_all(self, inputs: Mapping[str, Any], order: Sequence[str], prefix: str = "") -> None:
@@ -114,18 +123,21 @@ class _Values:
             spec = inputs[name]
             if not _is_widget(spec):
                 continue
-            value = self._next(prefix + name)
+            value = self._next(prefix + name, spec)
             self.taken[prefix + name] = value
             self._skip_companion(name, spec)
             for group in _branch(spec, value):
                 self.take_all(group, list(group), f"{prefix}{name}.")
 
     def done(self) -> None:
-        if self._rest:
+        """Values may be left for widgets that are saved by name and that the node does not have here."""
+        if len(self._rest) > len(self._saved - self.taken.keys()):
             raise WorkflowError(f"{self._where()}: {len(self._rest)} widget values too many: {self._rest!r}")
 
-    def _next(self, name: str) -> Any:
+    def _next(self, name: str, spec: Sequence[Any]) -> Any:
         if not self._rest:
+            if self._saved and name not in self._saved:
+                return _default(spec)
             raise WorkflowError(f"{self._where()}: no widget value is left for {name!r}")
         return self._rest.pop(0)
 

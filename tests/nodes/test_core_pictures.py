@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from comfyui.limits import skip_without
 from vc_core.conditioning import tokens_for_frames
 from vc_core.denoising import Sampling
 from vc_core.frames.fitting import picture_latent
@@ -86,6 +87,7 @@ def test_rescale_cfg_takes_back_what_guidance_spreads(comfy, continuing_model, t
 
 
 def test_context_windows_cut_latents_and_tokens_of_the_pictures(comfy, continuing_model, told):
+    skip_without("core's context windows over our frames")
     import comfy.patcher_extension as extension
 
     windows = {"context_length": 5, "context_overlap": 2, "context_schedule": "standard_static", "context_stride": 1}

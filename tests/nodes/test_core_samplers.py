@@ -11,6 +11,8 @@ import inspect
 import pytest
 import torch
 
+from comfyui.limits import skip_without
+
 FLOW = (
     "euler", "euler_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "lms", "dpm_fast", "dpmpp_2m",
     "dpmpp_2m_cfg_pp", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "gradient_estimation",
@@ -84,6 +86,7 @@ def flow(bench):
 
 def test_our_node_draws_the_fresh_noise_of_comfyuis_samplers_on_the_cpu(text_model, bench, monkeypatch):
     """So a seed is the same clip on every machine, and all seeds can be used. On a CPU it is ComfyUI's own noise."""
+    skip_without("fresh noise of a seed of its own on the CPU")
     import comfy.k_diffusion.sampling as host
     import comfy.sample
     import comfy.samplers
@@ -161,6 +164,7 @@ def test_dpm_adaptive_solves_the_same_equation(bench, flow):
 
 def test_the_list_of_samplers_without_fresh_noise_is_whole(bench):
     """Judged by their nature: the only ones for which the seed of the steps does not count."""
+    skip_without("fresh noise of a seed of its own on the CPU")
     import comfy.sample
     import comfy.samplers
 

@@ -7,6 +7,7 @@ import small_models
 import torch
 from safetensors.torch import save_file
 
+from comfyui.limits import skip_without
 from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames
 from vc_core.network.unet import VideoUNet
@@ -117,6 +118,7 @@ def test_core_samplers_end_finite_from_no_signal_at_all(comfy, continuing_model,
 
 def test_context_windows_cut_the_pictures_latent_as_the_clip(comfy, continuing_model, picture, end_picture):
     """Frames beside zeros see nothing of the pictures, so a window in the middle differs from one at the ends."""
+    skip_without("core's context windows over our frames")
     positive, negative, _, latent = continuing_model.continued(picture[None], end_image=end_picture[None], frames=9)
     windows = {"context_length": 5, "context_overlap": 2, "context_schedule": "standard_static", "context_stride": 1}
     windows |= {"closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False}

@@ -10,6 +10,7 @@ import small_models
 import torch
 from safetensors.torch import load_file, save_file
 
+from comfyui.limits import skip_without
 from vc_core import bundled
 from vc_core.checkpoint import METADATA_KEY
 from vc_core.errors import UserError
@@ -340,6 +341,7 @@ def test_sampling_leaves_its_inputs_alone(text_model, plain):
 
 def test_models_can_be_made_afresh_for_another_device(text_model, plain):
     """What ComfyUI asks of loaders for its split over several GPUs, and for weight hooks."""
+    skip_without("passes on several GPUs")
     load, arguments = text_model.model.cached_patcher_init
     assert torch.equal(sampled(text_model, load(*arguments, disable_dynamic=True)), plain)
     copy = text_model.model.deepclone_multigpu()
@@ -352,6 +354,7 @@ def test_models_can_be_made_afresh_for_another_device(text_model, plain):
 
 def test_passes_of_guidance_are_split_over_devices(text_model, plain):
     """Core's MultiGPU split with the CPU as two devices: one pass each, in two threads, and the clip stays the same."""
+    skip_without("passes on several GPUs")
     model = text_model.model.clone()
     second = model.deepclone_multigpu(new_load_device=torch.device("cpu", 1))
     second.is_multigpu_base_clone = True

@@ -8,6 +8,7 @@ import small_models as small
 import torch
 from PIL import Image
 
+from comfyui.limits import skip_without
 from vc_core.specs import ModelSpec
 
 STEPS = 4
@@ -42,6 +43,7 @@ def core(comfy, model, conditioned, latent, **options):
 
 
 def test_progress_and_previews_of_the_clip(comfy, text_model):
+    skip_without("previews of the small models")
     with comfy.progress() as seen:
         text_model.sample(steps=STEPS)
     assert [step for step in dict.fromkeys(seen.steps) if step[0]] == [(n, STEPS) for n in range(1, STEPS + 1)]
@@ -50,6 +52,7 @@ def test_progress_and_previews_of_the_clip(comfy, text_model):
 
 
 def test_the_preview_is_the_decoded_clip(comfy, text_model):
+    skip_without("previews of the small models")
     with comfy.progress() as seen:
         latent = text_model.latent(frames=1)
         made = text_model.sample(steps=STEPS, latent_image=latent, sampler_name="euler", scheduler="normal")
@@ -59,6 +62,7 @@ def test_the_preview_is_the_decoded_clip(comfy, text_model):
 
 @pytest.mark.parametrize("name", COLOURS)
 def test_colours_of_the_boxed_model(comfy, name):
+    skip_without("previews of the small models")
     import latent_preview
 
     model, _, vae, _ = comfy.call("VideoCrafterCheckpointLoader", ckpt_name="videocrafter_small_t2v.safetensors").values
@@ -86,6 +90,7 @@ def test_published_autoencoders_have_the_colours_of_stable_diffusion(comfy):
 
 
 def test_core_samplers_show_every_frame(comfy, text_model, conditioned):
+    skip_without("previews of the small models")
     latent = text_model.latent(frames=4)
     with comfy.progress() as seen:
         core(comfy, text_model.model, conditioned, latent)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comfyui.limits import skip_without
 from comfyui.server import Event, Run, Server
 
 RUNS = 20
@@ -95,6 +96,7 @@ def _forget(server: Server) -> None:
 
 
 def test_previews_are_frames_of_the_clip_one_after_another(server: Server, text_prompt):
+    skip_without("previews of the small models")
     run = server.run(text_prompt(seed=3, steps=10, size=(64, 64), frames=7, scheduler="trailing"))
     assert run.status == "success", run.error
     assert {preview.node for preview in run.previews} == {"5"}

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 import stand_ins
 
+from comfyui.limits import skip_without
 from comfyui.server import Server
 from comfyui.workflow import to_prompt, widget_values
 
@@ -20,25 +21,49 @@ def info(server: Server, files: None):
     return server.get("/object_info")
 
 
+@pytest.fixture(scope="module")
+def version(server: Server):
+    """The release of ComfyUI, as saved workflows name it."""
+    return server.get("/system_stats")["system"]["comfyui_version"]
+
+
 @each
-def test_workflow_fits_the_nodes_of_the_server(info, name):
+def test_workflow_fits_the_nodes_of_the_server(info, version, name):
     workflow = stand_ins.load(name)
+    _skip_unless_there(workflow)
     for node in workflow["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
         told = info[node["type"]]
         inputs = {**told["input"].get("required", {}), **told["input"].get("optional", {})}
-        for slot in node.get("inputs", []):
-            assert slot["name"] in inputs, f"{node['type']} has no input {slot['name']}"
-            kind = inputs[slot["name"]][0]
-            assert slot["type"] == ("COMBO" if isinstance(kind, list) else kind)
-        assert [slot["type"] for slot in node.get("outputs", [])] == told["output"]
-        assert [slot["name"] for slot in node.get("outputs", [])] == told["output_name"]
+        _check_slots(node, told, inputs, saved_by_this_host=node["properties"].get("ver") == version)
         for widget, value in widget_values(node, told).items():
             _check_value(node["type"], widget, value, inputs)
         required = {key for key, spec in told["input"].get("required", {}).items() if _is_socket(spec)}
         linked = {slot["name"] for slot in node.get("inputs", []) if slot["link"] is not None}
         assert required <= linked, f"{node['type']}: {required - linked} not connected"
+
+
+def _skip_unless_there(workflow):
+    if any(node["type"] == "FrameInterpolate" for node in workflow["nodes"]):
+        skip_without("FrameInterpolate")
+
+
+def _check_slots(node, told, inputs, saved_by_this_host):
+    """All of them; of a core node of another release what is linked, as the page brings the rest up to date."""
+    every = saved_by_this_host or node["type"].startswith("VideoCrafter")
+    for slot in node.get("inputs", []):
+        if not every and slot["link"] is None:
+            continue
+        assert slot["name"] in inputs, f"{node['type']} has no input {slot['name']}"
+        kind = inputs[slot["name"]][0]
+        assert slot["type"] == ("COMBO" if isinstance(kind, list) else kind)
+    outputs = [(slot["type"], slot["name"]) for slot in node.get("outputs", [])]
+    here = list(zip(told["output"], told["output_name"], strict=True))
+    if every:
+        assert outputs == here
+    for place, slot in enumerate(node.get("outputs", [])):
+        assert not slot["links"] or here[place][0] == slot["type"], f"{node['type']} has no output {slot['name']}"
 
 
 def _is_socket(spec):
@@ -61,6 +86,7 @@ def _check_value(kind, widget, value, inputs):
 @each
 def test_workflow_makes_a_video_that_plays(server, info, name):
     workflow = stand_ins.load(name)
+    _skip_unless_there(workflow)
     run = server.run(stand_ins.cut_down(to_prompt(workflow, info)), workflow=workflow)
     assert run.status == "success", run.error
     (shown,) = [file for file in run.files if file["filename"].endswith(".mp4")]

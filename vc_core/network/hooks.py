@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .attention import Attention
     from .transformers import CrossAttention, SelfAttention
 
 Stage = Literal["input", "middle", "output"]
@@ -24,6 +25,8 @@ class Hooks:
     """
 
     whole = False
+    attention: Attention | None = None
+    """Takes the place of the network's own attention over time and over image tokens."""
 
     def enter(self, stage: Stage, index: int) -> None:
         """A block is about to run. Raise here to stop."""

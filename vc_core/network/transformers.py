@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -83,16 +84,24 @@ class CrossAttention(Projections):
         out: Tensor = self.to_out(self.add_image(h, q, image, project))
         return out
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: Attention | None = None) -> Tensor:
         """q (b f) n d over k, v that are b m d or (b f) m d -> (b f) n d"""
         rows = q.reshape(k.shape[0], -1, q.shape[-1])
-        return self.attention(rows, k, v, self.heads).reshape(q.shape)
+        attention = self.attention if attention is None else attention
+        return attention(rows, k, v, self.heads).reshape(q.shape)
 
-    def add_image(self, h: Tensor, q: Tensor, image: Tensor | None, project: Callable[..., Tensor] = apply) -> Tensor:
+    def add_image(
+        self,
+        h: Tensor,
+        q: Tensor,
+        image: Tensor | None,
+        project: Callable[..., Tensor] = apply,
+        attention: Attention | None = None,
+    ) -> Tensor:
         """`h` plus the attention over image tokens; no tokens add nothing."""
         if self.to_k_ip is None or self.to_v_ip is None or image is None or image.shape[1] == 0:
             return h
-        added = self.attend(q, project(self.to_k_ip, image), project(self.to_v_ip, image))
+        added = self.attend(q, project(self.to_k_ip, image), project(self.to_v_ip, image), attention)
         return h + (added if self.alpha is None else added * (self.alpha.to(added).tanh() + 1))
 
 
@@ -128,53 +137,64 @@ class TemporalAttention(SelfAttention):
         self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
 
     def forward(
-        self, x: Tensor, temporal: bool = True, windows: Windows | None = None, grid: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        temporal: bool = True,
+        windows: Windows | None = None,
+        grid: tuple[int, int] | None = None,
+        attention: Attention | None = None,
     ) -> Tensor:
-        """`grid` is the height and width that the pixels of x come from, where x holds whole frames."""
+        """`grid` is the height and width that the pixels of x come from, where x holds whole frames. `attention` takes
+        the place of the layer's own."""
+        attend = partial(self._attend, self.attention if attention is None else attention)
         if not temporal:
             h = self._attend_to_self(x)
         elif windows is None or x.shape[1] <= windows.size:
-            h = self._attend(self.to_q(x), self.to_k(x), self.to_v(x))
+            h = attend(self.to_q(x), self.to_k(x), self.to_v(x))
         elif windows.spectral:
-            h = self._attend_near_and_far(x, windows.size // 2, grid)
+            h = self._attend_near_and_far(x, windows.size // 2, grid, attend)
         else:
-            h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows)
+            h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows, attend)
         out: Tensor = self.to_out(h)
         return out
 
-    def _attend_near_and_far(self, x: Tensor, reach: int, grid: tuple[int, int] | None) -> Tensor:
+    def _attend_near_and_far(
+        self, x: Tensor, reach: int, grid: tuple[int, int] | None, attend: Callable[..., Tensor]
+    ) -> Tensor:
         """FreeLong: attention to frames at most `reach` away, with the low frequencies of attention to all. The mix
         is linear and the same in every channel, so it may stand before the projection and the residual."""
         mask = near_mask(x.shape[1], reach, x)
         if grid is None:
-            return self._attend(self.to_q(x), self.to_k(x), self.to_v(x), mask)
+            return attend(self.to_q(x), self.to_k(x), self.to_v(x), mask)
         near, far = torch.empty_like(x), torch.empty_like(x)
         pixels = max(1, self.budget.values // x[0].numel())
         for part, by_near, by_far in zip(*(y.split(pixels) for y in (x, near, far)), strict=True):
             q, k, v = self.to_q(part), self.to_k(part), self.to_v(part)
-            by_near.copy_(self._attend(q, k, v, mask))
-            by_far.copy_(self._attend(q, k, v))
+            by_near.copy_(attend(q, k, v, mask))
+            by_far.copy_(attend(q, k, v))
         slow, quick = (h.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4) for h in (far, near))
         blend_low(quick, slow, self.budget.values)
         return near
 
-    def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tensor:
+    @staticmethod
+    def _attend_in_windows(q: Tensor, k: Tensor, v: Tensor, windows: Windows, attend: Callable[..., Tensor]) -> Tensor:
         """The average over the windows that a frame is in, n f d; a frame in none gets zeros."""
         frames = q.shape[1]
         spans = windows.spans(frames)
         total, weight = torch.zeros_like(v), v.new_zeros(frames, 1)
         for first, end in spans:
             share = v.new_tensor(windows.weights(end - first))[:, None]  # f 1
-            total[:, first:end] += share * self._attend(q[:, first:end], k[:, first:end], v[:, first:end])
+            total[:, first:end] += share * attend(q[:, first:end], k[:, first:end], v[:, first:end])
             weight[first:end] += share
         return torch.where(weight > 0, total / weight.clamp_min(1), total)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Relative positions ask for maps of their own, which no `attention` computes."""
         frames = q.shape[1]
         if self.causal:
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
         if self.relative_position_k is None or self.relative_position_v is None:
-            return self.attention(q, k, v, self.heads) if mask is None else self.attention(q, k, v, self.heads, mask)
+            return attention(q, k, v, self.heads) if mask is None else attention(q, k, v, self.heads, mask)
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))  # (n heads) f d
         q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
         bias = torch.einsum("nqd,qkd->nqk", q, self.relative_position_k(frames, q))
@@ -258,10 +278,15 @@ class TemporalBlock(Block):
     """Frames of one pixel attend to each other, twice."""
 
     def forward(
-        self, x: Tensor, temporal: bool, windows: Windows | None = None, grid: tuple[int, int] | None = None
+        self,
+        x: Tensor,
+        temporal: bool,
+        windows: Windows | None = None,
+        grid: tuple[int, int] | None = None,
+        attention: Attention | None = None,
     ) -> Tensor:
-        x = x + self.attn1(self.norm1(x), temporal, windows, grid)
-        x = x + self.attn2(self.norm2(x), temporal, windows, grid)
+        x = x + self.attn1(self.norm1(x), temporal, windows, grid, attention)
+        x = x + self.attn2(self.norm2(x), temporal, windows, grid, attention)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
 
@@ -360,23 +385,36 @@ class TemporalTransformer(nn.Module):
         )
         self.proj_out = project(inner, channels)
 
-    def forward(self, x: Tensor, frames: int, temporal: bool = True, windows: Windows | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        frames: int,
+        temporal: bool = True,
+        windows: Windows | None = None,
+        attention: Attention | None = None,
+    ) -> Tensor:
         clips = self.norm(to_clips(x, frames))  # b c f h w
         blends = windows is not None and windows.spectral and not self.finest
         if blends or not self.budget.is_large(x):
-            return x + to_frames(self._over_time(clips, temporal, windows, clips.shape[3:] if blends else None))
+            grid = clips.shape[3:] if blends else None
+            return x + to_frames(self._over_time(clips, temporal, windows, grid, attention))
         for part in self.budget.pixel_spans(clips):
-            part.copy_(self._over_time(part, temporal, windows, None))
+            part.copy_(self._over_time(part, temporal, windows, None, attention))
         return to_frames(clips.add_(to_clips(x, frames)))
 
     def _over_time(
-        self, clips: Tensor, temporal: bool, windows: Windows | None, grid: tuple[int, int] | None
+        self,
+        clips: Tensor,
+        temporal: bool,
+        windows: Windows | None,
+        grid: tuple[int, int] | None,
+        attention: Attention | None,
     ) -> Tensor:
         """b c f h w -> b c f h w, every pixel by itself but where `grid` asks for a mix over frames"""
         b, c, f, height, width = clips.shape
         h = self._project(self.proj_in, clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c))  # (b h w) f inner
         for block in self.transformer_blocks:
-            h = block(h, temporal, windows, grid)
+            h = block(h, temporal, windows, grid, attention)
         h = self._project(self.proj_out, h).view(b, height * width, f, c).transpose(1, 2)
         return h.reshape(b, f, height, width, c).permute(0, 4, 1, 2, 3)
 

@@ -82,7 +82,7 @@ class Stack(nn.ModuleList):
             elif isinstance(layer, SpatialTransformer):
                 h = layer(h, call.text, call.image, call.hooks, call.copies * call.rows)
             elif isinstance(layer, TemporalTransformer):
-                h = layer(h, call.frames, call.temporal, call.windows)
+                h = layer(h, call.frames, call.temporal, call.windows, call.hooks.attention)
             elif isinstance(layer, Upsample):
                 h = layer(h, size)
             else:

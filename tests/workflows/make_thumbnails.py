@@ -26,18 +26,18 @@ SIDE = 384
 QUALITY = 85
 TEXT, IMAGE, CONTINUING = stand_ins.BOXED
 PROMPTS = {
-    "text_to_video_1024": "a purple cross moves to the left on a grey background",
-    "text_to_video_512": "a green triangle moves down on a grey background",
-    "image_to_video_512": "it moves down and to the right",
-    "text_to_video_core_nodes": "a cyan ring moves to the upper right on black",
-    "text_to_video_upscale_interpolate": "an orange circle grows on a grey background",
-    "video_to_video": "a white square moves to the left on a brown background",
-    "image_to_video_dynamicrafter_512": "it moves down and to the right",
-    "interpolation_512": "a shape",
-    "tooncrafter_512": "a shape",
-    "key_frames_512": "a shape",
-    "loop_512": "it moves down and to the right",
-    "text_to_video_turbo_512": "a green triangle moves down on a grey background",
+    "11": "a green triangle moves down on a grey background",
+    "12": "a purple cross moves to the left on a grey background",
+    "13": "a green triangle moves down on a grey background",
+    "14": "it moves down and to the right",
+    "15": "it moves down and to the right",
+    "16": "a shape",
+    "17": "a shape",
+    "18": "a shape",
+    "19": "it moves down and to the right",
+    "20": "a white square moves to the left on a brown background",
+    "21": "an orange circle grows on a grey background",
+    "22": "a cyan ring moves to the upper right on black",
 }
 SETTINGS = {"cfg": 4.0, "eta": 0.0, "fps": 8.0}
 """What the boxed models were trained for."""
@@ -64,7 +64,7 @@ def moving_disc(index: int) -> np.ndarray:
 def adapted(name: str, workflow: dict, info: dict) -> dict:
     """The prompt of a workflow, for the boxed models' size and vocabulary."""
     prompt = to_prompt(workflow, info)
-    if name.endswith("_small"):
+    if name.endswith(stand_ins.SMALL):
         return prompt
     for node in prompt.values():
         inputs = node["inputs"]
@@ -83,7 +83,7 @@ def adapted(name: str, workflow: dict, info: dict) -> dict:
             times = inputs["width"] // 512
             inputs.update(width=64 * times, height=64 * times)
         if node["class_type"] == "CLIPTextEncode" and inputs["text"]:
-            inputs["text"] = PROMPTS[name]
+            inputs["text"] = PROMPTS[name[:2]]
     return prompt
 
 

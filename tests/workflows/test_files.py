@@ -58,23 +58,29 @@ def notes(workflow):
 
 
 def test_every_workflow_there_should_be_is_there():
-    names = {file.stem for file in stand_ins.FILES}
-    twins = {f"{kind}_small" for kind in ("text_to_video", "image_to_video", "text_to_video_core_nodes")}
-    twins.add("text_to_video_turbo_small")
-    ways = ("long", "freelong", "windows", "loop", "continue", "fifo", "prompts")
-    long = {f"text_to_video_{way}_small" for way in ways}
-    assert names >= twins | long | {
-        "text_to_video_1024",
-        "text_to_video_512",
-        "image_to_video_512",
-        "text_to_video_core_nodes",
-        "text_to_video_upscale_interpolate",
-        "video_to_video",
-        "image_to_video_dynamicrafter_512",
-        "tooncrafter_512",
-        "text_to_video_turbo_512",
-        *(f"{kind}_{size}" for kind in ("interpolation", "key_frames", "loop") for size in ("512", "small")),
-    }
+    assert {file.stem for file in stand_ins.FILES} == set(stand_ins.MADE)
+
+
+def test_the_list_begins_with_what_needs_no_download():
+    """The page lists file names, in the order of the file system or, when asked, of the alphabet."""
+    names = [file.stem for file in stand_ins.FILES]
+    assert names[0] == stand_ins.START
+    small = [name.endswith(stand_ins.SMALL) for name in names]
+    assert small == sorted(small, reverse=True)
+    for file in stand_ins.FILES:
+        assert file.stem.endswith(stand_ins.SMALL) == (not models(read(file))), file.stem
+
+
+@each
+def test_names_can_be_files_and_addresses_everywhere(file):
+    assert re.fullmatch(r"\d\d [A-Za-z0-9 ,-]+", file.stem)
+
+
+def test_no_two_workflows_share_a_node_id():
+    """The page looks for a node by its number alone, also when what a run made belongs to another tab."""
+    ids = [(node["id"], file.stem) for file in stand_ins.FILES for node in read(file)["nodes"]]
+    number = dict(ids)
+    assert [(node, name, number[node]) for node, name in ids if number[node] != name] == []
 
 
 @each
@@ -174,3 +180,12 @@ def test_thumbnail_is_there_and_small(file):
 def test_nothing_else_lies_beside_the_workflows():
     allowed = {file.with_suffix(suffix).name for file in stand_ins.FILES for suffix in (".json", ".jpg")}
     assert {path.name for path in stand_ins.FOLDER.iterdir()} <= allowed
+
+
+def test_titles_promise_the_steps_that_are_set():
+    """In the name, in the note's heading and in its text."""
+    for file in stand_ins.FILES:
+        workflow = read(file)
+        for sampler in stand_ins.nodes_of(workflow, "VideoCrafterKSampler"):
+            promised = re.findall(r"in (\d+) (?:steps|passes)", f"{file.stem} {notes(workflow)}")
+            assert {int(count) for count in promised} <= {sampler["widgets_values"][2]}, file.stem

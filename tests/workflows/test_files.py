@@ -15,6 +15,8 @@ from comfyui.base import ROOT
 
 TITLE_HEIGHT = 30
 BOTTOM = 15
+WIDEST, HIGHEST = 1760, 1140
+"""Units of the canvas."""
 GROUP_FONT_SIZES = range(16, 33)
 THUMBNAIL_BYTES = 60_000
 
@@ -133,6 +135,30 @@ def test_nodes_and_groups_do_not_overlap(file):
 
 
 @each
+def test_the_page_can_draw_text_when_it_fits_the_workflow_to_its_window(file):
+    """It takes three quarters of a window of 1600 x 1000; below 0.57 of its size a graph is drawn without text."""
+    workflow = read(file)
+    boxes = [*(box(node) for node in workflow["nodes"]), *(group_box(group) for group in workflow["groups"])]
+    left, top = (min(edges[side] for edges in boxes) for side in (0, 1))
+    right, bottom = (max(edges[side] for edges in boxes) for side in (2, 3))
+    assert right - left <= WIDEST
+    assert bottom - top <= HIGHEST
+    assert 0.75 * min(1600 / (right - left), 1000 / (bottom - top)) > 0.65
+    (note,) = stand_ins.nodes_of(workflow, "MarkdownNote")
+    assert box(note)[:2] == (left, top), "the note is what is read first"
+
+
+@each
+def test_every_prompt_of_a_small_model_names_a_background(file):
+    """Where none is named, the model keeps changing its mind."""
+    if file.stem.endswith(stand_ins.SMALL):
+        prompts = [node for node in stand_ins.nodes_of(read(file), "CLIPTextEncode") if "rompt" in node["title"]]
+        positive = [node["widgets_values"][0] for node in prompts if not node["title"].startswith("Neg")]
+        assert positive
+        assert all(re.search(r"on a (black|grey|navy|brown) background$", prompt) for prompt in positive)
+
+
+@each
 def test_files_to_fetch_are_linked_and_told(file):
     workflow = read(file)
     note = notes(workflow)
@@ -155,8 +181,21 @@ def test_files_to_fetch_are_linked_and_told(file):
         if not model["url"].endswith("/" + model["name"]):
             assert f"*{model['url'].rsplit('/', 1)[1]}*" in line, "says what the file is called where it comes from"
     if not chosen:
-        assert "none to fetch" in note
+        assert "no download" in note
     assert "`" not in note, "Nodes 2.0 draws code in a colour that cannot be read on a note"
+
+
+@pytest.mark.parametrize("number", ["01", "02", "11", "14"])
+def test_simple_workflows_are_apps_too(number):
+    """What the page's app mode shows: inputs as node and widget, and the node whose result is shown."""
+    (file,) = stand_ins.FOLDER.glob(f"{number} *.json")
+    workflow = read(file)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    shown = workflow["extra"]["linearData"]
+    for node, name in shown["inputs"]:
+        assert name in [slot["widget"]["name"] for slot in nodes[node]["inputs"] if "widget" in slot]
+    assert {"text", "seed"} <= {name for _, name in shown["inputs"]}
+    assert [nodes[node]["type"] for node in shown["outputs"]] == ["VideoCrafterVideoCombine"]
 
 
 def test_readme_and_workflows_name_the_same_files():
@@ -175,6 +214,14 @@ def test_thumbnail_is_there_and_small(file):
     with Image.open(picture) as image:
         assert image.format == "JPEG"
         assert min(image.size) >= 192
+
+
+@each
+def test_thumbnail_says_whether_a_download_is_needed(file):
+    """A band at its lower edge, of one colour for each; a run of a small model advertises no other model."""
+    with Image.open(file.with_suffix(".jpg")) as image:
+        red, green, blue = image.convert("RGB").getpixel((3, image.height - 4))
+    assert (green > red) == file.stem.endswith(stand_ins.SMALL), (red, green, blue)
 
 
 def test_nothing_else_lies_beside_the_workflows():

@@ -61,6 +61,7 @@ def workflow(canvas: Canvas) -> None:
 def templates(canvas: Canvas) -> None:
     """The template browser."""
     canvas.page.set_viewport_size({**NARROW, "width": 1500})
+    canvas.page.evaluate("() => app.extensionManager.setting.set('Comfy.Templates.SortBy', 'alphabetical')")
     canvas.command("Comfy.BrowseTemplates")
     canvas.page.get_by_text(PACK, exact=True).first.click()
     canvas.reads(TEXT.stem)

@@ -31,16 +31,19 @@ TITLE, BADGE, AIR = 30, 14, 10
 """Pixels of the canvas: a node's title, the name of its pack above that, and what is left free above both."""
 HEADING, EDGE, BETWEEN = 28, 14, 20
 """The heading of a group, its other edges, and from group to group below each other."""
-FEW_COLUMNS, WIDE, NARROW, ALLEY = 4, 340, 300, 28
+FEW_COLUMNS, WIDE, NARROW, ALLEY = 4, 326, 300, 28
 """Up to so many columns the nodes are wide, otherwise narrow; between two columns there is an alley for the links."""
 ROOM = {
     "VideoCrafterKSampler": 220,
     "KSampler": 220,
-    "VideoCrafterVideoCombine": 240,
-    "SaveVideo": 240,
+    "VideoCrafterVideoCombine": 72,
+    "SaveVideo": 20,
     "LoadVideo": 60,
 }
-"""What a node shows below its widgets: the clip while it is made, the video."""
+"""What a node shows below its widgets: the clip while it is made, a line about the file."""
+RESULTS = ("VideoCrafterVideoCombine", "SaveVideo")
+SQUARE_RESULT, WIDE_RESULT = 236, 300
+"""How wide a node is that plays a video: it fills the node's width, and should end above the page's minimap."""
 PROMPT, NEGATIVE = 150, 90
 """Heights of a field for text; the page gives it what is left in its node."""
 NOTE_LINE, NOTE_WIDTH_OF_CHARACTER, NOTE_EDGE = 21, 6.4, 50
@@ -100,9 +103,21 @@ def grow(workflow: dict[str, Any], wanted: Mapping[str, float]) -> None:
         if node["size"][1] == TITLE:
             text = {"Prompt": PROMPT, "Second prompt": PROMPT}.get(node.get("title", ""), NEGATIVE)
             least = text if node["type"] == "CLIPTextEncode" else wanted[str(node["id"])] + ROOM.get(node["type"], 0)
+            if node["type"] in RESULTS:
+                least += result_size(workflow)[1]
         else:
             least = wanted[str(node["id"])]
         node["size"][1] = max(node["size"][1], round(least))
+
+
+def result_size(workflow: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height at which the video is played."""
+    for kind in ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo", "ImageScale"):
+        for node in stand_ins.nodes_of(workflow, kind):
+            width, height = [value for value in node["widgets_values"] if isinstance(value, int)][:2]
+            shown = SQUARE_RESULT if width == height else WIDE_RESULT
+            return shown, round(shown * height / width)
+    return WIDE_RESULT, WIDE_RESULT
 
 
 def arrange(workflow: dict[str, Any]) -> None:
@@ -115,6 +130,8 @@ def arrange(workflow: dict[str, Any]) -> None:
     left = 0
     for _, items in sorted(columns.items()):
         top = 0
+        if any(node["type"] in RESULTS for item in items for node in members.get(item["id"], ())):
+            width = result_size(workflow)[0]
         for item in sorted(items, key=lambda item: corner(item)[1]):
             top = BETWEEN + (
                 place_group(item, members[item["id"]], left, top, width)

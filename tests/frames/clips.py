@@ -30,3 +30,13 @@ def bars(frames: int, height: int = 288, width: int = 512) -> Tensor:
 def noise(frames: int, height: int, width: int, channels: int = 3) -> Tensor:
     """f h w c of random numbers: what compresses worst, and any changed bit shows."""
     return torch.rand(frames, height, width, channels, generator=torch.Generator().manual_seed(7))
+
+
+def disc(frames: int, height: int, width: int) -> Tensor:
+    """f h w 3: a red disc that moves to the right over grey, with some noise."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    clip = torch.full((frames, height, width, 3), 0.2)
+    for i, frame in enumerate(clip):
+        inside = (x - width * (0.2 + 0.03 * i)) ** 2 + (y - height / 2) ** 2 < (min(height, width) / 5) ** 2
+        frame[inside] = torch.tensor((0.9, 0.1, 0.1))
+    return (clip + 0.06 * noise(frames, height, width)).clamp(0, 1)

@@ -49,32 +49,35 @@ VIDEO_RATE = Fraction(12)
 LONG_FRAMES, QUEUE_SIDE = 20, 16
 """Frames of what is a long video in a workflow; pixels of one that takes hundreds of passes."""
 
+SMALL = "no download"
+"""What the names of the workflows end with that need nothing but this pack."""
+START = f"01 Start here - text to video, {SMALL}"
+FIRST_IMAGE = f"02 Image to video, {SMALL}"
+LONG = f"07 Long video, {SMALL}"
+
 MADE = {
-    "text_to_video_1024": (FRAMES, WIDTH, HEIGHT, 10),
-    "text_to_video_512": (FRAMES, WIDTH, HEIGHT, 10),
-    "image_to_video_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "text_to_video_core_nodes": (FRAMES, WIDTH, HEIGHT, 10),
-    "text_to_video_upscale_interpolate": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
-    "video_to_video": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
-    "text_to_video_small": (16, 64, 64, 8),
-    "image_to_video_small": (16, 64, 64, 8),
-    **{
-        f"text_to_video_{way}_small": (LONG_FRAMES, 64, 64, 24)
-        for way in ("long", "freelong", "windows", "continue", "prompts")
-    },
-    "text_to_video_loop_small": (LONG_FRAMES, 64, 64, 8),
-    "text_to_video_fifo_small": (LONG_FRAMES, QUEUE_SIDE, QUEUE_SIDE, 8),
-    "text_to_video_core_nodes_small": (16, 64, 64, 8),
-    "text_to_video_turbo_small": (16, 64, 64, 8),
-    "image_to_video_dynamicrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "text_to_video_turbo_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "interpolation_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "tooncrafter_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "key_frames_512": (2 * FRAMES - 1, WIDTH, HEIGHT, 8),
-    "loop_512": (FRAMES, WIDTH, HEIGHT, 8),
-    "interpolation_small": (16, 64, 64, 8),
-    "key_frames_small": (31, 64, 64, 8),
-    "loop_small": (FRAMES, 64, 64, 8),
+    START: (16, 64, 64, 8),
+    FIRST_IMAGE: (16, 64, 64, 8),
+    f"03 Text to video in 8 steps, {SMALL}": (16, 64, 64, 8),
+    f"04 Between two pictures, {SMALL}": (16, 64, 64, 8),
+    f"05 Through key frames, {SMALL}": (31, 64, 64, 8),
+    f"06 Loop from a picture, {SMALL}": (FRAMES, 64, 64, 8),
+    LONG: (LONG_FRAMES, 64, 64, 12),
+    f"08 Loop from a prompt, {SMALL}": (LONG_FRAMES, 64, 64, 8),
+    f"09 Prompt changes over time, {SMALL}": (LONG_FRAMES, 64, 64, 12),
+    f"10 Core KSampler, {SMALL}": (16, 64, 64, 8),
+    "11 Text to video, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
+    "12 Text to video, VideoCrafter1 1024x576": (FRAMES, WIDTH, HEIGHT, 10),
+    "13 Text to video in 4 steps, T2V-Turbo 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "14 Image to video, VideoCrafter1 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "15 Image to video, DynamiCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "16 Between two pictures, DynamiCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "17 Between two drawings, ToonCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "18 Through key frames, DynamiCrafter 512x320": (2 * FRAMES - 1, WIDTH, HEIGHT, 8),
+    "19 Loop from a picture, DynamiCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "20 Video to video, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
+    "21 Upscale and interpolate, VideoCrafter2 1024x640": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
+    "22 Core KSampler, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""
 

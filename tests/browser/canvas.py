@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -276,16 +276,20 @@ class Canvas:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Canvas]:
-    """The page of the server at `url`; nothing outside this machine is asked for."""
+def opened(url: str, size: Mapping[str, int] = SIZE, **settings: Any) -> Iterator[Canvas]:
+    """The page of the server at `url`, in a window of this size; nothing outside this machine is asked for.
+
+    `settings` are changes of `SETTINGS`, with an underscore for a dot.
+    """
     import requests
     from playwright.sync_api import sync_playwright
 
-    requests.post(f"{url}/settings", data=json.dumps(SETTINGS), timeout=60)
+    changed = {name.replace("_", "."): value for name, value in settings.items()}
+    requests.post(f"{url}/settings", data=json.dumps({**SETTINGS, **changed}), timeout=60)
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=browser_file(), args=arguments)
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport=size)
         page.set_default_timeout(PATIENCE)
         page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
         canvas = Canvas(page)

@@ -22,7 +22,7 @@ from comfyui.server import Server
 DOCS = ROOT / "docs"
 WIDE, NARROW = {"width": 1900, "height": 950}, {"width": 1150, "height": 760}
 WIDTH, QUALITY = 1500, 82
-IMAGE, TEXT = (stand_ins.FOLDER / f"{name}_to_video_small.json" for name in ("image", "text"))
+IMAGE, TEXT = (stand_ins.FOLDER / f"{name}.json" for name in (stand_ins.FIRST_IMAGE, stand_ins.START))
 HALF_WAY = f"() => {{ for (const video of {MADE}) video.currentTime = 0.6 * video.duration; }}"
 ACTUAL_SIZE = "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [180, 60]; app.canvas.setDirty(true, true); }"
 HELP = "() => document.querySelector('[data-testid=\"info-button\"]').click()"

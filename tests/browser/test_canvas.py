@@ -111,7 +111,7 @@ def test_nodes_have_room_in_the_modern_look(canvas, shots):
 def test_expert_inputs_are_folded_in_the_modern_look(canvas):
     canvas.modern(True)
     try:
-        canvas.drop(stand_ins.FOLDER / "text_to_video_small.json")
+        canvas.drop(stand_ins.FOLDER / f"{stand_ins.START}.json")
         canvas.fit()
         canvas.reads("Show advanced inputs", "long_video")
         assert "guidance_rescale" not in canvas.text()
@@ -120,7 +120,7 @@ def test_expert_inputs_are_folded_in_the_modern_look(canvas):
 
 
 def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp_path):
-    workflow = stand_ins.load("text_to_video_small")
+    workflow = stand_ins.load(stand_ins.START)
     prompt = stand_ins.cut_down(server.to_prompt(workflow))
     with ThreadPoolExecutor(1) as pool:  # the page has this thread's event loop
         run = pool.submit(server.run, prompt, workflow=workflow).result()
@@ -237,7 +237,7 @@ def test_help_page_opens(canvas, shots):
 
 
 def test_an_error_is_told_in_the_page(canvas, shots):
-    canvas.drop(stand_ins.FOLDER / "text_to_video_small.json")
+    canvas.drop(stand_ins.FOLDER / f"{stand_ins.START}.json")
     canvas.set("VideoCrafterKSampler", "steps", 27)
     assert canvas.run()["end"] == "execution_error"
     canvas.page.get_by_text("View details").first.click()

@@ -1,120 +1,94 @@
-"""Makes the thumbnails beside the workflows: each from a run of its own, on a real ComfyUI with the boxed models.
+"""Makes the thumbnails beside the workflows: four frames of a run where the small models do it, otherwise a card with
+the name; and below, what has to be downloaded.
 
     PYTHONPATH=.:tests .venv/bin/python tests/workflows/make_thumbnails.py [NAME ...]
 
-The boxed models stand in for the published files, so a prompt that they know takes the place of the workflow's own.
 `python run.py test` makes that `.venv`; `COMFYUI_PATH` may name a ComfyUI.
 """
 
 from __future__ import annotations
 
-import shutil
+import re
 import sys
 import tempfile
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import stand_ins
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
+from workflows.demos import record
 
-from comfyui.base import Base, make_base
+from comfyui.base import make_base
 from comfyui.server import Server
 from comfyui.workflow import to_prompt
-from vc_core.frames.video import write_video
 
-SIDE = 384
+SIDE, BAND, GAP = 384, 44, 4
 QUALITY = 85
-TEXT, IMAGE, CONTINUING = stand_ins.BOXED
-PROMPTS = {
-    "text_to_video_1024": "a purple cross moves to the left on a grey background",
-    "text_to_video_512": "a green triangle moves down on a grey background",
-    "image_to_video_512": "it moves down and to the right",
-    "text_to_video_core_nodes": "a cyan ring moves to the upper right on black",
-    "text_to_video_upscale_interpolate": "an orange circle grows on a grey background",
-    "video_to_video": "a white square moves to the left on a brown background",
-    "image_to_video_dynamicrafter_512": "it moves down and to the right",
-    "interpolation_512": "a shape",
-    "tooncrafter_512": "a shape",
-    "key_frames_512": "a shape",
-    "loop_512": "it moves down and to the right",
-    "text_to_video_turbo_512": "a green triangle moves down on a grey background",
-}
-SETTINGS = {"cfg": 4.0, "eta": 0.0, "fps": 8.0}
-"""What the boxed models were trained for."""
+FREE, LOAD, CARD, INK = (28, 96, 52), (122, 66, 16), (38, 44, 54), (240, 240, 240)
+TITLE, SMALL_PRINT = 34, 22
+MEGABYTES = {"MB": 1, "GB": 1000}
 
 
-def put(base: Base) -> None:
-    """The boxed models under the published names; a picture and a video of the world that they know."""
-    stand_ins.put(base)
-    for name, spec in stand_ins.CHECKPOINTS.items():
-        boxed = CONTINUING if spec.unet.concat_channels else IMAGE if spec.unet.image_attention else TEXT
-        shutil.copyfile(stand_ins.boxed_file(boxed), base.model("checkpoints", name))
-    shutil.copyfile(stand_ins.boxed_file("example_picture.png"), base.input / "example.png")
-    write_video(base.input / "video.mp4", [moving_disc(index) for index in range(16)], fps=8, overwrite=True)
+def download(workflow: dict[str, Any]) -> str:
+    """What the files of the note's list weigh together; "" for none."""
+    (note,) = stand_ins.nodes_of(workflow, "MarkdownNote")
+    sizes = re.findall(r"\), ([0-9.]+) ([MG]B)", note["widgets_values"][0])
+    weight = sum(float(number) * MEGABYTES[unit] for number, unit in sizes)
+    return f"{weight / 1000:.1f} GB" if weight else ""
 
 
-def moving_disc(index: int) -> np.ndarray:
-    """A frame of a red disc that wanders to the left before a brown background, 64 64 3 uint8."""
-    picture = Image.new("RGB", (4 * 64, 4 * 64), (92, 56, 26))
-    middle = 4 * (44 - 0.75 * index), 4 * 32
-    ImageDraw.Draw(picture).ellipse([*(at - 44 for at in middle), *(at + 44 for at in middle)], fill=(230, 26, 31))
-    return np.array(picture.resize((64, 64), Image.Resampling.LANCZOS))
+def thumbnail(name: str, frames: Sequence[np.ndarray], weight: str) -> Image.Image:
+    """Four of the frames or the name's parts, over a band that says what has to be downloaded."""
+    picture = Image.new("RGB", (SIDE, SIDE), CARD)
+    draw = ImageDraw.Draw(picture)
+    if len(frames):
+        show(picture, frames)
+    else:
+        what, model = name[3:].split(", ")
+        lines = "\n".join(textwrap.wrap(what, 18))
+        draw.multiline_text((24, 40), lines, fill=INK, font=ImageFont.load_default(TITLE), spacing=10)
+        draw.text((24, SIDE - BAND - 60), model, fill=INK, font=ImageFont.load_default(SMALL_PRINT))
+    draw.rectangle((0, SIDE - BAND, SIDE, SIDE), fill=LOAD if weight else FREE)
+    words = f"needs a download of {weight}" if weight else "no download"
+    draw.text((SIDE / 2, SIDE - BAND / 2), words, fill=INK, font=ImageFont.load_default(SMALL_PRINT), anchor="mm")
+    return picture
 
 
-def adapted(name: str, workflow: dict, info: dict) -> dict:
-    """The prompt of a workflow, for the boxed models' size and vocabulary."""
-    prompt = to_prompt(workflow, info)
-    if name.endswith("_small"):
-        return prompt
-    for node in prompt.values():
-        inputs = node["inputs"]
-        inputs.update(
-            {key: value for key, value in SETTINGS.items() if key in inputs and node["class_type"] != "CreateVideo"}
-        )
-        if node["class_type"] == "VideoCrafterVideoCombine":
-            inputs["fps"] = 8.0
-        if node["class_type"] in ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo"):
-            inputs.update(width=64, height=64)
-        if node["class_type"] == "VideoCrafterLoraLoader":
-            inputs["strength"] = 0.0  # the stand-in is made for another network
-        if node["class_type"] == "VideoCrafterKSampler" and inputs["sampler_name"] == "lcm_exact":
-            inputs.update(steps=50, sampler_name="ddim_exact", scheduler="uniform")
-        if node["class_type"] == "ImageScale":
-            times = inputs["width"] // 512
-            inputs.update(width=64 * times, height=64 * times)
-        if node["class_type"] == "CLIPTextEncode" and inputs["text"]:
-            inputs["text"] = PROMPTS[name]
-    return prompt
-
-
-def thumbnail(data: bytes, place: Path) -> None:
-    """Four frames of a video in a square."""
-    frames = stand_ins.decode(data).frames
-    sheet = Image.new("RGB", (SIDE, SIDE))
-    half = SIDE // 2
+def show(picture: Image.Image, frames: Sequence[np.ndarray]) -> None:
+    """Four frames, from the first to the last, as large as fits above the band."""
+    height = (SIDE - BAND - 2 * GAP) // 2
+    left = (SIDE - 2 * height - GAP) // 2
     for index in range(4):
         frame = Image.fromarray(frames[round(index * (len(frames) - 1) / 3)])
-        sheet.paste(
-            frame.resize((half - 2, half - 2), Image.Resampling.LANCZOS),
-            (index % 2 * (half + 2), index // 2 * (half + 2)),
-        )
-    sheet.save(place, quality=QUALITY)
+        at = left + index % 2 * (height + GAP), index // 2 * (height + GAP)
+        picture.paste(frame.resize((height, height), Image.Resampling.LANCZOS), at)
+
+
+def made(server: Server, workflow: dict[str, Any]) -> np.ndarray:
+    """The frames of a run of its own."""
+    run = server.run(to_prompt(workflow, server.object_info()), workflow=workflow)
+    if run.status != "success":
+        raise RuntimeError(f"A run failed: {run.error}")
+    (shown,) = [file for file in run.files if file["filename"].endswith(".mp4")]
+    return stand_ins.decode(server.view(shown)).frames
 
 
 def main(names: list[str]) -> int:
-    chosen = names or [file.stem for file in stand_ins.FILES]
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder))
-        put(base)
+        stand_ins.put(base)
         with Server(base) as server:
-            for name in chosen:
+            for name in names or [file.stem for file in stand_ins.FILES]:
                 workflow = stand_ins.load(name)
-                run = server.run(adapted(name, workflow, server.object_info()), workflow=workflow)
-                if run.status != "success":
-                    sys.stderr.write(f"{name}: {run.error}\n")
-                    return 1
-                (shown,) = [file for file in run.files if file["filename"].endswith(".mp4")]
-                thumbnail(server.view(shown), stand_ins.FOLDER / f"{name}.jpg")
+                weight = download(workflow)
+                frames = () if weight else made(server, workflow)
+                if not weight:
+                    record(name, workflow, frames)
+                picture = thumbnail(name, frames, weight)
+                picture.save(stand_ins.FOLDER / f"{name}.jpg", quality=QUALITY)
                 sys.stderr.write(f"{name}: done\n")
     return 0
 

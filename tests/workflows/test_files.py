@@ -15,6 +15,8 @@ from comfyui.base import ROOT
 
 TITLE_HEIGHT = 30
 BOTTOM = 15
+WIDEST, HIGHEST = 1760, 1140
+"""Units of the canvas."""
 GROUP_FONT_SIZES = range(16, 33)
 THUMBNAIL_BYTES = 60_000
 
@@ -58,23 +60,29 @@ def notes(workflow):
 
 
 def test_every_workflow_there_should_be_is_there():
-    names = {file.stem for file in stand_ins.FILES}
-    twins = {f"{kind}_small" for kind in ("text_to_video", "image_to_video", "text_to_video_core_nodes")}
-    twins.add("text_to_video_turbo_small")
-    ways = ("long", "freelong", "windows", "loop", "continue", "fifo", "prompts")
-    long = {f"text_to_video_{way}_small" for way in ways}
-    assert names >= twins | long | {
-        "text_to_video_1024",
-        "text_to_video_512",
-        "image_to_video_512",
-        "text_to_video_core_nodes",
-        "text_to_video_upscale_interpolate",
-        "video_to_video",
-        "image_to_video_dynamicrafter_512",
-        "tooncrafter_512",
-        "text_to_video_turbo_512",
-        *(f"{kind}_{size}" for kind in ("interpolation", "key_frames", "loop") for size in ("512", "small")),
-    }
+    assert {file.stem for file in stand_ins.FILES} == set(stand_ins.MADE)
+
+
+def test_the_list_begins_with_what_needs_no_download():
+    """The page lists file names, in the order of the file system or, when asked, of the alphabet."""
+    names = [file.stem for file in stand_ins.FILES]
+    assert names[0] == stand_ins.START
+    small = [name.endswith(stand_ins.SMALL) for name in names]
+    assert small == sorted(small, reverse=True)
+    for file in stand_ins.FILES:
+        assert file.stem.endswith(stand_ins.SMALL) == (not models(read(file))), file.stem
+
+
+@each
+def test_names_can_be_files_and_addresses_everywhere(file):
+    assert re.fullmatch(r"\d\d [A-Za-z0-9 ,-]+", file.stem)
+
+
+def test_no_two_workflows_share_a_node_id():
+    """The page looks for a node by its number alone, also when what a run made belongs to another tab."""
+    ids = [(node["id"], file.stem) for file in stand_ins.FILES for node in read(file)["nodes"]]
+    number = dict(ids)
+    assert [(node, name, number[node]) for node, name in ids if number[node] != name] == []
 
 
 @each
@@ -127,6 +135,30 @@ def test_nodes_and_groups_do_not_overlap(file):
 
 
 @each
+def test_the_page_can_draw_text_when_it_fits_the_workflow_to_its_window(file):
+    """It takes three quarters of a window of 1600 x 1000; below 0.57 of its size a graph is drawn without text."""
+    workflow = read(file)
+    boxes = [*(box(node) for node in workflow["nodes"]), *(group_box(group) for group in workflow["groups"])]
+    left, top = (min(edges[side] for edges in boxes) for side in (0, 1))
+    right, bottom = (max(edges[side] for edges in boxes) for side in (2, 3))
+    assert right - left <= WIDEST
+    assert bottom - top <= HIGHEST
+    assert 0.75 * min(1600 / (right - left), 1000 / (bottom - top)) > 0.65
+    (note,) = stand_ins.nodes_of(workflow, "MarkdownNote")
+    assert box(note)[:2] == (left, top), "the note is what is read first"
+
+
+@each
+def test_every_prompt_of_a_small_model_names_a_background(file):
+    """Where none is named, the model keeps changing its mind."""
+    if file.stem.endswith(stand_ins.SMALL):
+        prompts = [node for node in stand_ins.nodes_of(read(file), "CLIPTextEncode") if "rompt" in node["title"]]
+        positive = [node["widgets_values"][0] for node in prompts if not node["title"].startswith("Neg")]
+        assert positive
+        assert all(re.search(r"on a (black|grey|navy|brown) background$", prompt) for prompt in positive)
+
+
+@each
 def test_files_to_fetch_are_linked_and_told(file):
     workflow = read(file)
     note = notes(workflow)
@@ -149,8 +181,21 @@ def test_files_to_fetch_are_linked_and_told(file):
         if not model["url"].endswith("/" + model["name"]):
             assert f"*{model['url'].rsplit('/', 1)[1]}*" in line, "says what the file is called where it comes from"
     if not chosen:
-        assert "none to fetch" in note
+        assert "no download" in note
     assert "`" not in note, "Nodes 2.0 draws code in a colour that cannot be read on a note"
+
+
+@pytest.mark.parametrize("number", ["01", "02", "11", "14"])
+def test_simple_workflows_are_apps_too(number):
+    """What the page's app mode shows: inputs as node and widget, and the node whose result is shown."""
+    (file,) = stand_ins.FOLDER.glob(f"{number} *.json")
+    workflow = read(file)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    shown = workflow["extra"]["linearData"]
+    for node, name in shown["inputs"]:
+        assert name in [slot["widget"]["name"] for slot in nodes[node]["inputs"] if "widget" in slot]
+    assert {"text", "seed"} <= {name for _, name in shown["inputs"]}
+    assert [nodes[node]["type"] for node in shown["outputs"]] == ["VideoCrafterVideoCombine"]
 
 
 def test_readme_and_workflows_name_the_same_files():
@@ -171,6 +216,23 @@ def test_thumbnail_is_there_and_small(file):
         assert min(image.size) >= 192
 
 
+@each
+def test_thumbnail_says_whether_a_download_is_needed(file):
+    """A band at its lower edge, of one colour for each; a run of a small model advertises no other model."""
+    with Image.open(file.with_suffix(".jpg")) as image:
+        red, green, blue = image.convert("RGB").getpixel((3, image.height - 4))
+    assert (green > red) == file.stem.endswith(stand_ins.SMALL), (red, green, blue)
+
+
 def test_nothing_else_lies_beside_the_workflows():
     allowed = {file.with_suffix(suffix).name for file in stand_ins.FILES for suffix in (".json", ".jpg")}
     assert {path.name for path in stand_ins.FOLDER.iterdir()} <= allowed
+
+
+def test_titles_promise_the_steps_that_are_set():
+    """In the name, in the note's heading and in its text."""
+    for file in stand_ins.FILES:
+        workflow = read(file)
+        for sampler in stand_ins.nodes_of(workflow, "VideoCrafterKSampler"):
+            promised = re.findall(r"in (\d+) (?:steps|passes)", f"{file.stem} {notes(workflow)}")
+            assert {int(count) for count in promised} <= {sampler["widgets_values"][2]}, file.stem

@@ -72,3 +72,16 @@ def test_workflow_makes_a_video_that_plays(server, info, name):
     assert video.frames.std() > 1
     assert json.loads(video.tags["workflow"]) == workflow
     assert "class_type" in json.loads(video.tags["prompt"]).popitem()[1]
+
+
+@pytest.mark.parametrize("way", ["freelong", "windows", "windows_fast", "continue", "fifo"])
+def test_long_video_runs_in_every_way(server, info, way):
+    """One workflow for all: its note names the ways of the widget, and what else to set for each."""
+    prompt = to_prompt(stand_ins.load(stand_ins.LONG), info)
+    (sampler,) = (node for node in prompt.values() if node["class_type"] == "VideoCrafterKSampler")
+    sampler["inputs"]["long_video"] = way
+    run = server.run(stand_ins.cut_down(prompt))
+    assert run.status == "success", run.error
+    (shown,) = [file for file in run.files if file["filename"].endswith(".mp4")]
+    side = stand_ins.QUEUE_SIDE if way == "fifo" else 64
+    assert stand_ins.decode(server.view(shown)).size == (stand_ins.LONG_FRAMES, side, side)

@@ -22,7 +22,6 @@ class Limit(NamedTuple):
 
 LIMITS = {
     "core's context windows over our frames": Limit("comfy/context_windows.py", "timestep[0]"),
-    "conditions of their own frames in context windows": Limit("comfy/context_windows.py", "def slice_cond"),
     "EasyCache on a batch": Limit("comfy_extras/nodes_easycache.py", "batch_slice"),
     "previews of the small models": Limit("comfy/latent_formats.py", "latent_rgb_factors_reshape"),
     "fresh noise of a seed of its own on the CPU": Limit("comfy/k_diffusion/sampling.py", "seed += 1"),

@@ -1,7 +1,7 @@
 """An older ComfyUI, from 0.3.64 on: what it lacks is used behind a question only.
 
-There is none to run the tests on, so what is known to be newer is written down here and taken away from the ComfyUI at
-hand: an argument that an older class refuses is refused, as there, with a TypeError.
+What is known to be newer is written down here and taken away from the ComfyUI at hand: an argument that an older class
+refuses is refused, as there, with a TypeError. `COMFYUI_PATH` runs all tests on an older one itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ast
 import inspect
 
 import pytest
+import torch
 
 from comfyui.base import ROOT
 
@@ -41,6 +42,7 @@ NEWER = {
     "CoreModelPatcher",
     "cached_patcher_init",
     "archive_model_dtypes",
+    "model_size",
     "is_dynamic",
     "deepclone_multigpu",
     "DynamicCombo",
@@ -93,10 +95,33 @@ def test_context_windows_are_made_without_newer_keywords(comfy, text_model, monk
     assert (handler.context_length, handler.context_overlap, handler.dim) == (16, 4, 0)
 
 
+def test_context_windows_find_their_step_by_one_sigma(comfy, text_model):
+    """Older hosts compare all sigmas of a run with the one of the step, of which we have as many as frames."""
+    (model,) = comfy.call("VideoCrafterContextWindows", model=text_model.model).values
+    handler, sigmas = model.model_options["context_handler"], torch.tensor([9.0, 4.0, 1.0, 0.0])
+    seen = []
+
+    class Older(comfy_windows().IndexListContextHandler):
+        def set_step(self, timestep, model_options):
+            run = model_options["transformer_options"]["sample_sigmas"]
+            seen.append(int(torch.isclose(run, timestep, rtol=1e-4).nonzero()[0]))
+
+    kind = type("Ours", (type(handler), Older), {})
+    handler.__class__ = kind
+    handler.set_step(torch.full((20,), 4.0), {"transformer_options": {"sample_sigmas": sigmas}})
+    assert seen == [1]
+
+
+def comfy_windows():
+    import comfy.context_windows
+
+    return comfy.context_windows
+
+
 def test_models_are_made_with_the_older_patcher(comfy, base, text_model, monkeypatch):
     from comfy import model_patcher
 
-    monkeypatch.delattr(model_patcher, "CoreModelPatcher")
+    monkeypatch.delattr(model_patcher, "CoreModelPatcher", raising=False)
     (model,) = comfy.call("VideoCrafterUNETLoader", unet_name=_unet(base), weight_dtype="fp32").values
     assert type(model) is model_patcher.ModelPatcher
     monkeypatch.undo()

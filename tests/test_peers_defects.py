@@ -175,7 +175,7 @@ def test_10_the_model_is_read_once_and_the_environment_left_alone(
     prints = [loader.fingerprint_inputs(ckpt_name="defects.safetensors", weight_dtype="fp32") for _ in range(2)]
     assert prints[0] == prints[1]
     monkeypatch.setattr(bench.comfy.module("vc_core.checkpoint.reading"), "read", None)
-    monkeypatch.setattr(bench.comfy.module("nodes.checkpoint"), "open_checkpoint", None)
+    monkeypatch.setattr(bench.comfy.module("nodes.checkpoint"), "open_file", None)
     assert torch.equal(bench.sample(told), bench.sample(told))
     assert dict(os.environ) == environment
     for name, tree in sources():

@@ -171,7 +171,7 @@ SAID = """words => app.graph._nodes.some(node => node.type === 'VideoCrafterVide
 
 def test_the_text_is_there_again_when_a_workflow_comes_back(canvas, shots):
     """Below its own node, and below no other in between."""
-    canvas.drop(stand_ins.FOLDER / "text_to_video_small.json")
+    canvas.drop(stand_ins.FILES[0])
     _cut_down(canvas)
     assert canvas.run()["end"] == "execution_success"
     canvas.page.wait_for_function(SAID, arg="16 frames of 64x64")

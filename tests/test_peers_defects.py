@@ -116,7 +116,9 @@ def test_5_imports_depend_neither_on_the_folders_name_nor_on_the_path(comfy: Com
                 assert (node.module or "").split(".")[0] not in own, f"{name}: {node.module}"
             if isinstance(node, ast.Import):
                 assert not {alias.name.split(".")[0] for alias in node.names} & own, name
-    assert str(comfy.base.pack) in comfy.pack.__name__, "loaded under the name of its folder, as ComfyUI does"
+    assert str(comfy.base.pack).replace(".", "_x_") in comfy.pack.__name__, (
+        "loaded under the name of its folder, as ComfyUI does"
+    )
 
 
 def test_6_what_the_pack_imports_of_comfyui_is_there(comfy: Comfy) -> None:

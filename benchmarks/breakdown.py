@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vc_core.network import layers, transformers
+from vc_core.network import feed_forward, layers, transformers
 from vc_core.network.unet import VideoUNet
 
 from .clock import Clock
@@ -22,7 +22,7 @@ KINDS: dict[type[nn.Module], str] = {
     transformers.SelfAttention: "attention in a frame",
     transformers.CrossAttention: "attention to the text",
     transformers.TemporalAttention: "attention over frames",
-    transformers.FeedForward: "feed-forward",
+    feed_forward.FeedForward: "feed-forward",
     transformers.SpatialTransformer: "around attention: norms, projections, copies",
     transformers.TemporalTransformer: "around attention: norms, projections, copies",
     VideoUNet: "the rest",

@@ -18,8 +18,8 @@ from vc_core.frames.autoencoder import Autoencoder
 from vc_core.frames.blocks import AttentionBlock
 from vc_core.network import parts
 from vc_core.network.attention import sdpa_attention
+from vc_core.network.feed_forward import FeedForward
 from vc_core.network.layers import Layers
-from vc_core.network.transformers import FeedForward
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import PRESETS, AutoencoderSpec

@@ -17,8 +17,8 @@ from golden_cases import cases, fps_of, load, relative_error
 from vc_core.errors import UserError
 from vc_core.network.attention import ATTENTION
 from vc_core.network.contexts import KeptContexts
+from vc_core.network.feed_forward import FeedForward
 from vc_core.network.operations import GroupNorm, Linear
-from vc_core.network.transformers import FeedForward
 from vc_core.network.unet import Deep, VideoUNet
 from vc_core.specs import PRESETS, UNetSpec
 

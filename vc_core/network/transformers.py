@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..specs import Windows
 from .attention import Attention, causal_mask, join_heads, near_mask, split_heads
+from .feed_forward import FeedForward
 from .hooks import Hooks
 from .layers import Layers, repeated, to_clips, to_frames
 from .parts import gathered
@@ -146,45 +145,42 @@ class TemporalAttention(SelfAttention):
     ) -> Tensor:
         """`grid` is the height and width that the pixels of x come from, where x holds whole frames. `attention` takes
         the place of the layer's own."""
-        attend = partial(self._attend, self.attention if attention is None else attention)
+        attention = self.attention if attention is None else attention
         if not temporal:
             h = self._attend_to_self(x)
         elif windows is None or x.shape[1] <= windows.size:
-            h = attend(self.to_q(x), self.to_k(x), self.to_v(x))
+            h = self._attend(attention, self.to_q(x), self.to_k(x), self.to_v(x))
         elif windows.spectral:
-            h = self._attend_near_and_far(x, windows.size // 2, grid, attend)
+            h = self._attend_near_and_far(x, windows.size // 2, grid, attention)
         else:
-            h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows, attend)
+            h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows, attention)
         out: Tensor = self.to_out(h)
         return out
 
-    def _attend_near_and_far(
-        self, x: Tensor, reach: int, grid: tuple[int, int] | None, attend: Callable[..., Tensor]
-    ) -> Tensor:
+    def _attend_near_and_far(self, x: Tensor, reach: int, grid: tuple[int, int] | None, attention: Attention) -> Tensor:
         """FreeLong: attention to frames at most `reach` away, with the low frequencies of attention to all. The mix
         is linear and the same in every channel, so it may stand before the projection and the residual."""
         mask = near_mask(x.shape[1], reach, x)
         if grid is None:
-            return attend(self.to_q(x), self.to_k(x), self.to_v(x), mask)
+            return self._attend(attention, self.to_q(x), self.to_k(x), self.to_v(x), mask)
         near, far = torch.empty_like(x), torch.empty_like(x)
         pixels = max(1, self.budget.values // x[0].numel())
         for part, by_near, by_far in zip(*(y.split(pixels) for y in (x, near, far)), strict=True):
             q, k, v = self.to_q(part), self.to_k(part), self.to_v(part)
-            by_near.copy_(attend(q, k, v, mask))
-            by_far.copy_(attend(q, k, v))
+            by_near.copy_(self._attend(attention, q, k, v, mask))
+            by_far.copy_(self._attend(attention, q, k, v))
         slow, quick = (h.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4) for h in (far, near))
         blend_low(quick, slow, self.budget.values)
         return near
 
-    @staticmethod
-    def _attend_in_windows(q: Tensor, k: Tensor, v: Tensor, windows: Windows, attend: Callable[..., Tensor]) -> Tensor:
+    def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows, attention: Attention) -> Tensor:
         """The average over the windows that a frame is in, n f d; a frame in none gets zeros."""
         frames = q.shape[1]
         spans = windows.spans(frames)
         total, weight = torch.zeros_like(v), v.new_zeros(frames, 1)
         for first, end in spans:
             share = v.new_tensor(windows.weights(end - first))[:, None]  # f 1
-            total[:, first:end] += share * attend(q[:, first:end], k[:, first:end], v[:, first:end])
+            total[:, first:end] += share * self._attend(attention, *(y[:, first:end] for y in (q, k, v)))
             weight[first:end] += share
         return torch.where(weight > 0, total / weight.clamp_min(1), total)
 
@@ -212,38 +208,6 @@ class TemporalAttention(SelfAttention):
             here = self.relative_position_v(1, v).flatten()  # d
             v = v + here.repeat(self.heads)
         return v
-
-
-class GEGLU(nn.Module):
-    """x -> value * gelu(gate), both linear in x (arXiv:2002.05202), with the exact error function."""
-
-    def __init__(self, d_in: int, d_out: int, layers: Layers) -> None:
-        super().__init__()
-        self.proj = layers.linear(d_in, 2 * d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-
-class FeedForward(nn.Module):
-    """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory; compiled,
-    as a whole."""
-
-    def __init__(self, dim: int, layers: Layers) -> None:
-        super().__init__()
-        self.budget = layers.budget
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.budget.tokens(x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
-            whole: Tensor = self.net(x)
-            return whole
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for part, result in zip(x.flatten(0, -2).split(rows), out.flatten(0, -2).split(rows), strict=True):
-            result.copy_(self.net(part))
-        return out
 
 
 class Block(nn.Module):

@@ -35,7 +35,7 @@ PATCHES: dict[str, Callable[[Any], Any]] = {
 }
 """Those that are something done to the model."""
 SEGMENT = 16
-"""Frames that the models learnt with, up to which all ways are the plain one."""
+"""Frames that the models were trained on; up to so many, all methods are plain sampling."""
 MOST_ROUNDS = 10
 """Of FreeInit."""
 NOISE_MODES = ("shuffled", "fresh")

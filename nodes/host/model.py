@@ -180,7 +180,8 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         """A pass that works on as much at once as the host has memory free; asked outside of what may be compiled."""
         options = {} if transformer_options is None else transformer_options
         free = free_bytes(x.device, self.current_patcher)
-        self.diffusion_model.fit(free, rows_at_once(x, options) * x[0, 0].numel(), self.get_dtype_inference().itemsize)
+        computed = self.manual_cast_dtype or self.get_dtype()
+        self.diffusion_model.fit(free, rows_at_once(x, options) * x[0, 0].numel(), computed.itemsize)
         out: Tensor = super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
         return out
 

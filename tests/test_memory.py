@@ -84,7 +84,7 @@ def test_the_attention_of_the_vae_never_holds_its_map(card):
 
 
 def test_attention_in_blocks_equals_the_whole(monkeypatch):
-    """On a CPU it is always whole, so it is told of another device."""
+    """On a CPU it is always whole, so another device is claimed."""
     torch.manual_seed(0)
     block = AttentionBlock(512, Layers()).eval()
     q, k, v = torch.randn(3, 2, 45, 512)
@@ -148,12 +148,12 @@ def test_decoding_and_encoding_take_fewer_frames_where_memory_runs_out(tiny, chu
     whole = [tiny.decode(latents), tiny.encode(pixels), tiny.encode(pixels, torch.Generator().manual_seed(1))]
     full = [Full(module, lambda x: len(x) > 2) for module in (tiny.decoder, tiny.encoder)]
     generator = torch.Generator().manual_seed(1)
-    parted = [
+    in_blocks = [
         tiny.decode(latents, chunk=chunk),
         tiny.encode(pixels, chunk=chunk),
         tiny.encode(pixels, generator, chunk=chunk),
     ]
-    torch.testing.assert_close(parted, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(in_blocks, whole, atol=1e-5, rtol=0)
     assert all(hook.times for hook in full)
 
 

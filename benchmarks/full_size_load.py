@@ -29,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.full_size import DTYPES  # noqa: E402
 from benchmarks.machine import processor  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "full_size_load.json"
@@ -112,10 +113,11 @@ def main() -> None:
     parser.add_argument("--nodes", action="store_true", help="the nodes in ComfyUI instead of the command line")
     parser.add_argument("--output", type=Path, default=None, help="the JSON to write (default: in benchmarks/results)")
     parser.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
-    parser.add_argument("--make", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--make", type=Path, default=None, help="only write the checkpoint, to this file")
+    parser.add_argument("--dtype", choices=DTYPES, default="published", help="of the weights that --make writes")
     options = parser.parse_args()
     if options.make is not None:
-        make_checkpoint(options.manifest, options.make)
+        make_checkpoint(options.manifest, options.make, DTYPES[options.dtype])
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder) / "model.ckpt"
@@ -128,16 +130,17 @@ def main() -> None:
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
-def make_checkpoint(manifest: Path, path: Path) -> None:
-    """Write a .ckpt with the manifest's keys and shapes. The weights are drawn into the file itself: no memory is
-    needed for them."""
+def make_checkpoint(manifest: Path, path: Path, dtype: str = "") -> None:
+    """Write a .ckpt with the manifest's keys and shapes, the weights in `dtype` (the noise schedule keeps its own). The
+    weights are drawn into the file itself: no memory is needed for them."""
     from mmap import MAP_SHARED
 
     import torch
     from torch.serialization import set_default_mmap_options, skip_data
 
     shapes = json.loads(gzip.decompress(manifest.read_bytes()))
-    tensors = {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, (shape, kind) in shapes.items()}
+    kinds = {name: dtype if dtype and "." in name else kind for name, (_, kind) in shapes.items()}
+    tensors = {name: torch.empty(shape, dtype=getattr(torch, kinds[name])) for name, (shape, _) in shapes.items()}
     with skip_data():
         torch.save({"state_dict": tensors}, path)
     with set_default_mmap_options(MAP_SHARED):

@@ -73,20 +73,21 @@ class Run:
 
 
 class Server:
-    """ComfyUI in a process of its own, on the CPU, with `base` as its base directory. A context manager.
+    """ComfyUI in a process of its own, with `base` as its base directory. A context manager.
 
     Args:
         base: from `make_base`.
         options: further words for ComfyUI's command line, such as `("--disable-metadata",)`.
+        cpu: runs on the CPU; False leaves the choice of the device to ComfyUI.
     """
 
-    def __init__(self, base: Base, options: Sequence[str] = ()) -> None:
+    def __init__(self, base: Base, options: Sequence[str] = (), *, cpu: bool = True) -> None:
         self.base = base
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = base.root / f"server-{self.port}.log"
         self._object_info: dict[str, Any] | None = None
-        command = [sys.executable, str(comfy_path() / "main.py"), "--cpu", "--port", str(self.port)]
+        command = [sys.executable, str(comfy_path() / "main.py"), *(["--cpu"] if cpu else []), "--port", str(self.port)]
         command += ["--base-directory", str(base.root), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
         command += ["--preview-method", "auto", *options]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

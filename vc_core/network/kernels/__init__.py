@@ -21,6 +21,8 @@ from torch import Tensor
 from .launching import INTERPRETED
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
+MOST_FRAMES, HEAD_WIDTHS = 128, range(8, 129)
+"""Of attention over frames."""
 OLDEST = (8, 0)
 """The compute capability from which on a device has bfloat16 and asynchronous copies."""
 
@@ -35,6 +37,11 @@ def usable(x: Tensor) -> bool:
         and x.dtype in TYPES
         and (_on_device(x.device.index) if x.is_cuda else INTERPRETED and x.device.type == "cpu" and _installed())
     )
+
+
+def attends(frames: int, d: int) -> bool:
+    """Whether `attend_over_frames` takes clips of so many frames, and heads of width d."""
+    return frames <= MOST_FRAMES and d in HEAD_WIDTHS
 
 
 @cache

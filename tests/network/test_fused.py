@@ -47,7 +47,7 @@ def network_of(**changes: Any) -> VideoUNet:
     torch.manual_seed(0)
     network = VideoUNet(UNetSpec(**{**SMALL, **changes})).eval()
     with torch.no_grad():
-        for name, weight in network.named_parameters():
+        for weight in network.parameters():
             if weight.ndim == 1:  # else norms and biases would be ones and zeros
                 weight.add_(0.1 * torch.randn_like(weight))
     return network

@@ -7,11 +7,13 @@ Maps are `n c *spatial` with the channels last in memory, so that frames, clips 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
 import sys
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -56,6 +58,12 @@ def _on_device(index: int) -> bool:
     return _installed() and builds and nvidia and torch.cuda.get_device_capability(index) >= OLDEST
 
 
+@cache
+def _in(name: str) -> ModuleType:
+    """A module of kernels; it imports Triton."""
+    return importlib.import_module(f".{name}", __name__)
+
+
 def group_norm(
     x: Tensor,
     groups: int,
@@ -72,38 +80,28 @@ def group_norm(
     `add` is m c with n a multiple of m: each of its rows is added to n / m consecutive rows of x before the norm. The
     sum is not returned.
     """
-    from .norms import group_norm as kernel
-
-    return kernel(x, groups, weight, bias, eps, silu, add)
+    return _in("norms").group_norm(x, groups, weight, bias, eps, silu, add)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """... d -> ... d: (x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
-    from .norms import layer_norm as kernel
-
-    return kernel(x, weight, bias, eps)
+    return _in("norms").layer_norm(x, weight, bias, eps)
 
 
 def add_layer_norm(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x and h, ... d -> (x + h, layer_norm(x + h)), in one pass."""
-    from .norms import add_layer_norm as kernel
-
-    return kernel(x, h, weight, bias, eps)
+    return _in("norms").add_layer_norm(x, h, weight, bias, eps)
 
 
 def geglu(x: Tensor) -> Tensor:
     """... 2d -> ... d: the first half times gelu(the second half), gelu(z) = z / 2 * (1 + erf(z / sqrt(2)))."""
-    from .pointwise import geglu as kernel
-
-    return kernel(x)
+    return _in("pointwise").geglu(x)
 
 
 def add(x: Tensor, h: Tensor, bias: Tensor | None = None) -> Tensor:
     """x + h + bias. x and h have the same shape and the same layout in memory, in which the last axis is as long as
     `bias`: the channels of maps with channels last, or the width of tokens."""
-    from .pointwise import add as kernel
-
-    return kernel(x, h, bias)
+    return _in("pointwise").add(x, h, bias)
 
 
 def attend_over_frames(
@@ -124,6 +122,4 @@ def attend_over_frames(
     for query frame i and key frame j. Up to 128 frames; d is from 8 to 128. The strides of the first three axes are
     free; channels are next to each other. `mask` is f f and may hold -inf, the positions are f f d, both given or none.
     """
-    from .frames import attend_over_frames as kernel
-
-    return kernel(q, k, v, heads, mask, k_positions, v_positions)
+    return _in("frames").attend_over_frames(q, k, v, heads, mask, k_positions, v_positions)

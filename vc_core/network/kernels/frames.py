@@ -8,6 +8,7 @@ values in registers: in float32, and for the relative positions of longer clips.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -177,14 +178,29 @@ def _by_frames(
         tl.store(out + place_out, result.to(out.dtype.element_ty), mask=ahead)
 
 
+class Plan(NamedTuple):
+    """How the attention is cut into programs."""
+
+    by_matrices: bool
+    """On matrix units, or one query frame after the other."""
+    width: int
+    """Of a head, as a power of two."""
+    frames: int
+    """As a power of two."""
+    pixels: int
+    """Of a program."""
+    warps: int
+
+
 @cache
-def plan(frames: int, d: int, by_matrices: bool) -> tuple[int, int, int, int]:
-    """Width of a head and number of frames as powers of two, pixels of a program, and warps."""
-    if by_matrices:
-        most = max(16, power_of_two(frames))
-        return max(16, power_of_two(d)), most, max(1, 64 // most), 8 if most > 64 else 4
+def plan(frames: int, d: int, by_matrices: bool) -> Plan:
+    """The cut for this many frames and channels of a head: 64 rows on matrix units, or else 64 values of keys and 64 of
+    values in the registers of a thread."""
     most, width = power_of_two(frames), power_of_two(d)
-    return width, most, max(1, 2048 // (most * width)), max(1, most * width // 2048)
+    if by_matrices:
+        most = max(16, most)
+        return Plan(True, max(16, width), most, max(1, 64 // most), 8 if most > 64 else 4)
+    return Plan(False, width, most, max(1, 2048 // (most * width)), max(1, most * width // 2048))
 
 
 def attend_over_frames(
@@ -195,6 +211,7 @@ def attend_over_frames(
     mask: Tensor | None,
     k_positions: Tensor | None,
     v_positions: Tensor | None,
+    cut: Plan | None = None,
 ) -> Tensor:
     """See `kernels.attend_over_frames`."""
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
@@ -202,13 +219,28 @@ def attend_over_frames(
     d = c // heads
     out = q.new_empty((b, frames, p, c))
     positions = k_positions is not None and v_positions is not None
-    by_matrices = q.dtype not in UNMATCHED and (frames <= SHORT or not positions)
-    width, most, pixels, warps = plan(frames, d, by_matrices)
-    blocks = -(-p // pixels)
+    cut = cut or plan(frames, d, q.dtype not in UNMATCHED and (frames <= SHORT or not positions))
+    blocks = -(-p // cut.pixels)
+    strides = q.stride()[:3] + k.stride()[:3] + v.stride()[:3]
+    extras = (q if x is None else x.contiguous() for x in (mask, k_positions, v_positions))
     launch(
-        _by_matrices if by_matrices else _by_frames, b * blocks * heads,
-        q, k, v, out, *(q if x is None else x.contiguous() for x in (mask, k_positions, v_positions)),
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], p, heads, blocks, d**-0.5 * LOG2_E,
-        frames, d, width, most, pixels, mask is not None, positions, num_warps=warps,
-    )  # fmt: skip
+        _by_matrices if cut.by_matrices else _by_frames,
+        b * blocks * heads,
+        cut.warps,
+        (q, k, v, out, *extras),
+        (
+            *strides,
+            p,
+            heads,
+            blocks,
+            d**-0.5 * LOG2_E,
+            frames,
+            d,
+            cut.width,
+            cut.frames,
+            cut.pixels,
+            mask is not None,
+            positions,
+        ),
+    )
     return out

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import launch, multiprocessors, power_of_two
+from .launching import launch, power_of_two
 
 WHOLE = 131072
 """Values of a block of groups up to which one program computes statistics and result: it reads its pixels twice."""
@@ -70,6 +70,15 @@ def _lane_sums(
     return count, near + total * over, tl.maximum(squares - total * total * over, 0.0)
 
 
+@triton.jit
+def _joined(here: tl.tensor, count: tl.tensor, mean: tl.tensor, square: tl.tensor, values: tl.tensor) -> tl.tensor:
+    """The mean and the sum of squared deviations of all values of the lanes that are `here`."""
+    share = tl.where(here, count, 0.0)
+    middle = tl.sum(share * mean) / values
+    d = mean - middle
+    return middle, tl.sum(share * d * d + tl.where(here, square, 0.0))
+
+
 @triton.jit(do_not_specialize=["p", "c_units", "units", "blocks", "per_add", "rows", "splits", "size"])
 def _group_statistics(
     x: tl.tensor,
@@ -103,9 +112,8 @@ def _group_statistics(
         mean += tl.load(add + n // per_add * c + start + channel).to(tl.float32)
     values = (end - first).to(tl.float32) * size
     for g in tl.static_range(per_block):
-        weight = tl.where(channel // size == g, count, 0.0)
-        middle = tl.sum(weight * mean) / values
-        spread = tl.sum(weight * (mean - middle) * (mean - middle) + tl.where(weight > 0.0, square, 0.0))
+        here = (channel >= g * size) & (channel < (g + 1) * size)
+        middle, spread = _joined(here, count, mean, square, values)
         place = ((n * blocks + block) * per_block + g) * splits + split
         tl.store(means + place, middle)
         tl.store(deviations + place, spread)
@@ -211,10 +219,8 @@ def _group_whole(
     centre = tl.zeros([lanes, vector], tl.float32)
     values = p.to(tl.float32) * size
     for g in tl.static_range(per_block):
-        here = channel // size == g
-        share = tl.where(here, count, 0.0)
-        middle = tl.sum(share * mean) / values
-        spread = tl.sum(share * (mean - middle) * (mean - middle) + tl.where(share > 0.0, square, 0.0))
+        here = (channel >= g * size) & (channel < (g + 1) * size)
+        middle, spread = _joined(here, count, mean, square, values)
         centre = tl.where(here, middle, centre)
         scale = tl.where(here, scale * tl.rsqrt(spread / values + eps), scale)
     if has_add:
@@ -242,6 +248,7 @@ class Plan(NamedTuple):
     per_block: int
     """Groups in a block."""
     vector: int
+    """Channels of a vector."""
     lanes: int
     warps: int
     splits: int
@@ -250,6 +257,16 @@ class Plan(NamedTuple):
     """Pixels of a part."""
     steps: int
     """Tiles of pixels that a program of the second launch takes."""
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """What kernels that sum by lanes are compiled for."""
+        return self.per_block, self.lanes, self.vector
+
+    @property
+    def tile(self) -> tuple[int, int, int, int, int]:
+        """What the second launch is compiled for."""
+        return self.steps, TILE, WIDTH, SPLITS, self.vector
 
 
 TILE, WIDTH = 64, 64
@@ -275,21 +292,37 @@ def plan(n: int, p: int, c: int, groups: int, processors: int) -> Plan:
         rows = -(-p // splits)
         splits = -(-p // rows)
         programs = n * -(-c // WIDTH) * -(-p // TILE)
-        steps = max(1, min(8, programs // (8 * processors)))
+        steps = power_of_two(max(1, min(8, programs // (8 * processors))))
     lanes = max(64 * warps, power_of_two(wide // vector))
     return Plan(wide // vector, blocks, per_block, vector, lanes, warps, splits, rows, steps)
 
 
+@cache
+def multiprocessors(index: int | None) -> int:
+    """How many multiprocessors a device has; few in the interpreter, whose programs run one after the other."""
+    return 2 if index is None else int(torch.cuda.get_device_properties(index).multi_processor_count)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """n c *spatial, copied only where its channels are not last in memory."""
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+    axes = x.dim()
+    if axes == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    if axes == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
         return x
     last = x.movedim(1, -1)
     return x if last.is_contiguous() else last.contiguous().movedim(-1, 1)
 
 
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool, add: Tensor | None
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    silu: bool,
+    add: Tensor | None,
+    cut: Plan | None = None,
 ) -> Tensor:
     """See `kernels.group_norm`."""
     x = channels_last(x)
@@ -297,29 +330,35 @@ def group_norm(
     n, c = x.shape[:2]
     p = x.numel() // (n * c)
     size = c // groups
-    cut = plan(n, p, c, groups, multiprocessors(x.device.index))
+    cut = cut or plan(n, p, c, groups, multiprocessors(x.device.index))
     c_units = c // cut.vector
     has_add = add is not None
-    rows, add = (n, x) if add is None else (n // len(add), add.contiguous())
+    per_add, add = (n, x) if add is None else (n // len(add), add.contiguous())
     if not cut.splits:
         launch(
-            _group_whole, n * cut.blocks,
-            x, out, add, weight, bias, eps, p, c_units, cut.units, cut.blocks, rows, size,
-            cut.per_block, cut.lanes, cut.vector, has_add, silu, num_warps=cut.warps,
-        )  # fmt: skip
+            _group_whole,
+            n * cut.blocks,
+            cut.warps,
+            (x, out, add, weight, bias),
+            (eps, p, c_units, cut.units, cut.blocks, per_add, size, *cut.block, has_add, silu),
+        )
         return out
     means, deviations = torch.empty((2, n * groups * cut.splits), dtype=torch.float32, device=x.device)
     launch(
-        _group_statistics, n * cut.blocks * cut.splits,
-        x, add, means, deviations, p, c_units, cut.units, cut.blocks, rows, cut.rows, cut.splits, size,
-        cut.per_block, cut.lanes, cut.vector, has_add, num_warps=cut.warps,
-    )  # fmt: skip
+        _group_statistics,
+        n * cut.blocks * cut.splits,
+        cut.warps,
+        (x, add, means, deviations),
+        (p, c_units, cut.units, cut.blocks, per_add, cut.rows, cut.splits, size, *cut.block, has_add),
+    )
     blocks = -(-c // WIDTH)
     launch(
-        _group_apply, n * blocks * -(-p // (cut.steps * TILE)),
-        x, out, add, weight, bias, means, deviations, eps, p, c_units, blocks, rows, cut.rows, cut.splits, size,
-        groups, cut.steps, TILE, WIDTH, SPLITS, cut.vector, has_add, silu, num_warps=8,
-    )  # fmt: skip
+        _group_apply,
+        n * blocks * -(-p // (cut.steps * TILE)),
+        8,
+        (x, out, add, weight, bias, means, deviations),
+        (eps, p, c_units, blocks, per_add, cut.rows, cut.splits, size, groups, *cut.tile, has_add, silu),
+    )
     return out
 
 
@@ -357,34 +396,49 @@ def _layer_norm(
     tl.store(out + offsets, (y * scale + shift).to(out.dtype.element_ty), mask=mask)
 
 
+class Rows(NamedTuple):
+    """How a layer norm is cut into programs."""
+
+    tile: int
+    """Rows of a program."""
+    width: int
+    warps: int
+
+
 @cache
-def layer_plan(d: int) -> tuple[int, int, int]:
-    """Rows of a tile, its width, and warps: a warp holds up to 2048 values in registers, and the sums of its own rows
-    need no barrier."""
+def layer_plan(d: int) -> Rows:
+    """The cut for rows of d: a warp holds up to 2048 values, and the sums of its own rows need no barrier."""
     width = power_of_two(d)
-    return max(1, 2048 // width), width, min(8, max(1, width // 2048))
+    return Rows(max(1, 2048 // width), width, min(8, max(1, width // 2048)))
 
 
-def _normed(x: Tensor, h: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    out = torch.empty_like(x)
-    d = x.shape[-1]
-    rows = x.numel() // d
-    tile, width, warps = layer_plan(d)
-    launch(
-        _layer_norm, -(-rows // tile),
-        x, x if h is None else h, total, out, weight, bias, eps, rows, d, tile, width, h is not None, num_warps=warps,
-    )  # fmt: skip
-    return out
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None = None) -> Tensor:
     """See `kernels.layer_norm`."""
     x = x.contiguous()
-    return _normed(x, None, x, weight, bias, eps)
+    return _normed(x, None, x, weight, bias, eps, cut)
 
 
-def add_layer_norm(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_layer_norm(
+    x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None = None
+) -> tuple[Tensor, Tensor]:
     """See `kernels.add_layer_norm`."""
     x, h = x.contiguous(), h.contiguous()
     total = torch.empty_like(x)
-    return total, _normed(x, h, total, weight, bias, eps)
+    return total, _normed(x, h, total, weight, bias, eps, cut)
+
+
+def _normed(
+    x: Tensor, h: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None
+) -> Tensor:
+    out = torch.empty_like(x)
+    d = x.shape[-1]
+    rows = x.numel() // d
+    cut = cut or layer_plan(d)
+    launch(
+        _layer_norm,
+        -(-rows // cut.tile),
+        cut.warps,
+        (x, x if h is None else h, total, out, weight, bias),
+        (eps, rows, d, cut.tile, cut.width, h is not None),
+    )
+    return out

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .launching import launch
 
-ROWS, WIDTH = 8, 256
-"""A tile of the gate and of sums with a bias."""
+TILE = (8, 256)
+"""Rows and channels of a tile of the gate and of sums with a bias."""
 FLAT = 2048
 """Values of a tile of sums without a bias."""
 
@@ -43,14 +43,14 @@ def _geglu(
     tl.store(out + start + row[:, None] * d + channel[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
-def geglu(x: Tensor) -> Tensor:
+def geglu(x: Tensor, tile: tuple[int, int] = TILE) -> Tensor:
     """See `kernels.geglu`."""
     x = x.contiguous()
     d = x.shape[-1] // 2
     out = x.new_empty((*x.shape[:-1], d))
     rows = x.numel() // (2 * d)
-    blocks = -(-d // WIDTH)
-    launch(_geglu, blocks * -(-rows // ROWS), x, out, rows, d, blocks, ROWS, WIDTH, num_warps=4)
+    blocks = -(-d // tile[1])
+    launch(_geglu, blocks * -(-rows // tile[0]), 4, (x, out), (rows, d, blocks, *tile))
     return out
 
 
@@ -96,9 +96,9 @@ def add(x: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
     if out.stride() != x.stride() or h.stride() != x.stride():  # laid out anew where one of them is a loose view
         x, h = (torch.empty_like(out).copy_(y) for y in (x, h))
     if bias is None:
-        launch(_add, -(-values // FLAT), x, h, out, values, FLAT, num_warps=4)
+        launch(_add, -(-values // FLAT), 4, (x, h, out), (values, FLAT))
         return out
     c = len(bias)
-    rows, blocks = values // c, -(-c // WIDTH)
-    launch(_add_with_bias, blocks * -(-rows // ROWS), x, h, bias, out, rows, c, blocks, ROWS, WIDTH, num_warps=4)
+    rows, blocks = values // c, -(-c // TILE[1])
+    launch(_add_with_bias, blocks * -(-rows // TILE[0]), 4, (x, h, bias, out), (rows, c, blocks, *TILE))
     return out

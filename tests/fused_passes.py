@@ -124,7 +124,7 @@ class Trace(TorchDispatchMode):
         self.launches[name] += 1
         if name == "convolution":
             self.launches["bias"] += args[2] is not None
-            for part in (args[0], out):
+            for part in (args[0], args[1], out):
                 self.reads("convolution", part)
         elif name in ("clone", "_to_copy", "copy_"):
             source = given[-1] if given else out  # else it comes from the CPU

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.live import CudaAttention
 from vc_core.network import kernels
 from vc_core.network.fused import channels_last
-from vc_core.network.kernels import norms
-
 
 PROCESSORS = 132
 """Multiprocessors of the GPU that is pretended."""
@@ -97,10 +96,9 @@ class Defined:
         return out.permute(0, 3, 1, 2, 4).flatten(3).contiguous()
 
 
-def same_layout(one: Tensor, other: Tensor) -> bool:
-    """Whether the axes of both lie in memory in the same order."""
-    orders = [sorted((axis for axis, size in enumerate(x.shape) if size > 1), key=x.stride) for x in (one, other)]
-    return orders[0] == orders[1]
+def order(x: Tensor) -> list[int]:
+    """Its axes as they lie in memory, without those of size 1."""
+    return sorted((axis for axis, size in enumerate(x.shape) if size > 1), key=x.stride)
 
 
 class Trace(TorchDispatchMode):
@@ -112,6 +110,10 @@ class Trace(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         self.layouts: Counter[str] = Counter()
 
+    def clear(self) -> None:
+        self.launches.clear()
+        self.layouts.clear()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         given = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor) and item.is_cuda]
@@ -122,19 +124,34 @@ class Trace(TorchDispatchMode):
         self.launches[name] += 1
         if name == "convolution":
             self.launches["bias"] += args[2] is not None
-            for part in (args[0], out):
+            for part in (args[0], args[1], out):
                 self.reads("convolution", part)
         elif name in ("clone", "_to_copy", "copy_"):
             source = given[-1] if given else out  # else it comes from the CPU
-            if source.dtype == out.dtype and not same_layout(source, out):
-                self.layouts[f"{name} {tuple(source.shape)} {source.stride()} -> {out.stride()}"] += 1
+            if source.dtype == out.dtype and order(source) != order(out):
+                self.layouts[f"{name} {tuple(source.shape)}"] += 1
         return out
 
     def reads(self, name: str, x: Tensor) -> None:
         """A kernel that would copy x first, unless its channels are side by side."""
         last = x.movedim(1, -1) if name in MAPS and x.ndim > 3 else x
         if not last.is_contiguous():
-            self.layouts[f"{name} {tuple(x.shape)} {x.stride()}"] += 1
+            self.layouts[f"{name} {tuple(x.shape)}"] += 1
+
+
+class Attention(CudaAttention):
+    """Fused attention as it allocates on a CUDA device, counted."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.trace.launches["attention"] += 1
+            for part in args[:3]:
+                self.trace.reads("attention", part.transpose(1, 2))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 class Allocating(Defined):
@@ -148,6 +165,8 @@ class Allocating(Defined):
         return x.is_cuda and not torch.is_grad_enabled()
 
     def group_norm(self, x: Tensor, groups: int, *_: Any, **__: Any) -> Tensor:
+        from vc_core.network.kernels import norms  # only where Triton is installed
+
         self.trace.reads("group_norm", x)
         n, c, pixels = len(x), x.shape[1], x[0, 0].numel()
         cut = norms.plan(n, pixels, c, groups, PROCESSORS)

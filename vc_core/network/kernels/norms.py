@@ -70,6 +70,15 @@ def _lane_sums(
     return count, near + total * over, tl.maximum(squares - total * total * over, 0.0)
 
 
+@triton.jit
+def _joined(here: tl.tensor, count: tl.tensor, mean: tl.tensor, square: tl.tensor, values: tl.tensor) -> tl.tensor:
+    """The mean and the sum of squared deviations of all values of the lanes that are `here`."""
+    share = tl.where(here, count, 0.0)
+    middle = tl.sum(share * mean) / values
+    d = mean - middle
+    return middle, tl.sum(share * d * d + tl.where(here, square, 0.0))
+
+
 @triton.jit(do_not_specialize=["p", "c_units", "units", "blocks", "per_add", "rows", "splits", "size"])
 def _group_statistics(
     x: tl.tensor,
@@ -103,9 +112,8 @@ def _group_statistics(
         mean += tl.load(add + n // per_add * c + start + channel).to(tl.float32)
     values = (end - first).to(tl.float32) * size
     for g in tl.static_range(per_block):
-        weight = tl.where(channel // size == g, count, 0.0)
-        middle = tl.sum(weight * mean) / values
-        spread = tl.sum(weight * (mean - middle) * (mean - middle) + tl.where(weight > 0.0, square, 0.0))
+        here = (channel >= g * size) & (channel < (g + 1) * size)
+        middle, spread = _joined(here, count, mean, square, values)
         place = ((n * blocks + block) * per_block + g) * splits + split
         tl.store(means + place, middle)
         tl.store(deviations + place, spread)
@@ -211,10 +219,8 @@ def _group_whole(
     centre = tl.zeros([lanes, vector], tl.float32)
     values = p.to(tl.float32) * size
     for g in tl.static_range(per_block):
-        here = channel // size == g
-        share = tl.where(here, count, 0.0)
-        middle = tl.sum(share * mean) / values
-        spread = tl.sum(share * (mean - middle) * (mean - middle) + tl.where(share > 0.0, square, 0.0))
+        here = (channel >= g * size) & (channel < (g + 1) * size)
+        middle, spread = _joined(here, count, mean, square, values)
         centre = tl.where(here, middle, centre)
         scale = tl.where(here, scale * tl.rsqrt(spread / values + eps), scale)
     if has_add:
@@ -286,7 +292,7 @@ def plan(n: int, p: int, c: int, groups: int, processors: int) -> Plan:
         rows = -(-p // splits)
         splits = -(-p // rows)
         programs = n * -(-c // WIDTH) * -(-p // TILE)
-        steps = max(1, min(8, programs // (8 * processors)))
+        steps = power_of_two(max(1, min(8, programs // (8 * processors))))
     lanes = max(64 * warps, power_of_two(wide // vector))
     return Plan(wide // vector, blocks, per_block, vector, lanes, warps, splits, rows, steps)
 

@@ -28,6 +28,12 @@ def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
     return out
 
 
+def triangle(length: int, like: Tensor) -> Tensor:
+    """`Windows.weights`, made where `like` lies."""
+    place = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
+    return torch.minimum(place, place.flip(0))
+
+
 class Projections(nn.Module):
     """The linear layers around an attention: to queries, keys and values, and from its result."""
 
@@ -179,7 +185,7 @@ class TemporalAttention(SelfAttention):
         spans = windows.spans(frames)
         total, weight = torch.zeros_like(v), v.new_zeros(frames, 1)
         for first, end in spans:
-            share = v.new_tensor(windows.weights(end - first))[:, None]  # f 1
+            share = triangle(end - first, v)[:, None]  # f 1
             total[:, first:end] += share * self._attend(attention, *(y[:, first:end] for y in (q, k, v)))
             weight[first:end] += share
         return torch.where(weight > 0, total / weight.clamp_min(1), total)

@@ -46,7 +46,9 @@ class PatchHooks(Hooks):
         self.fetch: Callable[[], None] = lambda: None
         """Called before each block: fetches its weights."""
         options["transformer_index"] = -1
-        self.whole = bool(self.patches or self.replacements or "optimized_attention_override" in options)
+        overridden = "optimized_attention_override" in options
+        self.attention = self.host_attention if overridden else None
+        self.whole = bool(self.patches or self.replacements or overridden)
 
     def enter(self, stage: Stage, index: int) -> None:
         if not torch.compiler.is_compiling():  # a compiled network stays one graph, and is interrupted between steps
@@ -130,9 +132,9 @@ class PatchHooks(Hooks):
         replacement = replacements.get(block, replacements.get(self.options["block"]))
         if replacement is not None:
             return replacement(q, k, v, extra)
-        return self.attention(q, k, v, extra["n_heads"])
+        return self.host_attention(q, k, v, extra["n_heads"])
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    def host_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
         """ComfyUI's attention, which asks `options` for one of the model's own."""
         out: Tensor = optimized_attention(
             q, k, v, heads, mask=mask, attn_precision=ATTENTION_PRECISION, transformer_options=self.options
@@ -142,7 +144,7 @@ class PatchHooks(Hooks):
     def _rows(self, attention: CrossAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (b f) n d over k, v of whole clips: all frames of a clip stand in one row."""
         rows = q.reshape(k.shape[0], -1, q.shape[-1])
-        return self.attention(rows, k, v, attention.heads).reshape(q.shape)
+        return self.host_attention(rows, k, v, attention.heads).reshape(q.shape)
 
     def _extra(self, attention: Projections) -> dict[str, Any]:
         """What attention patches are told."""

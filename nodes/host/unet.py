@@ -18,6 +18,7 @@ from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.network.unet import Deep, VideoUNet
 from ...vc_core.specs import UNetSpec, Windows
 from .deep import STEP_CACHE, WITHOUT_TIME, StepRun, shallow_control
+from .operations import weights_of
 from .patches import PatchHooks, host_attention
 from .prefetch import prefetch
 
@@ -47,7 +48,14 @@ class NativeUNet(VideoUNet):
         **_: Any,
     ) -> None:
         """`_` takes the facts about the network that core nodes read from ComfyUI's `unet_config`."""
-        super().__init__(spec, operations=operations, attention=host_attention, device=device, dtype=dtype)
+        super().__init__(
+            spec,
+            operations=operations,
+            attention=host_attention,
+            device=device,
+            dtype=dtype,
+            weights=weights_of(operations),
+        )
         self.dtype = dtype
         self.in_channels = spec.latent_channels  # core's nodes take it for the channels of a latent
 

@@ -20,6 +20,7 @@ from ...vc_core.specs import AutoencoderSpec
 from .compat import fill, is_dynamic, known, remember_types
 from .latents import NATIVE_GROUPS, is_native
 from .model import WEIGHT_DTYPES, remember
+from .operations import weights_of
 from .reading import open_file, read_mapped
 
 DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
@@ -73,7 +74,8 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     smallest = comfy.ldm.models.autoencoder.AutoencoderKL(**config).state_dict()
     vae = comfy.sd.VAE(sd=smallest, config={"params": config}, dtype=dtype)
     spec, kind = checkpoint.spec.autoencoder, vae.vae_dtype
-    module = OwnAutoencoder(spec, operations=comfy.ops.disable_weight_init, device="meta", dtype=kind)
+    operations = comfy.ops.disable_weight_init
+    module = OwnAutoencoder(spec, operations=operations, weights=weights_of(operations), device="meta", dtype=kind)
     remember_types(module)
     vae.first_stage_model = module
     # The plain patcher streams none of the weights of the decoder with references, and must load it whole.

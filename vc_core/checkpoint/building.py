@@ -169,6 +169,8 @@ class Checkpoint:
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:
             raise RuntimeError(f"{PART_TITLES[part]}: no values were loaded for {some(left)}")
+        if isinstance(module, VideoUNet | Autoencoder):
+            module.fused.arrange(module)
         return module.requires_grad_(False).eval()
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..errors import UserError
-from ..network.layers import Layers, suited
+from ..network.fused import Weights
+from ..network.layers import Layers
 from ..network.memory import free_bytes, until_it_fits
 from ..specs import AutoencoderSpec
 from .blocks import Decoder, Encoder
@@ -40,7 +41,8 @@ def frames_at_once(frame_bytes: float, free: int | None) -> int:
 
 
 class Autoencoder(nn.Module):
-    """The whole autoencoder. `operations` names the layer classes (Conv2d, GroupNorm); default `torch.nn`."""
+    """The whole autoencoder. `operations` names the layer classes (Conv2d, GroupNorm), default `torch.nn`; `weights`
+    gives theirs, see `network.fused`."""
 
     def __init__(
         self,
@@ -49,11 +51,12 @@ class Autoencoder(nn.Module):
         operations: ModuleType | Any = nn,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weights: Weights | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.own_layers = operations is nn
-        layers = Layers(operations, spec.norm_groups, device, dtype)
+        layers = Layers(operations, spec.norm_groups, device, dtype, weights)
+        self.fused = layers.fused
         self.encoder = Encoder(spec, layers)
         self.decoder = Decoder(spec, layers) if spec.reference_levels is None else ReferenceDecoder(spec, layers)
         self.quant_conv = layers.conv2d(2 * spec.latent_channels, 2 * spec.latent_channels, size=1)
@@ -61,7 +64,7 @@ class Autoencoder(nn.Module):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior, both n c h/f w/f and unscaled; the latter clamped to [-30, 20]."""
-        mean, logvar = self.quant_conv(self.encoder(self._suited(pixels))).chunk(2, dim=1)
+        mean, logvar = self.quant_conv(self.encoder(self.fused.suited(pixels))).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, pixels: Tensor, generator: Generator | None = None, *, chunk: int | None = None) -> Tensor:
@@ -134,7 +137,7 @@ class Autoencoder(nn.Module):
 
         The published decoder with references was run, and so trained, without the convolution `post_quant_conv`.
         """
-        z = self._suited(latents)
+        z = self.fused.suited(latents)
         if not isinstance(self.decoder, ReferenceDecoder):
             out: Tensor = self.decoder(self.post_quant_conv(z))
             return out
@@ -146,10 +149,7 @@ class Autoencoder(nn.Module):
                 f"The decoder looks at two pictures of the clip's size, {wanted}; it was given {tuple(ends.shape)}. "
                 "Bring them to that size."
             )
-        return self.decoder.clip(z, self.encoder.levels(self._suited(ends)))
-
-    def _suited(self, x: Tensor) -> Tensor:
-        return suited(x) if self.own_layers else x
+        return self.decoder.clip(z, self.encoder.levels(self.fused.suited(ends)))
 
 
 def _check_pixels(pixels: Tensor, multiple: int) -> None:

@@ -25,6 +25,7 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, layers: Layers) -> None:
         super().__init__()
+        self.fused = layers.fused
         self.norm1 = layers.group_norm(c_in, EPS)
         self.conv1 = layers.conv2d(c_in, c_out)
         self.norm2 = layers.group_norm(c_out, EPS)
@@ -32,9 +33,9 @@ class ResnetBlock(nn.Module):
         self.nin_shortcut = layers.conv2d(c_in, c_out, size=1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        return self.nin_shortcut(x) + h
+        h, bias = self.fused.convolution(self.conv1, self.fused.group_norm(self.norm1, x, silu=True))
+        h, bias = self.fused.convolution(self.conv2, self.fused.group_norm(self.norm2, h, silu=True, add=bias))
+        return self.fused.add(self.fused.pointwise(self.nin_shortcut, x), h, bias)
 
 
 class AttentionBlock(nn.Module):
@@ -42,7 +43,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
+        self.budget, self.fused = layers.budget, layers.fused
         self.norm = layers.group_norm(channels, EPS)
         self.q = layers.conv2d(channels, channels, size=1)
         self.k = layers.conv2d(channels, channels, size=1)
@@ -51,10 +52,11 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        y = self.norm(x)
-        q, k, v = (project(y).flatten(2).transpose(1, 2) for project in (self.q, self.k, self.v))  # n (h w) c
+        y = self.fused.group_norm(self.norm, x)
+        maps = (self.fused.pointwise(project, y) for project in (self.q, self.k, self.v))
+        q, k, v = (of_pixels.flatten(2).transpose(1, 2) for of_pixels in maps)  # n (h w) c
         out = sdpa_attention(q, k, v, heads=1) if x.device.type == "cpu" else self.in_blocks(q, k, v)
-        return x + self.proj_out(out.transpose(1, 2).reshape(n, c, h, w))
+        return x + self.fused.pointwise(self.proj_out, out.transpose(1, 2).reshape(n, c, h, w))
 
     def in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The attention of n (h w) c for a GPU: its kernels want the channels of a token side by side, and for a wide
@@ -138,6 +140,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: AutoencoderSpec, layers: Layers) -> None:
         super().__init__()
+        self.fused = layers.fused
         widths = [spec.channels * mult for mult in spec.channel_mult]
         self.conv_in = layers.conv2d(3, spec.channels)
         self.down = nn.ModuleList()
@@ -156,7 +159,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h)), inplace=True))
+        out: Tensor = self.conv_out(self.fused.group_norm(self.norm_out, self.mid(h), silu=True))
         return out
 
     def levels(self, x: Tensor) -> list[Tensor]:
@@ -174,6 +177,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: AutoencoderSpec, layers: Layers, kind: type[ResnetBlock] = ResnetBlock) -> None:
         super().__init__()
+        self.fused = layers.fused
         widths = [spec.channels * mult for mult in spec.channel_mult]
         c_in = widths[-1]
         self.conv_in = layers.conv2d(spec.latent_channels, c_in)
@@ -195,5 +199,5 @@ class Decoder(nn.Module):
             for block in level.block:  # whose input can go when it is done
                 h = block(h)
             h = level.resampled(h)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
+        out: Tensor = self.conv_out(self.fused.group_norm(self.norm_out, h, silu=True))
         return out

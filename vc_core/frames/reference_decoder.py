@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network.attention import sdpa_attention
-from ..network.layers import Layers, over_time, to_clips, to_frames
+from ..network.layers import Layers, Stage, over_time, to_clips, to_frames
 from ..network.parts import gathered
 from ..specs import AutoencoderSpec
 from .blocks import EPS, Decoder, Level, ResnetBlock
@@ -37,16 +36,12 @@ class TimeStack(nn.Module):
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
         self.budget = layers.budget
-        self.in_layers = nn.Sequential(
-            layers.group_norm(channels), nn.SiLU(inplace=True), layers.conv_over_frames(channels)
-        )
-        dropout = nn.Identity()  # a dropout in training; it counts in the published names
-        self.out_layers = nn.Sequential(
-            layers.group_norm(channels), nn.SiLU(inplace=True), dropout, layers.conv_over_frames(channels)
-        )
+        self.in_layers = Stage(channels, layers, layers.conv_over_frames(channels))
+        self.out_layers = Stage(channels, layers, layers.conv_over_frames(channels), dropout=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return over_time(x, (self.in_layers, self.out_layers), self.budget)
+        h, bias = over_time(x, (self.in_layers, self.out_layers), self.budget)
+        return h if bias is None else h + bias[..., None, None, None]
 
 
 class VideoResnetBlock(ResnetBlock):
@@ -72,6 +67,7 @@ class ReferenceAttention(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.fused = layers.fused
         inner = HEADS * HEAD_CHANNELS
         self.norm = layers.group_norm(channels, EPS)
         self.to_q = layers.linear(channels, inner, bias=False)
@@ -84,7 +80,7 @@ class ReferenceAttention(nn.Module):
         k, v = self.to_k(seen), self.to_v(seen)
 
         def one(frame: Tensor) -> Tensor:
-            q = self.to_q(self.norm(frame).flatten(2).transpose(1, 2))
+            q = self.to_q(self.fused.group_norm(self.norm, frame).flatten(2).transpose(1, 2))
             found: Tensor = self.to_out(sdpa_attention(q, k, v, HEADS))
             return frame + found.transpose(1, 2).unflatten(2, frame.shape[2:])
 
@@ -147,7 +143,7 @@ class ReferenceDecoder(Decoder):
             if references is not None:
                 h = self.attn_refinement[number](h, references[number])
             h = self.budget.over_frames(level.resampled, h) if number else h
-        h = self.budget.over_frames(lambda part: F.silu(self.norm_out(part), inplace=True), h)
+        h = self.budget.over_frames(lambda part: self.fused.group_norm(self.norm_out, part, silu=True), h)
         if references is not None:
             h = self.attn_refinement[-1](h, references[-1])
         frames = self.budget.over_frames(self.conv_out, h)

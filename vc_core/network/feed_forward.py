@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .layers import Layers
 
 
@@ -14,10 +15,14 @@ class GEGLU(nn.Module):
 
     def __init__(self, d_in: int, d_out: int, layers: Layers) -> None:
         super().__init__()
+        self.fused = layers.fused
         self.proj = layers.linear(d_in, 2 * d_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        x = self.proj(x)
+        if self.fused(x):
+            return kernels.geglu(x)
+        value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 

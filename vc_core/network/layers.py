@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused import Fused, Weights
 from .operations import linear_class, norm_class, over_frames
 from .parts import Budget, gathered
 
@@ -20,7 +21,8 @@ NORM_EPS = 1e-5
 
 class Layers:
     """Makes the layers of one network: the classes of an operations namespace (default `torch.nn`), all with the same
-    device, dtype and number of norm groups. `budget` is what they work on at once."""
+    device, dtype and number of norm groups. `budget` is what they work on at once, `fused` how they are computed; that
+    takes `weights` from operations other than torch's, see `network.fused`."""
 
     def __init__(
         self,
@@ -28,10 +30,12 @@ class Layers:
         groups: int = 32,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.operations, self.groups = operations, groups
         self.where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.budget = Budget()
+        self.fused = Fused(operations, weights)
 
     def linear(self, d_in: int, d_out: int, bias: bool = True) -> nn.Module:
         layer: nn.Module = linear_class(self.operations)(d_in, d_out, bias=bias, **self.where)
@@ -77,12 +81,6 @@ def repeated(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
 
 
-def suited(x: Tensor) -> Tensor:
-    """n c h w in the memory format in which its device computes convolutions and norms fastest: channels last on a CPU,
-    where every change between frames, clips and tokens is then a view."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
-
-
 def sinusoid(values: Tensor, width: int) -> Tensor:
     """n -> n width: cosines, then sines, of `values` at geometric frequencies from 1 down to 1/10000
     (arXiv:1706.03762, with the halves in the order that the published weights expect). float32."""
@@ -107,21 +105,39 @@ def embedding_mlp(d_in: int, d_out: int, layers: Layers) -> nn.Sequential:
     return nn.Sequential(layers.linear(d_in, d_out), nn.SiLU(), layers.linear(d_out, d_out))
 
 
-def over_time(x: Tensor, stages: Sequence[nn.Sequential], budget: Budget) -> Tensor:
-    """b c f h w through stages that each begin with a norm over the whole clip and go on pixel by pixel. Behind the
-    norm, which has the statistics of the whole clip, a large map is changed in place."""
-    if not budget.is_large(x):
-        for stage in stages:
-            x = stage(x)
-        return x
-    for norm, *rest in stages:
-        x = norm(x)
+class Stage(nn.Sequential):
+    """A norm, SiLU and a convolution. Published names count a SiLU as a layer, which the norm computes here, and with
+    `dropout` another one behind it."""
+
+    def __init__(self, channels: int, layers: Layers, convolution: nn.Module, *, dropout: bool = False) -> None:
+        unused = [nn.Identity() for _ in range(1 + dropout)]
+        super().__init__(layers.group_norm(channels), *unused, convolution)
+        self.fused = layers.fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self[-1](self.fused.group_norm(self[0], x, silu=True))
+        return out
+
+    def deferred(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Its result for x + add, m c, and the bias that is left to add to it, see `Fused.convolution`."""
+        return self.fused.convolution(self[-1], self.fused.group_norm(self[0], x, silu=True, add=add))
+
+    def in_parts(self, x: Tensor, budget: Budget) -> Tensor:
+        """As `forward`, for a convolution that sees every pixel by itself. Behind the norm, which has the statistics of
+        the whole clip, the map is changed in place."""
+        norm, convolution, whole = self[0], self[-1], self.fused(x)
+        x = self.fused.group_norm(norm, x, silu=whole)
         for part in budget.pixel_spans(x):
-            result = part
-            for layer in rest:
-                result = layer(result)
-            part.copy_(result)
-    return x
+            part.copy_(convolution(part if whole else F.silu(part, inplace=True)))
+        return x
+
+
+def over_time(x: Tensor, stages: Sequence[Stage], budget: Budget) -> tuple[Tensor, Tensor | None]:
+    """b c f h w through stages of convolutions over frames, and the bias that is left to add."""
+    bias = None
+    for stage in stages:
+        x, bias = (stage.in_parts(x, budget), None) if budget.is_large(x) else stage.deferred(x, bias)
+    return x, bias
 
 
 class TemporalConv(nn.Module):
@@ -132,24 +148,19 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
-        self.conv1 = nn.Sequential(
-            layers.group_norm(channels), nn.SiLU(inplace=True), layers.conv_over_frames(channels)
-        )
+        self.budget, self.fused = layers.budget, layers.fused
+        self.conv1 = Stage(channels, layers, layers.conv_over_frames(channels))
         self.conv2 = self._later(channels, layers)
         self.conv3 = self._later(channels, layers)
         self.conv4 = self._later(channels, layers)
 
     @staticmethod
-    def _later(channels: int, layers: Layers) -> nn.Sequential:
-        dropout = nn.Identity()  # a dropout in training; it counts in the published names
-        return nn.Sequential(
-            layers.group_norm(channels), nn.SiLU(inplace=True), dropout, layers.conv_over_frames(channels)
-        )
+    def _later(channels: int, layers: Layers) -> Stage:
+        return Stage(channels, layers, layers.conv_over_frames(channels), dropout=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = over_time(x, (self.conv1, self.conv2, self.conv3, self.conv4), self.budget)
-        return h.add_(x) if self.budget.is_large(x) else x + h
+        h, bias = over_time(x, (self.conv1, self.conv2, self.conv3, self.conv4), self.budget)
+        return h.add_(x) if self.budget.is_large(x) else self.fused.add(x, h, bias)
 
 
 class ResBlock(nn.Module):
@@ -160,18 +171,15 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, emb_width: int, temporal_conv: bool, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
-        self.in_layers = nn.Sequential(layers.group_norm(c_in), nn.SiLU(inplace=True), layers.conv2d(c_in, c_out))
-        self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(emb_width, c_out))
-        dropout = nn.Identity()  # a dropout in training; it counts in the published names
-        self.out_layers = nn.Sequential(
-            layers.group_norm(c_out), nn.SiLU(inplace=True), dropout, layers.conv2d(c_out, c_out)
-        )
+        self.budget, self.fused = layers.budget, layers.fused
+        self.in_layers = Stage(c_in, layers, layers.conv2d(c_in, c_out))
+        self.emb_layers = nn.Sequential(nn.Identity(), layers.linear(emb_width, c_out))  # a SiLU in the published names
+        self.out_layers = Stage(c_out, layers, layers.conv2d(c_out, c_out), dropout=True)
         self.skip_connection = layers.conv2d(c_in, c_out, size=1) if c_in != c_out else nn.Identity()
         self.temopral_conv = TemporalConv(c_out, layers) if temporal_conv else None
 
     def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
-        """`emb` is b d, or (b f) d where every frame has its own timestep."""
+        """`emb` is the SiLU of b d, or of (b f) d where every frame has its own timestep."""
         e = self.emb_layers(emb)
         if self.budget.is_large(x):
             e = e.repeat_interleave(len(x) // len(e), dim=0)
@@ -183,10 +191,9 @@ class ResBlock(nn.Module):
         return h
 
     def _in_space(self, x: Tensor, e: Tensor) -> Tensor:
-        h = self.in_layers(x)
-        h = (h.unflatten(0, (e.shape[0], -1)) + e[:, None, :, None, None]).flatten(0, 1)
-        out: Tensor = self.skip_connection(x) + self.out_layers(h)
-        return out
+        h, bias = self.in_layers.deferred(x)
+        h, bias = self.out_layers.deferred(h, e if bias is None else e + bias)
+        return self.fused.add(self.fused.pointwise(self.skip_connection, x), h, bias)
 
 
 class Downsample(nn.Module):

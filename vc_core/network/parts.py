@@ -21,7 +21,7 @@ LEAST = 2**22
 WHOLE = 2**40
 """Values of a part where no map is worked on in parts."""
 
-MOST_WIDE = 2**26
+MOST_WIDE = 2**27
 """Values that a feed-forward holds in its widest layer at once, however much memory is free. It is eight times as wide
 as its input there, which would otherwise be the peak of a whole pass, and larger parts are not faster."""
 

@@ -1,6 +1,8 @@
 """The transformers of the video UNet: over the pixels of a frame, and over the frames of a pixel.
 
-Attribute names are the published ones. Queries, keys and values are `n tokens (heads d)`.
+Attribute names are the published ones. Queries, keys and values are `n tokens (heads d)`. Over time, tokens are `n f d`
+of n pixels, or where fused kernels can be used `b f p d`, a view of a clip in channels-last memory: in both the frames
+are on axis 1.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..specs import Windows
+from . import kernels
 from .attention import Attention, causal_mask, join_heads, near_mask, split_heads
 from .feed_forward import FeedForward
 from .hooks import Hooks
@@ -123,14 +126,18 @@ class RelativePositions(nn.Module):
         nn.init.xavier_uniform_(self.embeddings_table)
 
     def forward(self, frames: int, like: Tensor) -> Tensor:
-        position = torch.arange(frames, device=like.device)
-        distance = (position[None, :] - position[:, None]).clamp(-self.reach, self.reach)
-        return self.embeddings_table.to(like)[distance + self.reach]
+        table, further = self.embeddings_table.to(like), frames - 1 - self.reach
+        if further > 0:
+            ends = [end.expand(further, -1) for end in (table[:1], table[-1:])]
+            table = torch.cat([ends[0], table, ends[1]])
+        elif further < 0:
+            table = table[-further:further]
+        return table.unfold(0, frames, 1).transpose(1, 2).flip(0)  # row i - j of the table for key i and query j
 
 
 class TemporalAttention(SelfAttention):
-    """Attention among the frames of one pixel, (b h w) f d -> (b h w) f d, with relative positions where `reach` is
-    given (arXiv:1803.02155): keys and values are shifted by a vector for the distance between the frames."""
+    """Attention among the frames of one pixel, n f d -> n f d or b f p d -> b f p d, with relative positions where
+    `reach` is given (arXiv:1803.02155): keys and values are shifted by a vector for the distance between the frames."""
 
     def __init__(
         self, dim: int, heads: int, layers: Layers, attention: Attention, reach: int | None, causal: bool
@@ -150,7 +157,7 @@ class TemporalAttention(SelfAttention):
         attention: Attention | None = None,
     ) -> Tensor:
         """`grid` is the height and width that the pixels of x come from, where x holds whole frames. `attention` takes
-        the place of the layer's own."""
+        the place of the layer's own, for tokens n f d."""
         attention = self.attention if attention is None else attention
         if not temporal:
             h = self._attend_to_self(x)
@@ -170,41 +177,51 @@ class TemporalAttention(SelfAttention):
         if grid is None:
             return self._attend(attention, self.to_q(x), self.to_k(x), self.to_v(x), mask)
         near, far = torch.empty_like(x), torch.empty_like(x)
-        pixels = max(1, self.budget.values // x[0].numel())
-        for part, by_near, by_far in zip(*(y.split(pixels) for y in (x, near, far)), strict=True):
+        axis = 0 if x.ndim == 3 else 2
+        pixels = max(1, self.budget.values * x.shape[axis] // x.numel())
+        for part, by_near, by_far in zip(*(y.split(pixels, axis) for y in (x, near, far)), strict=True):
             q, k, v = self.to_q(part), self.to_k(part), self.to_v(part)
             by_near.copy_(self._attend(attention, q, k, v, mask))
             by_far.copy_(self._attend(attention, q, k, v))
-        slow, quick = (h.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4) for h in (far, near))
+        slow, quick = (_on_grid(h, grid) for h in (far, near))
         blend_low(quick, slow, self.budget.values)
         return near
 
     def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows, attention: Attention) -> Tensor:
-        """The average over the windows that a frame is in, n f d; a frame in none gets zeros."""
+        """The average over the windows that a frame is in; a frame in none gets zeros."""
         frames = q.shape[1]
         spans = windows.spans(frames)
-        total, weight = torch.zeros_like(v), v.new_zeros(frames, 1)
+        over_frame = [1] * (v.ndim - 2)
+        total, weight = torch.zeros_like(v), v.new_zeros(frames, *over_frame)
         for first, end in spans:
-            share = triangle(end - first, v)[:, None]  # f 1
+            share = triangle(end - first, v).view(-1, *over_frame)
             total[:, first:end] += share * self._attend(attention, *(y[:, first:end] for y in (q, k, v)))
             weight[first:end] += share
-        return torch.where(weight > 0, total / weight.clamp_min(1), total)
+        return total / weight.clamp_min(1)
 
     def _attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Relative positions ask for maps of their own, which no `attention` computes."""
         frames = q.shape[1]
         if self.causal:
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
-        if self.relative_position_k is None or self.relative_position_v is None:
+        to_k, to_v = self.relative_position_k, self.relative_position_v
+        if q.ndim == 4 and kernels.attends(frames, q.shape[-1] // self.heads):
+            by_key, by_value = (None if to is None else to(frames, q) for to in (to_k, to_v))
+            return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
+        if q.ndim == 4:
+            pixels = (q.shape[0], q.shape[2])
+            q, k, v = (y.transpose(1, 2).flatten(0, 1) for y in (q, k, v))  # (b p) f d
+            return self._attend(attention, q, k, v, mask).unflatten(0, pixels).transpose(1, 2)
+        if to_k is None or to_v is None:
             return attention(q, k, v, self.heads) if mask is None else attention(q, k, v, self.heads, mask)
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))  # (n heads) f d
         q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
-        bias = torch.einsum("nqd,qkd->nqk", q, self.relative_position_k(frames, q))
+        bias = torch.einsum("nqd,qkd->nqk", q, to_k(frames, q))
         logits = torch.baddbmm(bias if mask is None else bias + mask, q, k.transpose(1, 2))
         del bias  # of the maps (n heads) f f two are held at a time
         weights = logits.softmax(dim=-1)
         del logits
-        out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, self.relative_position_v(frames, v)), weights, v)
+        out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, to_v(frames, v)), weights, v)
         return join_heads(out.unflatten(0, (-1, self.heads)))
 
     def _attend_to_self(self, x: Tensor) -> Tensor:
@@ -216,11 +233,17 @@ class TemporalAttention(SelfAttention):
         return v
 
 
+def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(b h w) f d or b f (h w) d -> b f h w d"""
+    return x.unflatten(2, grid) if x.ndim == 4 else x.unflatten(0, (-1, *grid)).permute(0, 3, 1, 2, 4)
+
+
 class Block(nn.Module):
     """Two attentions and a feed-forward, each on normed tokens and added to the stream."""
 
     def __init__(self, dim: int, attn1: SelfAttention, attn2: Projections, layers: Layers) -> None:
         super().__init__()
+        self.fused = layers.fused
         self.attn1 = attn1
         self.ff = FeedForward(dim, layers)
         self.attn2 = attn2
@@ -236,11 +259,12 @@ class SpatialBlock(Block):
     attn2: CrossAttention
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
-        x = x + hooks.self_attention(self.attn1, self.norm1(x))
+        x = x + hooks.self_attention(self.attn1, self.fused.layer_norm(self.norm1, x))
         x = hooks.between_attentions(x)
         x = repeated(x, rows)
-        x = x + hooks.cross_attention(self.attn2, self.norm2(x), text, image)
-        out: Tensor = x + self.ff(self.norm3(x))
+        h = self.fused.layer_norm(self.norm2, x)
+        x, h = self.fused.add_layer_norm(self.norm3, x, hooks.cross_attention(self.attn2, h, text, image))
+        out: Tensor = x + self.ff(h)
         return out
 
 
@@ -255,9 +279,11 @@ class TemporalBlock(Block):
         grid: tuple[int, int] | None = None,
         attention: Attention | None = None,
     ) -> Tensor:
-        x = x + self.attn1(self.norm1(x), temporal, windows, grid, attention)
-        x = x + self.attn2(self.norm2(x), temporal, windows, grid, attention)
-        out: Tensor = x + self.ff(self.norm3(x))
+        how = (temporal, windows, grid, attention)
+        h = self.fused.layer_norm(self.norm1, x)
+        x, h = self.fused.add_layer_norm(self.norm2, x, self.attn1(h, *how))
+        x, h = self.fused.add_layer_norm(self.norm3, x, self.attn2(h, *how))
+        out: Tensor = x + self.ff(h)
         return out
 
 
@@ -277,7 +303,7 @@ class SpatialTransformer(nn.Module):
         gate: bool = False,
     ) -> None:
         super().__init__()
-        self.budget = layers.budget
+        self.budget, self.fused = layers.budget, layers.fused
         self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
         self.proj_in = layers.linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
@@ -307,7 +333,7 @@ class SpatialTransformer(nn.Module):
         return gathered((self._transformed(*part, hooks, len(part[0])) for part in parts), rows)
 
     def _transformed(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
-        h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (b f) (h w) c
+        h = self.proj_in(self.fused.group_norm(self.norm, x).flatten(2).transpose(1, 2))  # (b f) (h w) c
         for block in self.transformer_blocks:
             h = block(h, text, image, hooks, rows)
         x = repeated(x, rows)
@@ -338,7 +364,7 @@ class TemporalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         inner = inner or channels
-        self.budget = layers.budget
+        self.budget, self.fused = layers.budget, layers.fused
         self.finest = finest
         self.conv_projection = conv_projection
         project = layers.conv1d if conv_projection else layers.linear
@@ -363,10 +389,10 @@ class TemporalTransformer(nn.Module):
         windows: Windows | None = None,
         attention: Attention | None = None,
     ) -> Tensor:
-        clips = self.norm(to_clips(x, frames))  # b c f h w
+        clips = self.fused.group_norm(self.norm, to_clips(x, frames))  # b c f h w
         blends = windows is not None and windows.spectral and not self.finest
         if blends or not self.budget.is_large(x):
-            grid = clips.shape[3:] if blends else None
+            grid = (clips.shape[3], clips.shape[4]) if blends else None
             return x + to_frames(self._over_time(clips, temporal, windows, grid, attention))
         for part in self.budget.pixel_spans(clips):
             part.copy_(self._over_time(part, temporal, windows, None, attention))
@@ -382,12 +408,18 @@ class TemporalTransformer(nn.Module):
     ) -> Tensor:
         """b c f h w -> b c f h w, every pixel by itself but where `grid` asks for a mix over frames"""
         b, c, f, height, width = clips.shape
-        h = self._project(self.proj_in, clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c))  # (b h w) f inner
+        if attention is None and self.fused(clips):
+            h = clips.permute(0, 2, 3, 4, 1).flatten(2, 3).contiguous()  # b f (h w) c; only a part needs a copy
+        else:
+            h = clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c)  # (b h w) f c
+        h = self._project(self.proj_in, h)
         for block in self.transformer_blocks:
             h = block(h, temporal, windows, grid, attention)
-        h = self._project(self.proj_out, h).view(b, height * width, f, c).transpose(1, 2)
+        h = self._project(self.proj_out, h)
+        if h.ndim == 3:
+            h = h.view(b, height * width, f, c).transpose(1, 2)
         return h.reshape(b, f, height, width, c).permute(0, 4, 1, 2, 3)
 
     def _project(self, layer: nn.Module, x: Tensor) -> Tensor:
-        out: Tensor = layer(x.transpose(1, 2)).transpose(1, 2) if self.conv_projection else layer(x)
-        return out
+        """layer(x), on the last axis"""
+        return self.fused.pointwise(layer, x.movedim(-1, 1)).movedim(1, -1) if self.conv_projection else apply(layer, x)

@@ -12,22 +12,24 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..specs import UNetSpec, Windows
 from .attention import Attention, sdpa_attention
+from .fused import Weights
 from .hooks import NO_HOOKS, Hooks
 from .layers import (
     Downsample,
     Layers,
     ResBlock,
+    Stage,
     Upsample,
     embedding_mlp,
     repeated,
     scale_sinusoid,
     sinusoid,
-    suited,
     to_clips,
     to_frames,
 )
@@ -42,7 +44,7 @@ INIT_ATTENTION_HEADS = 8
 class Call:
     """What every block of one forward pass receives."""
 
-    emb: Tensor  # b d, or (b f) d
+    emb: Tensor  # b d, or (b f) d, behind a SiLU
     text: Tensor  # b n d, or (b f) n d; of all conditionings
     image: Tensor | None  # b m d, or (b f) m d; of all conditionings
     frames: int
@@ -94,8 +96,9 @@ class Stack(nn.ModuleList):
 class VideoUNet(nn.Module):
     """noised latents, timestep, conditions -> prediction (of the noise, or of v)
 
-    `operations` names the layer classes (default `torch.nn`), `attention` the attention function, see
-    `network.attention`. Build on `device="meta"` and load with `assign=True` to make no tensor twice.
+    `operations` names the layer classes (default `torch.nn`), and `weights` gives theirs, see `network.fused`;
+    `attention` names the attention function, see `network.attention`. Build on `device="meta"` and load with
+    `assign=True` to make no tensor twice.
     """
 
     def __init__(
@@ -106,13 +109,13 @@ class VideoUNet(nn.Module):
         attention: Attention = sdpa_attention,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weights: Weights | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.attention = attention
-        self.own_layers = operations is nn
-        build = _Builder(spec, Layers(operations, spec.norm_groups, device, dtype), attention)
-        self.budget = build.layers.budget
+        build = _Builder(spec, Layers(operations, spec.norm_groups, device, dtype, weights), attention)
+        self.budget, self.fused = build.layers.budget, build.layers.fused
         width = spec.model_channels
         self.time_embed = embedding_mlp(width, 4 * width, build.layers)
         self.fps_embedding = embedding_mlp(width, 4 * width, build.layers) if spec.fps_condition else None
@@ -144,9 +147,7 @@ class VideoUNet(nn.Module):
                 if level > 0 and i == spec.num_res_blocks:
                     block.append(Upsample(channels, build.layers))
                 self.output_blocks.append(block)
-        self.out = nn.Sequential(
-            build.layers.group_norm(channels), nn.SiLU(inplace=True), build.layers.conv2d(channels, spec.out_channels)
-        )
+        self.out = Stage(channels, build.layers, build.layers.conv2d(channels, spec.out_channels))
 
     def fit(self, free: int | None, positions: int, itemsize: int) -> None:
         """Makes passes work on as much at once as `free` bytes allow, None where that is not known. `positions` are
@@ -215,7 +216,7 @@ class VideoUNet(nn.Module):
         early_text = text if early_text is None else early_text
         image = image.flatten(0, 1) if image is not None and image.ndim == 4 else image
         size = (x.shape[0] * x.shape[2], len(text) // len(x))
-        late = Call(emb, _rows(text), image, x.shape[2], hooks, temporal, windows, *size)
+        late = Call(F.silu(emb), _rows(text), image, x.shape[2], hooks, temporal, windows, *size)
         call = replace(late, text=_rows(early_text))
         kept = None if deep is None else deep.features
         run = len(self.input_blocks) if deep is None or kept is None else deep.shallow
@@ -256,7 +257,7 @@ class VideoUNet(nn.Module):
     def _frames(self, x: Tensor, concat: Tensor | None) -> Tensor:
         """The frames that the first convolution reads, (b f) c h w."""
         h = to_frames(x if concat is None else torch.cat([x, concat], dim=1))
-        return suited(h) if self.own_layers else h
+        return self.fused.suited(h)
 
     def _embed(
         self, timesteps: Tensor, fps: Tensor | None, scales: tuple[Tensor | None, Tensor | None], x: Tensor

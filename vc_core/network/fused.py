@@ -1,0 +1,107 @@
+"""The layers of a network by fused kernels, where these can be used: on a CUDA device, in passes without gradients.
+
+Feature maps then lie in channels-last memory through the whole network, so that frames, clips and tokens are views of
+each other. Every method gives what its plain layers give, and where kernels cannot be used it calls those.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import kernels
+
+
+class Weights(Protocol):
+    """Gives the weight and bias with which a layer computes `x`, for the time that the context lasts. A host that casts
+    or patches the weights of its layers hands in a function of its own."""
+
+    def __call__(self, layer: Any, x: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]: ...
+
+
+def own_weights(layer: Any, x: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]:
+    """The parameters of a layer of torch's."""
+    return nullcontext((layer.weight, layer.bias))
+
+
+class Fused:
+    """How the layers of one network are computed. Setting `wanted` to False keeps to the plain layers."""
+
+    def __init__(self, operations: ModuleType | Any = nn, weights: Weights | None = None) -> None:
+        """`weights` belong to `operations`; layers of other classes than torch's are not fused without them."""
+        self.own = operations is nn
+        self.wanted = self.own or weights is not None
+        self.weights = own_weights if weights is None else weights
+
+    def __call__(self, x: Tensor) -> bool:
+        """Whether fused kernels compute what follows x."""
+        return self.wanted and kernels.usable(x)
+
+    @torch.no_grad()
+    def arrange(self, network: nn.Module) -> None:
+        """Brings the weights of a network's convolutions into the memory format of its maps, on its device."""
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Conv3d) and self(layer.weight.data):
+                layer.weight.data = channels_last(layer.weight.data)
+
+    def suited(self, x: Tensor) -> Tensor:
+        """n c h w in the memory format in which its device computes convolutions and norms fastest: channels last where
+        there are kernels, and on a CPU with torch's own layers."""
+        return channels_last(x) if self(x) or (self.own and x.device.type == "cpu") else x
+
+    def group_norm(self, layer: Any, x: Tensor, *, silu: bool = False, add: Tensor | None = None) -> Tensor:
+        """layer(x + add), then SiLU where asked for. `add` is m c: a row for each n / m rows of x, n c ..."""
+        if self(x):
+            with self.weights(layer, x) as (weight, bias):
+                return kernels.group_norm(x, layer.num_groups, weight, bias, layer.eps, silu=silu, add=add)
+        if add is not None:
+            rows = add[:, None].unflatten(2, (-1, *[1] * (x.ndim - 2)))  # m 1 c 1 1
+            x = (x.unflatten(0, (len(add), -1)) + rows).flatten(0, 1)
+        x = layer(x)
+        return F.silu(x, inplace=True) if silu else x
+
+    def layer_norm(self, layer: Any, x: Tensor) -> Tensor:
+        """layer(x)"""
+        if not self(x):
+            out: Tensor = layer(x)
+            return out
+        with self.weights(layer, x) as (weight, bias):
+            return kernels.layer_norm(x, weight, bias, layer.eps)
+
+    def add_layer_norm(self, layer: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """x + h, and layer(x + h)"""
+        if self(x) and h.dtype == x.dtype:
+            with self.weights(layer, x) as (weight, bias):
+                return kernels.add_layer_norm(x, h, weight, bias, layer.eps)
+        x = x + h
+        return x, self.layer_norm(layer, x)
+
+    def convolution(self, layer: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """layer(x), perhaps without its bias: that, 1 c, is then the caller's to add, together with something else."""
+        if not self.own or not self(x):
+            return layer(x), None
+        return layer._conv_forward(x, layer.weight, None), layer.bias[None]
+
+    def add(self, x: Tensor, h: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x + h + bias, feature maps n c ... and 1 c"""
+        if bias is None:
+            return x + h
+        return kernels.add(channels_last(x), h, bias[0])
+
+    def pointwise(self, layer: Any, x: Tensor) -> Tensor:
+        """layer(x) for a convolution of width 1, or an identity. With channels last it is a linear layer."""
+        if isinstance(layer, nn.Identity) or not self(x):
+            out: Tensor = layer(x)
+            return out
+        with self.weights(layer, x) as (weight, bias):
+            return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """n c h w or n c f h w in channels-last memory"""
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)

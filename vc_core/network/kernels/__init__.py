@@ -1,0 +1,125 @@
+"""Fused kernels for the parts of the network that move memory rather than multiply: norms, the gate of the
+feed-forward layers, sums, and attention over the frames of a pixel. They are written in Triton, which is imported when
+the first kernel runs; ask `usable` before calling one. All compute in float32 and round once, to the type of `x`.
+
+Maps are `n c *spatial` with the channels last in memory, so that frames, clips and tokens are views of one another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .launching import INTERPRETED
+
+TYPES = (torch.float16, torch.bfloat16, torch.float32)
+MOST_FRAMES, HEAD_WIDTHS = 128, range(8, 129)
+"""Of attention over frames."""
+OLDEST = (8, 0)
+"""The compute capability from which on a device has bfloat16 and asynchronous copies."""
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels take `x`: a plain tensor on an NVIDIA device (or on the CPU under Triton's interpreter), in
+    fp16, bf16 or fp32, outside of autograd and of compilers, with Triton installed."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and type(x) is Tensor
+        and x.dtype in TYPES
+        and (_on_device(x.device.index) if x.is_cuda else INTERPRETED and x.device.type == "cpu" and _installed())
+    )
+
+
+def attends(frames: int, d: int) -> bool:
+    """Whether `attend_over_frames` takes clips of so many frames, and heads of width d."""
+    return frames <= MOST_FRAMES and d in HEAD_WIDTHS
+
+
+@cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _on_device(index: int) -> bool:
+    """Triton builds the code that starts a kernel with a C compiler; its build for Windows brings one along."""
+    compilers = (os.environ.get("CC", ""), "gcc", "clang", "cc")
+    builds = sys.platform == "win32" or any(shutil.which(name) for name in compilers if name)
+    nvidia = torch.version.cuda is not None and torch.cuda.is_available()
+    return _installed() and builds and nvidia and torch.cuda.get_device_capability(index) >= OLDEST
+
+
+@cache
+def _in(name: str) -> ModuleType:
+    """A module of kernels; it imports Triton."""
+    return importlib.import_module(f".{name}", __name__)
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    silu: bool = False,
+    add: Tensor | None = None,
+) -> Tensor:
+    """n c *spatial -> n c *spatial, channels last in memory: (x - mean) / sqrt(variance + eps) * weight + bias with the
+    statistics of each group of c / groups channels over all of *spatial; then y * sigmoid(y) where `silu` is set.
+
+    `add` is m c with n a multiple of m: each of its rows is added to n / m consecutive rows of x before the norm. The
+    sum is not returned.
+    """
+    return _in("norms").group_norm(x, groups, weight, bias, eps, silu, add)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """... d -> ... d: (x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
+    return _in("norms").layer_norm(x, weight, bias, eps)
+
+
+def add_layer_norm(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x and h, ... d -> (x + h, layer_norm(x + h)), in one pass."""
+    return _in("norms").add_layer_norm(x, h, weight, bias, eps)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """... 2d -> ... d: the first half times gelu(the second half), gelu(z) = z / 2 * (1 + erf(z / sqrt(2)))."""
+    return _in("pointwise").geglu(x)
+
+
+def add(x: Tensor, h: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x + h + bias. x and h have the same shape and the same layout in memory, in which the last axis is as long as
+    `bias`: the channels of maps with channels last, or the width of tokens."""
+    return _in("pointwise").add(x, h, bias)
+
+
+def attend_over_frames(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    k_positions: Tensor | None = None,
+    v_positions: Tensor | None = None,
+) -> Tensor:
+    """Attention among the frames of each pixel: q, k, v are b f p (heads d) -> b f p (heads d), contiguous.
+
+        w[i, j] = softmax over j of q[i] . (k[j] + k_positions[i, j]) / sqrt(d) + mask[i, j]
+        out[i] = sum over j of w[i, j] * (v[j] + v_positions[i, j])
+
+    for query frame i and key frame j. Up to 128 frames; d is from 8 to 128. The strides of the first three axes are
+    free; channels are next to each other. `mask` is f f and may hold -inf, the positions are f f d, both given or none.
+    """
+    return _in("frames").attend_over_frames(q, k, v, heads, mask, k_positions, v_positions)

@@ -2,7 +2,8 @@
 
 python -m benchmarks                              # everything that ends in reasonable time
 python -m benchmarks --only unet --longest 1000   # also the sizes that take minutes
-python -m benchmarks --device cuda --dtype fp16
+python -m benchmarks --device cuda                # a GPU: what takes five minutes there
+python -m benchmarks --device cuda --only vc2_320x512 --output /tmp/result.json
 python -m benchmarks --compare old.json new.json  # two results side by side
 python -m benchmarks --compare HEAD~5 HEAD --only unet   # two revisions, measured one after the other
 """
@@ -26,6 +27,11 @@ from .machine import processor
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ("unet", "guided", "frames", "autoencoder", "video", "planned", "compiled", "writing", "loading")
+SECTIONS = (
+    *("peaks", "vc2_320x512", "t2v_576x1024", "video_vc2_320x512", "video_t2v_576x1024"),
+    *("attention", "decode", "small_card", "small_models", "windows", "compiled_blocks"),
+)
+"""What is measured on a GPU, in this order."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +39,13 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
+    options.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*PARTS, *SECTIONS),
+        default=None,
+        help=f"parts to measure; on a GPU {', '.join(SECTIONS)}, and if they are named those of a CPU",
+    )
     options.add_argument("--preset", default="videocrafter2_512", help="the published layout (default: %(default)s)")
     options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     options.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
@@ -44,8 +56,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--sizes", nargs="+", type=size, default=None, metavar="FxHxW", help="of latents; clips grow from the first"
     )
+    options.add_argument("--limit", type=float, default=300.0, help="seconds that all parts of a GPU may take together")
+    options.add_argument("--tiny", action="store_true", help="the parts of a GPU at sizes that any device can try")
     options.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
-    options.add_argument("--output", type=Path, default=None, help="the JSON file (default: benchmarks/results/DEVICE)")
+    options.add_argument(
+        "--output", "--out", type=Path, default=None, help="the JSON file (default: benchmarks/results/DEVICE)"
+    )
     options.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="results, or revisions to be measured")
     options.add_argument("--source", type=Path, default=ROOT, help=argparse.SUPPRESS)
     return options
@@ -68,8 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         old, new = (result_of(which, options) for which in options.compare)
         sys.stdout.write(compared(old, new) + "\n")
         return 0
-    result = measured(options)
     output = options.output or RESULTS / f"speed_{options.device.replace(':', '')}_{options.dtype}.json"
+    result = measured(options, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     from .table import table
@@ -78,14 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """The result of a run on this machine."""
+def measured(options: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """The result of a run on this machine. What is measured on a GPU is written to `output` as soon as it is known."""
     sys.path.insert(0, str(options.source))  # another revision's vc_core, where one is compared
     import torch
 
     from vc_core.specs import PRESETS
 
-    from . import measuring
+    from . import gpu, measuring
+    from .card import Card, versions
     from .clock import Clock
 
     if options.threads:
@@ -97,8 +114,15 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     )
     bench.sizes = tuple(options.sizes or measuring.SIZES)
     bench.result.update(about(options, clock))
-    measuring.matmul(bench)
-    for part in options.only:
+    on_gpu = options.tiny or clock.device.type == "cuda"
+    chosen = options.only or (SECTIONS if on_gpu else PARTS)
+    if on_gpu:
+        bench.result.update(versions(clock.device))
+        gpu.measure(Card(clock.device, output, options.limit, options.tiny, bench.result), chosen)
+    parts = [part for part in chosen if part in PARTS]
+    if parts:
+        measuring.matmul(bench)
+    for part in parts:
         logging.getLogger(__name__).info("%s", part)
         measuring.PARTS[part](bench)
     return bench.result
@@ -147,9 +171,9 @@ def result_of(which: str, options: argparse.Namespace) -> dict[str, Any]:
         subprocess.run([*git, "add", "--quiet", "--detach", str(tree), which], check=True)
         try:
             command = [sys.executable, "-m", "benchmarks", "--source", str(tree), "--output", str(output)]
-            for option in ("preset", "device", "dtype", "threads", "repeats", "longest", "side"):
+            for option in ("preset", "device", "dtype", "threads", "repeats", "longest", "side", "limit"):
                 command += [f"--{option}", str(getattr(options, option))]
-            command += ["--only", *options.only]
+            command += ["--only", *options.only] if options.only else []
             if options.sizes:
                 command += ["--sizes", *("x".join(map(str, one)) for one in options.sizes)]
             subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

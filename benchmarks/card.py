@@ -1,81 +1,206 @@
-"""An NVIDIA card seen from outside, by nvidia-smi: what it is, and the most memory in use on it."""
+"""One graphics card: seconds, memory and kernels of a call on it, and a result that is kept up to date in a file.
+
+Everything also runs on a CPU, which has no kernels of its own to list and no allocator to ask.
+"""
 
 from __future__ import annotations
 
+import gc
+import json
+import logging
+import re
+import shutil
+import statistics
 import subprocess
-import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+log = logging.getLogger(__name__)
+
+KINDS: dict[str, str] = {
+    "copies": r"memcpy|memset|copy_kernel|catarray|\bfill",
+    "layout changes": r"nchwtonhwc|nhwctonchw|transpose",
+    "attention": r"flash|fmha|attention|attend|sdpa|_by_matrices|_by_frames",
+    "convolutions": r"conv|fprop|dgrad|implicit",
+    "norms": r"norm|rowwisemoments|computefusedparams|welford|_group_|_lane",
+    "matrix products": r"gemm|nvjet|cutlass|splitk|cublas|gemv|matmul|addmm|bmm|aten::mm",
+    "elementwise": r"elementwise|geglu|gelu|silu|softmax|reduce|triton_|_add|add\b|mul\b|index|gather",
+}
+"""The kinds of kernels, and what their names hold; the first that matches counts."""
+
+LAUNCHES = re.compile(r"^cu(da)?(LaunchKernel|LaunchKernelEx|LaunchKernelExC|GraphLaunch|MemcpyAsync|MemsetAsync)\b")
+LONGEST = 12
+"""Kernels that are listed by name."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """The first NVIDIA card."""
-
-    name: str
-    driver: str
-    total_bytes: int
-
-    @classmethod
-    def here(cls) -> Card:
-        """The card of this machine."""
-        name, driver, total, reserved = asked("name", "driver_version", "memory.total", "memory.reserved")
-        return cls(name, driver, (number(total) - number(reserved)) * 2**20)
-
-
-def asked(*fields: str) -> list[str]:
-    """What nvidia-smi answers for these fields of the first card."""
-    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [part.strip() for part in answer.splitlines()[0].split(",")]
-
-
-def number(text: str) -> int:
-    """A field in MiB; 0 where the driver does not give it."""
-    return int(text) if text.isdigit() else 0
+def kind_of(kernel: str) -> str:
+    """The kind of a kernel, by its name."""
+    return next((kind for kind, names in KINDS.items() if re.search(names, kernel.lower())), "others")
 
 
 @dataclass
-class Watch:
-    """While entered, the most memory in use: of the whole card, and of a process on the host."""
+class Card:
+    """A device and what was found on it. `limit` are the seconds that all of it may take."""
 
-    rss: Callable[[], int]
-    card: bool
-    card_bytes: int = 0
-    host_bytes: int = 0
-    stopped: threading.Event = field(default_factory=threading.Event)
+    device: torch.device
+    output: Path | None = None
+    limit: float = 300.0
+    tiny: bool = False
+    result: dict[str, Any] = field(default_factory=dict)
+    begun: float = field(default_factory=time.perf_counter)
 
-    def __enter__(self) -> Watch:
-        works = [self._host, self._card] if self.card else [self._host]
-        self.threads = [threading.Thread(target=work, daemon=True) for work in works]
-        for thread in self.threads:
-            thread.start()
-        return self
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join(5)
+    @property
+    def half(self) -> torch.dtype:
+        """The type of the networks: half precision where it is fast."""
+        return torch.float16 if self.is_gpu else torch.float32
 
-    def reset(self) -> None:
-        """Count from what is in use now."""
-        self.card_bytes = self.host_bytes = 0
+    def left(self) -> float:
+        """Seconds of the limit."""
+        return self.limit - (time.perf_counter() - self.begun)
 
-    def peaks(self) -> dict[str, int]:
-        """The most since the last reset, once both were looked at again."""
-        time.sleep(0.3)
-        return {**({"card_peak_bytes": self.card_bytes} if self.card else {}), "host_peak_bytes": self.host_bytes}
+    def note(self, *names: str, **found: Any) -> None:
+        """Puts what was found under these names, and saves everything that is known so far."""
+        place = self.result
+        for name in names:
+            place = place.setdefault(name, {})
+        place.update(found)
+        log.info("%s %s", " ".join(names), {key: value for key, value in found.items() if key != "longest"})
+        self.save()
 
-    def _card(self) -> None:
-        while not self.stopped.wait(0.1):
-            self.card_bytes = max(self.card_bytes, number(*asked("memory.used")) * 2**20)
+    def save(self) -> None:
+        """Writes the result, complete or not at all."""
+        if self.output is None:
+            return
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        part = self.output.with_name(self.output.name + ".part")
+        part.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
+        part.replace(self.output)
 
-    def _host(self) -> None:
-        import psutil
+    @contextmanager
+    def section(self, name: str, needed: float) -> Iterator[bool]:
+        """Whether there is time for a section, which takes about so many seconds. What goes wrong in it is noted."""
+        begun, there_is = time.perf_counter(), self.left() >= needed
+        if not there_is:
+            self.note(name, left_out=f"{self.left():.0f} s were left, and it takes about {needed:g}")
+        try:
+            with torch.inference_mode():
+                yield there_is
+        except Exception as error:  # the other sections are worth having all the same
+            log.exception("%s", name)
+            self.note(name, error=f"{type(error).__name__}: {error}"[:500])
+        self.tidy()
+        if there_is:
+            self.note(name, section_seconds=round(time.perf_counter() - begun, 1))
 
-        while not self.stopped.wait(0.1):
-            try:
-                self.host_bytes = max(self.host_bytes, self.rss())
-            except psutil.Error:
-                return
+    def tidy(self) -> None:
+        """Lets go of memory that nothing refers to."""
+        gc.collect()
+        if self.is_gpu:
+            torch.cuda.empty_cache()
+
+    def wait(self) -> None:
+        """Until everything asked of the device is done."""
+        if self.is_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], Any], count: int = 5, warm: int = 2) -> dict[str, float]:
+        """The medians of the seconds that a call takes on the device, and that Python takes to ask for it."""
+        for _ in range(1 if self.tiny else warm):
+            work()
+        self.wait()
+        taken, asked = [], []
+        for _ in range(1 if self.tiny else count):
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if self.is_gpu else []
+            begun = time.perf_counter()
+            if marks:
+                marks[0].record()
+            work()
+            asked.append(time.perf_counter() - begun)
+            if marks:
+                marks[1].record()
+            self.wait()
+            taken.append(marks[0].elapsed_time(marks[1]) / 1000 if marks else time.perf_counter() - begun)
+        return {"seconds": statistics.median(taken), "enqueue_seconds": statistics.median(asked)}
+
+    def memory(self, work: Callable[[], Any]) -> dict[str, int]:
+        """Bytes that torch's allocator had given out before the call and at the most during it, and reserved."""
+        self.tidy()
+        if not self.is_gpu:
+            work()
+            return {}
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        work()
+        self.wait()
+        return {
+            "before_bytes": before,
+            "allocated_bytes": torch.cuda.max_memory_allocated(self.device),
+            "reserved_bytes": torch.cuda.max_memory_reserved(self.device),
+        }
+
+    def kernels(self, work: Callable[[], Any]) -> dict[str, Any]:
+        """What runs on the device in a call: launches, kernels, and the milliseconds of each kind. Of a CPU the
+        operations are counted."""
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.is_gpu else [])]
+        self.wait()
+        with profile(activities=kinds) as found:
+            work()
+            self.wait()
+        launches, rows = 0, []
+        for event in found.key_averages():
+            launches += event.count if LAUNCHES.match(event.key) else 0
+            on_device = str(event.device_type).endswith("CUDA")
+            taken = event.self_device_time_total if on_device else 0 if self.is_gpu else event.self_cpu_time_total
+            if taken > 0:
+                rows.append((event.key, taken / 1000, event.count))
+        return {"launches": launches, **by_kind(rows)}
+
+
+def by_kind(rows: list[tuple[str, float, int]]) -> dict[str, Any]:
+    """Kernels (name, milliseconds, how often) in kinds, and the longest by name."""
+    milliseconds: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for name, taken, count in rows:
+        milliseconds[kind_of(name)] += taken
+        counts[kind_of(name)] += count
+    total = sum(milliseconds.values())
+    longest = sorted(rows, key=lambda row: -row[1])[:LONGEST]
+    return {
+        "kernels": sum(counts.values()),
+        "milliseconds": total,
+        "kinds": {
+            kind: {"milliseconds": taken, "share": taken / total, "kernels": counts[kind]}
+            for kind, taken in sorted(milliseconds.items(), key=lambda item: -item[1])
+        },
+        "longest": [[name[:100], round(taken, 3), count] for name, taken, count in longest],
+    }
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """Of what the device is driven by, as far as it is there."""
+    found: dict[str, Any] = {"cuda": torch.version.cuda}
+    try:
+        found["triton"] = version("triton")
+    except PackageNotFoundError:
+        found["triton"] = None
+    if device.type == "cuda":
+        found["cudnn"] = torch.backends.cudnn.version()
+        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    if shutil.which("nvidia-smi"):
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+        found["driver"] = said[0] if said else None
+    return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +16,38 @@ from vc_core.conditioning import Conditioning
 from vc_core.denoising.guidance import guide
 from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network.unet import VideoUNet
-from vc_core.specs import AutoencoderSpec, UNetSpec
+from vc_core.specs import PRESETS, AutoencoderSpec, ModelSpec, UNetSpec
 
 BLOCK = 2**22
 """Random values drawn once; every weight is filled with them."""
 
 TEXT_TOKENS = 77
+
+CASES: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "vc2_320x512": ("videocrafter2_512", (16, 40, 64)),
+    "t2v_576x1024": ("videocrafter1_t2v_1024", (16, 72, 128)),
+}
+"""A published layout, and the frames, height and width of latents."""
+
+
+def tiny(spec: ModelSpec) -> ModelSpec:
+    """The same layout with few and narrow layers."""
+    few: dict[str, Any] = {"num_res_blocks": 1, "norm_groups": 8}
+    narrow: dict[str, Any] = {
+        "model_channels": 32,
+        "channel_mult": (1, 2),
+        "attention_levels": (0,),
+        "head_channels": 16,
+    }
+    unet = replace(spec.unet, **few, **narrow, context_dim=32)
+    autoencoder = replace(spec.autoencoder, channels=16, **few)
+    return replace(spec, unet=unet, autoencoder=autoencoder)
+
+
+def case(name: str, small: bool) -> tuple[ModelSpec, tuple[int, int, int]]:
+    """The layout and the size of a case, or something alike and `small`."""
+    preset, size = CASES[name]
+    return (tiny(PRESETS[preset]), (2, 8, 8)) if small else (PRESETS[preset], size)
 
 
 def unet(spec: UNetSpec, device: torch.device, dtype: torch.dtype) -> VideoUNet:
@@ -38,13 +66,35 @@ def filled(module: Any) -> Any:
     block = torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         for name, parameter in module.named_parameters():
+            block = block.to(parameter.device)
             flat = parameter.view(-1)
             norm = parameter.ndim == 1 and name.endswith("weight")
             spread = 0.02 if parameter.ndim < 2 else math.sqrt(1 / parameter[0].numel())
             for start in range(0, len(flat), BLOCK):
                 part = flat[start : start + BLOCK]
-                part.copy_(block[: len(part)].to(part.device) * spread + float(norm))
+                part.copy_(block[: len(part)] * spread + float(norm))
     return module
+
+
+def arrange(network: Any) -> None:
+    """Brings the weights into the memory format that fused kernels want, in revisions that have some."""
+    fused = getattr(network, "fused", None)
+    if fused is not None:
+        fused.arrange(network)
+
+
+@contextmanager
+def by_plain_layers(network: Any) -> Iterator[None]:
+    """Within it the network, or the networks of a model, run without fused kernels."""
+    fused = getattr(network, "fused", None)
+    before = None if fused is None else fused.wanted
+    if fused is not None:
+        fused.wanted = False
+    try:
+        yield
+    finally:
+        if fused is not None:
+            fused.wanted = before
 
 
 def weight_bytes(module: nn.Module) -> int:

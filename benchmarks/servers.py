@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from .__main__ import RESULTS, ROOT, revision
-from .card import Card, Watch
+from .nvidia_smi import Card, Watch
 from .full_size import DTYPES, MODELS
 from .machine import processor
 

@@ -38,6 +38,7 @@ EVERYTHING = {
     "demo",
     "options",
     "recipe",
+    "request",
     "machine",
     "terminal",
     "__main__",

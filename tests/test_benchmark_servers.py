@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import full_size, servers, small_card
-from benchmarks.card import Card, Watch
+from benchmarks.nvidia_smi import Card, Watch
 from comfyui.server import Event, Run
 
 CARD = Card("a card", "580.1", 100 * 2**30)

@@ -20,6 +20,7 @@ from vc_core.network import parts
 from vc_core.network.attention import sdpa_attention
 from vc_core.network.feed_forward import FeedForward
 from vc_core.network.layers import Layers
+from vc_core.network.memory import free_bytes
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import PRESETS, AutoencoderSpec
@@ -111,6 +112,37 @@ def test_a_pass_takes_no_more_than_is_free(preset):
         sizes.add(network.budget.values)
         assert parts.KERNELS * pass_bytes(spec, size, network) < mib * 2**20
     assert sizes == {2**24, parts.WHOLE}
+
+
+def test_free_memory_is_what_the_device_has_and_the_process_may_take(monkeypatch):
+    answers = {"mem_get_info": (60, 100), "memory_reserved": 30, "memory_allocated": 20}
+    for name, answer in {**answers, "is_available": True}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    for share, free in ((1.0, 70), (0.95, 70), (0.5, 30)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device, share=share: share)
+        assert free_bytes(torch.device("cuda")) == free
+    assert free_bytes(torch.device("cpu")) is None
+
+
+def test_both_prompts_share_a_pass_where_their_memory_is_free(monkeypatch):
+    """At 320x512; one at 576x1024 fills a GPU by itself. Where nothing is known to be free, only a small pass is
+    shared."""
+    spec = PRESETS["videocrafter2_512"]
+    with PretendedCuda():
+        crafter = on_cuda(spec)
+    at_320x512, at_576x1024 = 16 * 40 * 64, 16 * 72 * 128
+    both = crafter.parts.unet.whole_bytes(2 * at_320x512, 2)
+    for free, positions, wanted in (
+        (both, at_320x512, True),
+        (both - 1, at_320x512, False),
+        (80 * GIB, at_576x1024, False),
+        (None, at_320x512, False),
+        (None, 16 * 16 * 16, True),
+    ):
+        monkeypatch.setattr("vc_core.pipeline.free_bytes", lambda device, free=free: free)
+        assert crafter.fits_together(positions, 2) == wanted
+    monkeypatch.setattr("vc_core.pipeline.free_bytes", lambda device: both)
+    assert not crafter.fits_together(at_320x512, 3)
 
 
 def test_parts_are_no_smaller_than_helps_and_as_before_where_nothing_is_known():

@@ -197,6 +197,7 @@ def _make_video(options: argparse.Namespace) -> None:
         crafter = VideoCrafter.load(
             options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora
         )
+        crafter.graphs = not options.no_cuda_graphs
         if options.compile:
             crafter.compile()
         if clip is not None:

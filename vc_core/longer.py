@@ -11,8 +11,10 @@ continue    clip after clip, each from the last frames of the one before (`denoi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -24,7 +26,7 @@ from .denoising.freeinit import GivenStart, check_first, next_start
 from .denoising.freenoise import rescheduled
 from .denoising.windows import ContextWindows, Fuse, Order
 from .errors import UserError
-from .pipeline import GREY, Request, VideoCrafter
+from .pipeline import GREY, Request, VideoCrafter, released
 from .specs import ModelSpec, Windows
 
 Method = Literal["off", "freenoise", "freelong", "windows", "fifo", "continue"]
@@ -203,8 +205,10 @@ def _fifo(
     negative = None
     if settings.sampling.guidance.passes:
         negative = crafter.told((request.negative,), None if picture is None else GREY, settings)
+    size = math.prod(settings.shape(crafter.parts.spec)[3:]) * long.window
+    replay = crafter.replay()
     made = stream(
-        crafter.predict,
+        partial(crafter.predict, network=replay),
         crafter.schedule(request),
         positive,
         negative,
@@ -213,8 +217,9 @@ def _fifo(
         noise=Noise((request.seed + 1) % 2**64),
         guidance=settings.sampling.guidance,
         queue=queue,
+        together=request.together or (request.together is None and crafter.fits_together(size, 2)),
     )
-    for index, latents in enumerate(made):
+    for index, latents in enumerate(released(made, replay)):
         frame = latents[:, :, None]
         if not bool(frame.isfinite().all()):
             raise UserError(f"Frame {index + 1} became NaN or infinite. Run the network in fp32 or bf16; lower cfg.")

@@ -78,6 +78,11 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--compile", action="store_true", help="compile the network first (torch.compile): minutes, once for a size"
     )
+    machine.add_argument(
+        "--no-cuda-graphs",
+        action="store_true",
+        help="on an NVIDIA GPU, launch every operation of a step by itself: slower, with less memory",
+    )
 
 
 def _add_what(group: argparse._ArgumentGroup) -> None:

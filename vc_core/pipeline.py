@@ -13,144 +13,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
-from .checks import check_compiler, check_ends, check_picture, check_settings, check_side, checked_pixels
+from .checks import check_compiler, check_ends, check_picture, checked_pixels
 from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
-from .denoising import AnalyticInit, Guidance, Noise, NoiseSchedule, NoiseSource, Sampling, Source, Step, sample
-from .denoising.caching import SHALLOW, Cache, Quality, check_quality, step_cache
+from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSource, Source, Step, sample
+from .denoising.caching import SHALLOW, Cache, step_cache
 from .denoising.freenoise import injected
-from .denoising.windows import ContextWindows, windowed
-from .errors import UserError
+from .denoising.windows import windowed
 from .frames.fitting import Fit, fit, fit_ends, picture_latent
 from .frames.pixels import to_network, to_unit
 from .network.contexts import KeptContexts
 from .network.hooks import NO_HOOKS, Hooks
+from .network.memory import free_bytes
+from .network.replay import CudaRecorder, Replay
 from .network.unet import Deep
-from .specs import ModelSpec, Windows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is wanted. A None takes the model's own default.
-
-    width, height: pixels, multiples of 8. frames: 1 or more; the models were trained with 16.
-    fps: that of the *motion*, a condition of the network, about 1 to 30; not the rate at which a file is saved.
-    cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
-        (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
-    motion: the motion guidance of networks that have it, about 0 to 0.5.
-    sampling: steps, sampler, spacing and eta, see `denoising.Sampling`. seed: 0 to 2^64 - 1.
-    step_cache, guidance_cache: quality of `denoising.caching`, "high", "balanced" or "fast"; None computes everything.
-    together: positive and negative in one pass, faster and with the memory of two; None where a pass is small.
-    start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
-        if the model had been trained with no more noise, for more motion. None begins where the spacing does.
-
-    For models that continue a picture (DynamiCrafter, ToonCrafter):
-    fit: how the pictures are brought to the clip's size, see `frames.fitting`.
-    loop: the clip ends where it begins. Its last frame, which equals the first, is left out of the video.
-    sharp: take the likeliest latent of a picture instead of a random one, which is what the authors take.
-
-    For clips longer than the model was trained on:
-    windows: temporal attention in windows and noise used again (FreeNoise, with eta 0 as published; or FreeLong).
-    context: windows of whole model calls instead, see `denoising.windows`. `longer` has further ways to long clips.
-    then: prompts that follow the first one over time, each turning into the next.
-    """
-
-    negative: str = ""
-    seed: int = 0
-    width: int | None = None
-    height: int | None = None
-    frames: int | None = None
-    fps: float | None = None
-    cfg: float | None = None
-    guidance_rescale: float | None = None
-    temporal_guidance: float = 0.0
-    image_cfg: float | None = None
-    motion: float | None = None
-    sampling: Sampling | None = None
-    step_cache: Quality | None = None
-    guidance_cache: Quality | None = None
-    together: bool | None = None
-    start: int | None = None
-    fit: Fit = "crop"
-    loop: bool = False
-    sharp: bool = False
-    windows: Windows | None = None
-    context: ContextWindows | None = None
-    then: tuple[str, ...] = ()
-
-    @property
-    def reordered(self) -> Windows | None:
-        """The windows that reorder the first noise."""
-        return self.context.noise if self.windows is None and self.context is not None else self.windows
-
-    def settle(self, spec: ModelSpec) -> Settings:
-        """With the model's defaults in place of each None. Raises UserError for what cannot be made."""
-        defaults = spec.defaults
-        cfg = defaults.cfg if self.cfg is None else self.cfg
-        guidance = Guidance(
-            scale=cfg,
-            rescale=defaults.guidance_rescale if self.guidance_rescale is None else self.guidance_rescale,
-            temporal=self.temporal_guidance,
-            image_scale=self.image_cfg,
-        )
-        if spec.unet.guidance_width:
-            guidance = replace(guidance, scale=1.0)
-        check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
-        sampling = self.sampling or Sampling(
-            steps=defaults.steps,
-            sampler=defaults.sampler,
-            spacing=defaults.spacing,
-            eta=defaults.eta if self.windows is None or self.windows.spectral else 0.0,
-        )
-        settings = Settings(
-            width=defaults.width if self.width is None else self.width,
-            height=defaults.height if self.height is None else self.height,
-            frames=defaults.frames if self.frames is None else self.frames,
-            fps=float(defaults.fps if self.fps is None else self.fps),
-            sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache),
-            guidance=cfg if spec.unet.guidance_width else None,
-            motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
-        )
-        if self.windows is not None and self.context is not None:
-            raise UserError(
-                "Windows inside the network and windows of whole model calls were both asked for; take one."
-            )
-        for quality in filter(None, (self.step_cache, self.guidance_cache)):
-            check_quality(quality)
-        check_ends(spec, wanted=self.loop)
-        check_side("Width", settings.width, spec.size_multiple)
-        check_side("Height", settings.height, spec.size_multiple)
-        if settings.frames < 1:
-            raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models learnt with 16.")
-        if not (math.isfinite(settings.fps) and settings.fps > 0):
-            raise UserError(f"The fps condition is {settings.fps:g}; it should be above 0, usually 4 to 30.")
-        return settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is made: a request for one model, complete."""
-
-    width: int
-    height: int
-    frames: int
-    fps: float
-    sampling: Sampling
-    guidance: float | None = None
-    motion: float | None = None
-
-    def shape(self, spec: ModelSpec) -> tuple[int, ...]:
-        """The shape of the latents, b c f h w."""
-        factor = spec.size_multiple
-        return (1, spec.autoencoder.latent_channels, self.frames, self.height // factor, self.width // factor)
+from .request import PLAIN, Request, Settings
+from .specs import Windows
 
 
 class VideoCrafter:
@@ -159,6 +46,7 @@ class VideoCrafter:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.hooks: Hooks | None = None  # those of every pass; None keeps keys and values for each run
+        self.graphs = True  # whether passes are replayed where that is possible, see `replay`
 
     @classmethod
     def load(
@@ -193,7 +81,7 @@ class VideoCrafter:
         prompt: str,
         picture: Tensor | None = None,
         *,
-        request: Request = Request(),
+        request: Request = PLAIN,
         source: Source | AnalyticInit | None = None,
         on_step: Callable[[Step], None] | None = None,
         end_picture: Tensor | None = None,
@@ -219,7 +107,7 @@ class VideoCrafter:
         prompt: str,
         picture: Tensor | None = None,
         *,
-        request: Request = Request(),
+        request: Request = PLAIN,
         source: Source | AnalyticInit | None = None,
         end_picture: Tensor | None = None,
         noise: NoiseSource | None = None,
@@ -250,16 +138,12 @@ class VideoCrafter:
             negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
-        context = request.context if request.context and settings.frames > request.context.size else None
-        starts = [level.timestep for level in levels[:-1]]
-        cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
-        at_once = (context.size if context else settings.frames) * math.prod(settings.shape(spec)[3:])
-        joined = at_once <= TOGETHER if request.together is None else request.together
-        model = injected(
-            partial(self.predict, windows=request.windows, cache=cache, hooks=self.hooks or KeptContexts()), levels
-        )
-        return sample(
-            model if context is None else windowed(model, context, levels),
+        at_once = request.frames_at_once(settings.frames) * math.prod(settings.shape(spec)[3:])
+        count = sum(told is not None for told in (positive, negative, textless))
+        joined = self.fits_together(at_once, count) if request.together is None else request.together
+        replay = self.replay() if len(levels) > WORTH_RECORDING else None
+        steps = sample(
+            self._model(request, settings, levels, replay),
             schedule,
             positive,
             negative,
@@ -269,6 +153,37 @@ class VideoCrafter:
             settings=replace(sampling, together=joined),
             textless=textless,
         )
+        return released(steps, replay)
+
+    def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
+        """What predicts in a run, with its caches and windows."""
+        starts = [level.timestep for level in levels[:-1]]
+        cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
+        hooks = self.hooks or KeptContexts()
+        predict = partial(self.predict, windows=request.windows, cache=cache, hooks=hooks, network=replay)
+        model = injected(predict, levels)
+        if request.context is None or settings.frames <= request.context.size:
+            return model
+        return windowed(model, request.context, levels)
+
+    def fits_together(self, positions: int, count: int) -> bool:
+        """Whether the passes of a guided step, `count` of so many latent positions each, should be one: where they are
+        small, and on a GPU where the memory for all of them is free."""
+        unet = self.parts.unet
+        assert unet is not None
+        free = free_bytes(self.parts.device)
+        if free is None:
+            return positions <= TOGETHER
+        return positions <= TOGETHER_ON_GPU and unet.whole_bytes(count * positions, self.parts.dtype.itemsize) <= free
+
+    def replay(self) -> Replay | None:
+        """What replays the passes of a run as CUDA graphs, for `predict`; None where they should run one launch at a
+        time: on other devices, with hooks, compiled, and where `graphs` is switched off."""
+        nvidia = self.parts.device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None
+        if not (nvidia and self.graphs) or self.hooks is not None:
+            return None
+        assert self.parts.unet is not None
+        return Replay(self.parts.unet, CudaRecorder(self.parts.device))
 
     @torch.inference_mode()
     def ends(
@@ -356,8 +271,10 @@ class VideoCrafter:
         windows: Windows | None = None,
         cache: Cache | None = None,
         hooks: Hooks = NO_HOOKS,
+        network: Replay | None = None,
     ) -> Tensor:
-        """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f."""
+        """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f. `network` is what calls
+        the network in this run, see `replay`."""
         unet = self.parts.unet
         assert unet is not None
         dtype = self.parts.dtype
@@ -369,10 +286,13 @@ class VideoCrafter:
         if motion is not None:
             moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
             motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
-        key, level = (id(told.text), told.window, told.early_text is None, temporal), float(timestep.flatten()[0])
+        key, level = (id(told.text), told.window, told.early_text is None, temporal), 0.0
+        if cache is not None:
+            level = float(timestep.flatten()[0])  # which a GPU is waited for
         deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
         computed = deep is not None and deep.features is None
-        out = unet.in_memory(
+        call = unet.in_memory if network is None else network
+        out = call(
             x.to(dtype),
             timestep,
             told.text.to(dtype),
@@ -392,9 +312,27 @@ class VideoCrafter:
         return out
 
 
+T = TypeVar("T")
+
+
+def released(steps: Iterator[T], replay: Replay | None) -> Iterator[T]:
+    """The steps of a run. What was recorded for it is let go when it ends, or when no more steps are asked for."""
+    try:
+        yield from steps
+    finally:
+        if replay is not None:
+            replay.release()
+
+
+WORTH_RECORDING = 8
+"""Steps of a run from which on recording a pass takes less time than it saves."""
+
 TOGETHER = 2**14
 """Latent positions of a pass, frames times height times width, up to which positive and negative share it: what they
 have in common is then worth more than the memory of two."""
+
+TOGETHER_ON_GPU = 2**16
+"""The same on a GPU, which a pass of 16 frames at 320 x 512 does not fill; one at 576 x 1024 does."""
 
 GREY = torch.full((1, 1, 3), 0.5)
 """The picture of the unconditional branch: mid grey, which is zero to the network."""

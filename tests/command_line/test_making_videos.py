@@ -20,6 +20,7 @@ from PIL import Image
 from vc_core import bundled, cli
 from vc_core.demo import TEXT_PROMPT
 from vc_core.frames.video import write_video
+from vc_core.pipeline import VideoCrafter
 
 
 class TestMakingVideos:
@@ -53,6 +54,20 @@ class TestMakingVideos:
         first = make("one", 5)
         assert np.array_equal(first, make("two", 5))
         assert not np.array_equal(first, make("three", 6))
+
+    @pytest.mark.parametrize("given", [(), ("--no-cuda-graphs",)])
+    def test_cuda_graphs_can_be_switched_off(
+        self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
+    ) -> None:
+        seen: list[bool] = []
+
+        def generate(crafter: VideoCrafter, *_: Any, **__: Any) -> torch.Tensor:
+            seen.append(crafter.graphs)
+            return torch.zeros(2, 16, 16, 3)
+
+        monkeypatch.setattr(VideoCrafter, "generate", generate)
+        assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu", *given) == 0
+        assert seen == [not given]
 
     def test_every_setting_reaches_the_sampler(
         self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

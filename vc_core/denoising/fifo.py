@@ -68,11 +68,13 @@ def stream(
     noise: NoiseSource,
     guidance: Guidance,
     queue: Queue = Queue(),
+    together: bool = False,
 ) -> Iterator[Tensor]:
     """The latents b c h w of `frames` frames, one after the other, each as soon as it is clean.
 
     base: the clean latents of a clip of `queue.size` frames, b c f h w, from which the video goes on. The
-    conditionings may hold a text for each of the `frames` frames; places before and after take the nearest.
+    conditionings may hold a text for each of the `frames` frames; places before and after take the nearest. `together`:
+    see `guidance.guide`.
     Raises UserError for conditions that FIFO cannot give to single frames.
     """
     if positive.concat is not None or positive.motion is not None:
@@ -84,8 +86,9 @@ def stream(
     def estimate(x: Tensor, levels: Sequence[Level], shown: Sequence[int]) -> Estimate:
         told = of_frames(positive, shown, frames)
         other = None if negative is None else of_frames(negative, shown, frames)
+        guided = guide(model, told, other, guidance, together=together)
         timestep = x.new_tensor([[level.timestep for level in levels]]).expand(len(x), -1).float()
-        return estimated(x, guide(model, told, other, guidance)(x, timestep), levels, schedule.prediction)
+        return estimated(x, guided(x, timestep), levels, schedule.prediction)
 
     return run(estimate, queue.levels(schedule), base, frames, noise, queue)
 

@@ -13,12 +13,15 @@ T = TypeVar("T")
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that are free on a CUDA device, those included that torch's allocator holds unused; None for any other
-    device, where nothing depends on it."""
+    """Bytes that are free on a CUDA device, those included that torch's allocator holds unused, and no more than the
+    process may take; None for any other device, where nothing depends on it."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # older versions cannot tell
+    allowed = total if share is None else int(total * share(device))
+    return min(free, allowed - reserved) + reserved - torch.cuda.memory_allocated(device)
 
 
 def until_it_fits(work: Callable[[], T], less: Callable[[], bool], cure: str) -> T:

@@ -43,6 +43,11 @@ KERNELS = 1.5
 their own."""
 
 
+def whole_bytes(full: int, itemsize: int) -> int:
+    """Bytes that a pass takes at the most where no map is worked on in parts; `full` and `itemsize` as in `fit`."""
+    return int(KERNELS * itemsize * HELD_AT_MOST * full)
+
+
 class Budget:
     """How many values of a map the layers of one network work on at once.
 
@@ -53,6 +58,12 @@ class Budget:
     def __init__(self) -> None:
         self.values = AT_ONCE
         self.most = WHOLE
+        self.held = 0  # bytes that count as free, but belong to what was recorded of this network
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no map is worked on in parts."""
+        return self.values >= WHOLE
 
     def fit(self, free: int | None, full: int, itemsize: int) -> None:
         """Makes parts as large as `free` bytes allow, None where that is not known, for a pass whose feature maps have
@@ -60,7 +71,7 @@ class Budget:
         sees another number."""
         values = AT_ONCE
         if free is not None:
-            room = int(free / (KERNELS * itemsize))
+            room = int((free - self.held) / (KERNELS * itemsize))
             parts = int((room - HELD * full) / HELD_FOR_PARTS)
             values = WHOLE if room >= HELD_AT_MOST * full else 2 ** (max(parts, LEAST).bit_length() - 1)
         self.values = min(values, self.most)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,12 @@ def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
     """layer(tokens)"""
     out: Tensor = layer(tokens)
     return out
+
+
+def triangle(length: int, like: Tensor) -> Tensor:
+    """`Windows.weights`, made where `like` lies."""
+    place = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
+    return torch.minimum(place, place.flip(0))
 
 
 class Projections(nn.Module):
@@ -186,19 +191,13 @@ class TemporalAttention(SelfAttention):
         """The average over the windows that a frame is in; a frame in none gets zeros."""
         frames = q.shape[1]
         spans = windows.spans(frames)
-        shares = [windows.weights(end - first) for first, end in spans]
-        sums = [0.0] * frames
-        for (first, _), share in zip(spans, shares, strict=True):
-            for place, weight in enumerate(share):
-                sums[first + place] += weight
-        sums = [max(weight, 1.0) for weight in sums]
-        # All numbers in one tensor: each that comes from the CPU has the GPU wait.
-        numbers = v.new_tensor([*chain(*shares), *sums]).view(-1, *[1] * (v.ndim - 2))
-        *weights, total_weight = numbers.split([*map(len, shares), frames])
-        total = torch.zeros_like(v)
-        for (first, end), share in zip(spans, weights, strict=True):
+        over_frame = [1] * (v.ndim - 2)
+        total, weight = torch.zeros_like(v), v.new_zeros(frames, *over_frame)
+        for first, end in spans:
+            share = triangle(end - first, v).view(-1, *over_frame)
             total[:, first:end] += share * self._attend(attention, *(y[:, first:end] for y in (q, k, v)))
-        return total / total_weight
+            weight[first:end] += share
+        return total / weight.clamp_min(1)
 
     def _attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Relative positions ask for maps of their own, which no `attention` computes."""

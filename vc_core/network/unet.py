@@ -34,6 +34,7 @@ from .layers import (
     to_frames,
 )
 from .memory import free_bytes, until_it_fits
+from .parts import whole_bytes
 from .transformers import SpatialTransformer, TemporalTransformer
 
 INIT_ATTENTION_HEADS = 8
@@ -155,6 +156,10 @@ class VideoUNet(nn.Module):
         Call it before a pass, outside of what is compiled. Without it, large maps are worked on in small parts.
         """
         self.budget.fit(free, positions * self.spec.model_channels, itemsize)
+
+    def whole_bytes(self, positions: int, itemsize: int) -> int:
+        """Bytes that a pass takes at the most where nothing is done in parts; see `fit`."""
+        return whole_bytes(positions * self.spec.model_channels, itemsize)
 
     def in_memory(self, x: Tensor, timesteps: Tensor, text: Tensor, *given: Any, **options: Any) -> Tensor:
         """The prediction, as a call of the network, with as much at once as free memory allows, and with less where it

@@ -1,0 +1,323 @@
+"""Recorded passes: when they are recorded, what they are given, and what they must not do on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import small_models as small
+import torch
+from pretended import PretendedCuda
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vc_core.denoising import Sampling
+from vc_core.denoising.windows import ContextWindows
+from vc_core.longer import Long
+from vc_core.longer import frames as long_frames
+from vc_core.network import parts
+from vc_core.network.replay import MOST_KINDS, Replay
+from vc_core.network.transformers import triangle
+from vc_core.network.unet import Deep, VideoUNet
+from vc_core.pipeline import WORTH_RECORDING, Request, VideoCrafter
+from vc_core.specs import Windows
+
+
+class StandIn:
+    """Records work as a graph does: what runs again reads the tensors of the recording and writes the same results."""
+
+    def __init__(self, fails_at=None):
+        self.recorded = self.replayed = self.released = 0
+        self.fails_at = fails_at
+        self.bytes = 0
+
+    def record(self, work):
+        self.recorded += 1
+        self.bytes += 100
+        if self.recorded == self.fails_at:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        results = work()
+
+        def again():
+            self.replayed += 1
+            for kept, new in zip(results, work(), strict=True):
+                kept.copy_(new)
+            return results
+
+        for result in results:
+            result.fill_(float("nan"))  # recording runs nothing
+        return again
+
+    def release(self):
+        self.released += 1
+        self.bytes = 0
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    spec = replace(small.IMAGE_MODEL.unet, channel_mult=(1, 2), attention_levels=(1,))
+    made = VideoUNet(spec).eval().requires_grad_(False)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    made.budget.values = parts.WHOLE
+    made.budget.fit = lambda *_: None
+    return made
+
+
+def given(network, seed, frames=3, texts=1):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator)
+
+    width = network.spec.context_dim
+    x, text = draw(1, 4, frames, 4, 4), draw(texts, 7, width)
+    return [x, torch.tensor([10.0 * seed]), text, draw(texts, 4, width), torch.tensor([8.0])]
+
+
+@torch.no_grad()
+def test_every_pass_of_a_kind_gives_what_the_network_gives(network):
+    recorder = StandIn()
+    replay = Replay(network, recorder)
+    calls = [given(network, seed) for seed in range(1, 5)]
+    calls += [[*calls[0][:2], *calls[1][2:]]]  # the texts of another call, then those that came first
+    calls += [calls[0]]
+    made = [replay(*call) for call in calls]  # all are kept until the end: a replay must not change an older result
+    for call, out in zip(calls, made, strict=True):
+        torch.testing.assert_close(out, network(*call), atol=0, rtol=0)
+    assert (recorder.recorded, recorder.replayed) == (1, 5)
+    assert network.budget.held == 100
+
+
+@torch.no_grad()
+def test_what_changes_the_launches_is_recorded_by_itself(network):
+    recorder = StandIn()
+    replay = Replay(network, recorder)
+    base = given(network, 1)
+    early = given(network, 2)[2]
+    kinds = [
+        (base, {}),
+        (given(network, 1, frames=5), {}),
+        (given(network, 1, texts=2), {}),
+        ([*base[:3], None, base[4]], {}),
+        (base, {"temporal": False}),
+        (given(network, 1, frames=5), {"windows": Windows(size=4, stride=2)}),
+        (base, {"early_text": early}),
+    ]
+    for _ in range(2):
+        for call, options in kinds:
+            torch.testing.assert_close(replay(*call, **options), network(*call, **options), atol=0, rtol=0)
+    assert recorder.recorded == len(kinds) < MOST_KINDS
+    for count in (7, 9, 11, 7, 9, 11):
+        replay(*given(network, 1, frames=count))
+    assert recorder.recorded == MOST_KINDS
+
+
+@torch.no_grad()
+def test_deep_features_are_taken_and_given(network):
+    replay = Replay(network, StandIn())
+    kept = []
+    for seed in (1, 2, 3):
+        call = given(network, seed)
+        ours, plain = Deep(1), Deep(1)
+        torch.testing.assert_close(replay(*call, deep=ours), network(*call, deep=plain), atol=0, rtol=0)
+        torch.testing.assert_close(ours.features, plain.features, atol=0, rtol=0)
+        kept.append((ours, plain.features.clone()))
+    for seed, (deep, features) in zip((4, 5, 6), kept, strict=True):
+        call = given(network, seed)
+        torch.testing.assert_close(replay(*call, deep=deep), network(*call, deep=deep), atol=0, rtol=0)
+        assert torch.equal(deep.features, features), "a later pass has changed what a cache keeps"
+    assert replay.recorder.recorded == 2
+
+
+@torch.no_grad()
+def test_tensors_that_stay_are_copied_once(network):
+    replay = Replay(network, StandIn())
+    call = given(network, 1)
+    replay(*call)
+    replay(*call)
+    (recorded,) = replay.passes.values()
+    text, x = recorded.inputs["text"], recorded.inputs["x"]
+    text.zero_()
+    replay(*call)
+    assert not text.any(), "the same text was copied again"
+    x.zero_()
+    replay(*call)
+    assert torch.equal(x, call[0])
+    replay(*call[:2], call[2].clone(), *call[3:])
+    assert torch.equal(text, call[2])
+
+
+@torch.no_grad()
+def test_a_failed_recording_ends_all_recording(network, caplog):
+    recorder = StandIn(fails_at=2)
+    replay = Replay(network, recorder)
+    for seed in range(1, 4):
+        for kind in (3, 5):
+            call = given(network, seed, frames=kind)
+            torch.testing.assert_close(replay(*call), network(*call), atol=0, rtol=0)
+    assert recorder.recorded == 2
+    assert recorder.released == 1
+    assert not replay.passes
+    assert network.budget.held == 0
+    assert "not permitted when stream is capturing" in caplog.text
+
+
+@torch.no_grad()
+def test_with_maps_in_parts_or_little_memory_nothing_is_recorded(network, monkeypatch):
+    needed = network.whole_bytes(3 * 4 * 4, 4)
+    for values, free, records in (
+        (parts.AT_ONCE, None, 0),
+        (parts.WHOLE, 2 * needed - 1, 0),
+        (parts.WHOLE, 2 * needed, 1),
+    ):
+        monkeypatch.setattr("vc_core.network.replay.free_bytes", lambda device, free=free: free)
+        network.budget.values = values
+        replay = Replay(network, StandIn())
+        for seed in (1, 2, 3):
+            replay(*given(network, seed))
+        assert replay.recorder.recorded == records
+
+
+def test_passes_with_gradients_are_not_recorded(network):
+    network.requires_grad_(True)
+    replay = Replay(network, StandIn())
+    for seed in (1, 2, 3):
+        replay(*given(network, seed)).sum().backward()
+    assert not replay.recorder.recorded
+
+
+def test_what_recordings_hold_is_not_free():
+    budget = parts.Budget()
+    free = parts.whole_bytes(2**20, 2)
+    budget.fit(free, 2**20, 2)
+    assert budget.is_whole
+    budget.held = free // 2
+    budget.fit(free, 2**20, 2)
+    assert not budget.is_whole
+
+
+@pytest.fixture(scope="module")
+def crafter(tmp_path_factory):
+    """A text model whose runs are recorded by a stand-in: on a CPU the budget is not asked."""
+    spec = replace(small.TEXT_MODEL, unet=replace(small.TEXT_MODEL.unet, channel_mult=(1, 2), attention_levels=(1,)))
+    return VideoCrafter.load(small.save(spec, tmp_path_factory.mktemp("replay") / "model.safetensors"))
+
+
+@pytest.fixture
+def recorders(crafter, monkeypatch):
+    """Those of the runs that follow."""
+    made = []
+
+    def replay():
+        made.append(StandIn())
+        return Replay(crafter.parts.unet, made[-1])
+
+    monkeypatch.setattr(crafter, "replay", replay)
+    monkeypatch.setattr(Replay, "_has_room", lambda *_: True)
+    return made
+
+
+SIZE = {"width": 32, "height": 24}
+RUNS = {
+    "guided": {},
+    "apart": {"together": False},
+    "temporal guidance": {"temporal_guidance": 1.0, "together": False},
+    "caches": {"step_cache": "fast", "guidance_cache": "fast", "sampling": Sampling(steps=12)},
+    "prompts over time": {"frames": 6, "windows": Windows(size=4, stride=2), "then": ("a car",)},
+    "windows": {"frames": 8, "context": ContextWindows(size=4, stride=2, order="uniform")},
+}
+
+
+@pytest.mark.parametrize("wanted", RUNS.values(), ids=RUNS)
+def test_a_run_is_the_same_with_recorded_passes(crafter, recorders, monkeypatch, wanted):
+    request = Request(**{"frames": 3, "sampling": Sampling(steps=WORTH_RECORDING), **SIZE, **wanted})
+    replayed = crafter.generate("a boat", request=request)
+    monkeypatch.undo()
+    torch.testing.assert_close(replayed, crafter.generate("a boat", request=request), atol=1e-5, rtol=0)
+    (recorder,) = recorders
+    assert recorder.replayed > WORTH_RECORDING // 2
+    assert recorder.released == 1
+
+
+def test_a_queue_is_the_same_with_recorded_passes(crafter, recorders, monkeypatch):
+    request = Request(frames=6, sampling=Sampling(steps=2), together=False, **SIZE)
+    long = Long(method="fifo", window=4, overlap=1, partitions=2)
+    replayed = torch.cat(list(long_frames(crafter, "a boat", request=request, long=long))).clone()
+    monkeypatch.undo()
+    plain = torch.cat(list(long_frames(crafter, "a boat", request=request, long=long)))
+    torch.testing.assert_close(replayed, plain, atol=1e-5, rtol=0)
+    assert [recorder.released for recorder in recorders] == [1]
+    assert recorders[0].replayed > 10
+
+
+def test_a_run_that_is_stopped_lets_go_of_what_was_recorded(crafter, recorders):
+    request = Request(frames=3, sampling=Sampling(steps=WORTH_RECORDING), **SIZE)
+
+    def stop(step):
+        if step.index == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crafter.generate("a boat", request=request, on_step=stop)
+    assert recorders[0].replayed
+    assert recorders[0].released
+    assert crafter.parts.unet.budget.held == 0
+
+
+def test_short_runs_and_other_devices_are_not_recorded(crafter, recorders):
+    request = Request(frames=3, sampling=Sampling(steps=4), **SIZE)
+    crafter.generate("a boat", request=request)
+    assert not recorders
+    assert VideoCrafter(crafter.parts).replay() is None
+
+
+class Waits(TorchDispatchMode):
+    """While entered, lists operations that copy between a GPU and the CPU, or whose result the CPU waits for."""
+
+    WAITED_FOR = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "repeat_interleave.Tensor")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        leaves = tree_leaves((args, kwargs, out))
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        devices |= {leaf.type for leaf in leaves if isinstance(leaf, torch.device)}
+        name = str(func).removeprefix("aten.")
+        if "cpu" in devices or name.startswith(self.WAITED_FOR):
+            self.found.append(name)
+        return out
+
+
+@pytest.mark.parametrize("kind", ["TEXT", "RELATIVE", "IMAGE", "CONTINUING", "TURBO"])
+@pytest.mark.parametrize("windows", [None, Windows(size=4, stride=2), Windows(size=4, stride=2, spectral=True)])
+@torch.no_grad()
+def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows):
+    """Nor does it copy anything to or from it: neither could be recorded."""
+    spec = getattr(small, f"{kind}_MODEL").unet
+    with PretendedCuda():
+        made = VideoUNet(spec, device="meta").half().to_empty(device="cuda").eval()
+        made.budget.values = parts.WHOLE
+
+        def zeros(*shape):
+            return torch.zeros(shape, device="cuda", dtype=torch.float16)
+
+        x, text, one = zeros(1, 4, 8, 8, 8), zeros(2, 7, spec.context_dim), zeros(1)
+        image = zeros(2, 8, 4, spec.context_dim) if spec.image_attention else None
+        more = {"concat": zeros(1, spec.concat_channels, 8, 8, 8) if spec.concat_channels else None, "windows": windows}
+        with Waits() as waits:
+            deep = Deep(1)
+            made(x, one, text, image, one, guidance=one, motion=one, early_text=text, deep=deep, **more)
+            made(x, one[:, None].repeat(1, 8), text, image, None, deep=deep, **more)
+            made(x, one, text, image, None, temporal=False, **more)
+    assert not waits.found
+
+
+def test_weights_of_windows_are_made_where_they_are_needed():
+    for length in range(1, 18):
+        assert triangle(length, torch.zeros(1)).tolist() == Windows().weights(length)

@@ -1,0 +1,139 @@
+"""What is wanted of a model, and what that is with the model's own settings in place of all that is left open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from .checks import check_ends, check_settings, check_side
+from .denoising import Guidance, Sampling
+from .denoising.caching import Quality, check_quality
+from .denoising.windows import ContextWindows
+from .errors import UserError
+from .frames.fitting import Fit
+from .specs import ModelSpec, Windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is wanted. A None takes the model's own default.
+
+    width, height: pixels, multiples of 8. frames: 1 or more; the models were trained with 16.
+    fps: that of the *motion*, a condition of the network, about 1 to 30; not the rate at which a file is saved.
+    cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
+        (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
+    motion: the motion guidance of networks that have it, about 0 to 0.5.
+    sampling: steps, sampler, spacing and eta, see `denoising.Sampling`. seed: 0 to 2^64 - 1.
+    step_cache, guidance_cache: quality of `denoising.caching`, "high", "balanced" or "fast"; None computes everything.
+    together: positive and negative in one pass, faster and with the memory of two; None where a pass is small and, on a
+        GPU, the memory of two is free.
+    start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
+        if the model had been trained with no more noise, for more motion. None begins where the spacing does.
+
+    For models that continue a picture (DynamiCrafter, ToonCrafter):
+    fit: how the pictures are brought to the clip's size, see `frames.fitting`.
+    loop: the clip ends where it begins. Its last frame, which equals the first, is left out of the video.
+    sharp: take the likeliest latent of a picture instead of a random one, which is what the authors take.
+
+    For clips longer than the model was trained on:
+    windows: temporal attention in windows and noise used again (FreeNoise, with eta 0 as published; or FreeLong).
+    context: windows of whole model calls instead, see `denoising.windows`. `longer` has further ways to long clips.
+    then: prompts that follow the first one over time, each turning into the next.
+    """
+
+    negative: str = ""
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    cfg: float | None = None
+    guidance_rescale: float | None = None
+    temporal_guidance: float = 0.0
+    image_cfg: float | None = None
+    motion: float | None = None
+    sampling: Sampling | None = None
+    step_cache: Quality | None = None
+    guidance_cache: Quality | None = None
+    together: bool | None = None
+    start: int | None = None
+    fit: Fit = "crop"
+    loop: bool = False
+    sharp: bool = False
+    windows: Windows | None = None
+    context: ContextWindows | None = None
+    then: tuple[str, ...] = ()
+
+    @property
+    def reordered(self) -> Windows | None:
+        """The windows that reorder the first noise."""
+        return self.context.noise if self.windows is None and self.context is not None else self.windows
+
+    def frames_at_once(self, frames: int) -> int:
+        """How many frames of a clip a call of the network sees."""
+        return frames if self.context is None else min(frames, self.context.size)
+
+    def settle(self, spec: ModelSpec) -> Settings:
+        """With the model's defaults in place of each None. Raises UserError for what cannot be made."""
+        defaults = spec.defaults
+        cfg = defaults.cfg if self.cfg is None else self.cfg
+        guidance = Guidance(
+            scale=cfg,
+            rescale=defaults.guidance_rescale if self.guidance_rescale is None else self.guidance_rescale,
+            temporal=self.temporal_guidance,
+            image_scale=self.image_cfg,
+        )
+        if spec.unet.guidance_width:
+            guidance = replace(guidance, scale=1.0)
+        check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
+        sampling = self.sampling or Sampling(
+            steps=defaults.steps,
+            sampler=defaults.sampler,
+            spacing=defaults.spacing,
+            eta=defaults.eta if self.windows is None or self.windows.spectral else 0.0,
+        )
+        settings = Settings(
+            width=defaults.width if self.width is None else self.width,
+            height=defaults.height if self.height is None else self.height,
+            frames=defaults.frames if self.frames is None else self.frames,
+            fps=float(defaults.fps if self.fps is None else self.fps),
+            sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache),
+            guidance=cfg if spec.unet.guidance_width else None,
+            motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
+        )
+        if self.windows is not None and self.context is not None:
+            raise UserError(
+                "Windows inside the network and windows of whole model calls were both asked for; take one."
+            )
+        for quality in filter(None, (self.step_cache, self.guidance_cache)):
+            check_quality(quality)
+        check_ends(spec, wanted=self.loop)
+        check_side("Width", settings.width, spec.size_multiple)
+        check_side("Height", settings.height, spec.size_multiple)
+        if settings.frames < 1:
+            raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models learnt with 16.")
+        if not (math.isfinite(settings.fps) and settings.fps > 0):
+            raise UserError(f"The fps condition is {settings.fps:g}; it should be above 0, usually 4 to 30.")
+        return settings
+
+
+PLAIN = Request()
+"""Everything by the model's own defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is made: a request for one model, complete."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    sampling: Sampling
+    guidance: float | None = None
+    motion: float | None = None
+
+    def shape(self, spec: ModelSpec) -> tuple[int, ...]:
+        """The shape of the latents, b c f h w."""
+        factor = spec.size_multiple
+        return (1, spec.autoencoder.latent_channels, self.frames, self.height // factor, self.width // factor)

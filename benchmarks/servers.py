@@ -8,7 +8,7 @@ Each setting is a server of its own, which runs the workflow template of each mo
 model, the second one finds it loaded. `default` starts ComfyUI without options; `6GiB` and its like reserve memory
 (`--reserve-vram`) so that so much of the card is left; `no_dynamic_vram` is `--disable-dynamic-vram`.
 Recorded are the seconds of each run and of its nodes, the most memory in use on the whole card by nvidia-smi and in the
-server's process, what the video looks like, the server's messages about memory, and the error where there is one. The
+server's process (and what was in use before), what the video looks like, the server's messages about memory, and the error where there is one. The
 result is written after every run. `COMFYUI_PATH` says where ComfyUI is. The checkpoints have random weights; they are
 made in `--folder` unless they are there, and take 4 to 10 GB each.
 """
@@ -160,6 +160,7 @@ class Bench:
                     self._model(server, watch, shared, begun[-1])
                     while rest and self.left > 0:
                         begun.append(rest.pop(0))
+                        free(server)
                         self._model(server, watch, shared, begun[-1])
             finally:
                 self._keep(server.log, name)
@@ -184,6 +185,8 @@ class Bench:
         """Two runs of one model, as a row of the result."""
         row: dict[str, Any] = {**shared, "model": model, "dynamic_vram": DYNAMIC in server.log}
         self.rows.append(row)
+        watch.reset()
+        row["before"] = watch.peaks()
         prompt = to_prompt(MODELS[model].template, server.object_info())
         for seed, which in enumerate(("first", "second")):
             if self.left <= 0:
@@ -241,6 +244,12 @@ def page(base: Base) -> list[str]:
     folder.mkdir()
     (folder / "index.html").write_text("", encoding="utf-8")
     return ["--front-end-root", str(folder), "--preview-method", "none"]
+
+
+def free(server: Server) -> None:
+    """Let the server forget the models that it holds, so that the next one's memory is its own."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1.0)
 
 
 def change(prompt: Mapping[str, Any], kind: str, **inputs: Any) -> None:

@@ -8,6 +8,7 @@ TRITON_INTERPRET=1 python -m benchmarks.kernels --device cpu --out kernels.json 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -190,7 +191,7 @@ COMPARED = [*FRAME_NORMS[:3], FRAME_NORMS[7], *CLIP_NORMS[:3], CLIP_NORMS[5]]
 def group_norms(device: torch.device, large: bool) -> Iterator[Case]:
     """Group norm and SiLU, of frames and of clips."""
     for shape in [*FRAME_NORMS, *CLIP_NORMS] if large else [(2, 64, 3, 5), (1, 32, 2, 3, 5)]:
-        yield group_norm(shape, device, add=len(shape) == 4 and shape[1] % 3 != 0)
+        yield group_norm(shape, device, add=shape[0] in (2, 32))
 
 
 def group_norm(shape: tuple[int, ...], device: torch.device, add: bool) -> Case:
@@ -260,7 +261,8 @@ def layer_norm(rows: int, d: int, device: torch.device) -> Case:
         cut = norms.Rows(tile, norms.power_of_two(d), warps)
         return lambda x, w, b: norms.layer_norm(x, w, b, EPS, cut)
 
-    cuts = {f"{t} rows, {w} warps": with_cut(t, w) for t in (1, 2, 4, 8, 16) for w in (1, 2, 4) if w <= t * d // 256}
+    tried = itertools.product((1, 2, 4, 8), (1, 2, 4)) if d != 640 else ()
+    cuts = {f"{tile} rows, {warps} warps": with_cut(tile, warps) for tile, warps in tried if warps <= tile * d // 256}
     return Case(
         "layer_norm",
         f"{rows}x{d}",
@@ -409,13 +411,9 @@ def attention(size: Attended, device: torch.device) -> Case:
 
         return call
 
-    cuts = {f"{cut}": with_cut(cut) for cut in attention_cuts(size)} if f == SHORT_CLIP else {}
+    cuts = {f"{cut}": with_cut(cut) for cut in attention_cuts(size)} if size in ATTENDED[:2] else {}
     moved = 4 * f * size.pixels * heads * d
     return Case("attend_over_frames", str(size), inputs, ours, theirs, moved, size.dtype, cuts)
-
-
-SHORT_CLIP = 16
-"""Frames of the attention whose cuts are compared."""
 
 
 def attention_cuts(size: Attended) -> list[Any]:
@@ -423,7 +421,7 @@ def attention_cuts(size: Attended) -> list[Any]:
     from vc_core.network.kernels import frames as over_frames
 
     found = []
-    for by_matrices in (True, False) if size.dtype not in over_frames.UNMATCHED else (False,):
+    for by_matrices in (True, False):
         cut = over_frames.plan(size.frames, size.width, by_matrices)
         for more, warps in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (0.5, 1)):
             found.append(cut._replace(pixels=max(1, int(cut.pixels * more)), warps=cut.warps * warps))

@@ -133,9 +133,9 @@ class Comfy:
         from comfy_api.latest import io
 
         node.GET_SCHEMA()
-        clone = node.PREPARE_CLASS_CLONE(
-            {"hidden_inputs": {getattr(io.Hidden, key): item for key, item in hidden.items()}}
-        )
+        given = {getattr(io.Hidden, key): item for key, item in hidden.items()}
+        older = "hidden_inputs" in inspect.signature(node.PREPARE_CLASS_CLONE).parameters
+        clone = node.PREPARE_CLASS_CLONE(given if older else {"hidden_inputs": given})
         result = getattr(clone, node.FUNCTION)(**values)
         if inspect.isawaitable(result):
             result = asyncio.run(_wait(result))
@@ -189,7 +189,9 @@ def _defaults(node: Any) -> dict[str, Any]:
         choices = kind if isinstance(kind, list) else given.get("options")
         if "default" in given:
             defaults[name] = given["default"]
-        elif choices and not isinstance(choices[0], dict):
+        elif choices and isinstance(choices[0], dict):
+            defaults[name] = {name: choices[0]["key"]}
+        elif choices:
             defaults[name] = choices[0]
     return defaults
 

@@ -174,7 +174,7 @@ def test_clip_skip_chooses_the_layer(comfy, text_model):
 
 
 @pytest.fixture(scope="module")
-def control_net(text_model):
+def control_net(text_model, dynamic_vram):
     """A small one with weights at random, in the layout of Stable Diffusion 2.1's."""
     import comfy.cldm.cldm
     import comfy.controlnet
@@ -182,7 +182,8 @@ def control_net(text_model):
 
     unet = text_model.model.model.spec.unet
     with pytest.MonkeyPatch.context() as patched:  # with dynamic VRAM, layers have no weights until they are loaded
-        patched.setattr("comfy.memory_management.aimdo_enabled", False, raising=False)
+        if dynamic_vram:
+            patched.setattr("comfy.memory_management.aimdo_enabled", False)
         control = comfy.cldm.cldm.ControlNet(
             image_size=32, in_channels=4, hint_channels=3, model_channels=unet.model_channels, num_res_blocks=[1, 1, 1],
             channel_mult=unet.channel_mult, num_head_channels=unet.head_channels, use_spatial_transformer=True,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from comfyui.limits import skip_without, skip_without_node
+
 from .test_core_patches import CFG, NOTHING, made, patched, relative
 
 
@@ -29,8 +31,7 @@ def of(loaded, node, *given, **named):
      ("CFGNorm", None, {}), ("CFGZeroStar", None, {}), ("TCFG", None, {}), ("Mahiro", None, {})],
 )  # fmt: skip
 def test_guidance_nodes_change_the_clip_unless_they_are_set_to_nothing(text_model, node, neutral, active):
-    if node not in text_model.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
+    skip_without_node(node)
     plain = made(text_model, steps=3)
     if neutral is not None:
         assert relative(made(text_model, patched(text_model, node, **neutral), steps=3), plain) < NOTHING
@@ -40,8 +41,7 @@ def test_guidance_nodes_change_the_clip_unless_they_are_set_to_nothing(text_mode
 
 
 def test_the_guidance_of_an_override_is_that_guidance(text_model):
-    if "CFGOverride" not in text_model.comfy.classes:
-        pytest.skip("this ComfyUI has no CFGOverride")
+    skip_without("CFGOverride")
     out = made(text_model, patched(text_model, "CFGOverride", cfg=5.0), steps=3)
     assert relative(out, made(text_model, steps=3, cfg=5.0)) < NOTHING
 
@@ -60,8 +60,7 @@ def test_renormcfg_reads_the_networks_channels(text_model):
 
 def test_temporalscorerescaling_runs_on_one_frame_alone(text_model):
     node = "TemporalScoreRescaling"
-    if node not in text_model.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
+    skip_without("TemporalScoreRescaling")
     assert relative(made(text_model, patched(text_model, node, tsr_k=1.0)), made(text_model)) < NOTHING
     assert torch.isfinite(made(text_model, patched(text_model, node, tsr_k=0.9), frames=1)).all()
     with pytest.raises(RuntimeError, match="ambiguous"):
@@ -89,15 +88,13 @@ def test_model_sampling_is_built_again_from_the_models_configuration(text_model,
      "ChromaRadianceOptions", "SelectModelDevice"],
 )  # fmt: skip
 def test_options_of_other_networks_have_no_effect(text_model, node):
-    if node not in text_model.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
+    skip_without_node(node)
     assert relative(made(text_model, patched(text_model, node)), made(text_model)) < NOTHING
 
 
 @pytest.mark.parametrize("node", ["FluxKVCache", "HiDreamO1PatchSeamSmoothing", "ModelNoiseScale"])
 def test_options_of_other_networks_end_in_an_error(text_model, node):
-    if node not in text_model.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
+    skip_without_node(node)
     with pytest.raises((ValueError, AttributeError)):
         made(text_model, patched(text_model, node))
 
@@ -109,8 +106,7 @@ def test_options_of_other_networks_end_in_an_error(text_model, node):
 )  # fmt: skip
 def test_schedules_of_other_models_make_another_clip(text_model, node):
     """Finite, and far from the clip: the network is asked for something it was not trained for."""
-    if node not in text_model.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
+    skip_without_node(node)
     out = made(text_model, patched(text_model, node), steps=3)
     assert torch.isfinite(out).all()
     assert relative(out, made(text_model, steps=3)) > 0.5
@@ -130,9 +126,12 @@ class Run:
     def node(self, name, **given):
         return of(self.loaded, name, **given)
 
+    def guided(self, model=None, cfg=CFG):
+        """What every guider with two prompts takes."""
+        return {"model": model or self.loaded.model, "positive": self.positive, "negative": self.negative, "cfg": cfg}
+
     def cfg(self, model=None, cfg=CFG):
-        return self.node("CFGGuider", model=model or self.loaded.model, positive=self.positive,
-                         negative=self.negative, cfg=cfg)  # fmt: skip
+        return self.node("CFGGuider", **self.guided(model, cfg))
 
     def __call__(self, guider, sigmas=None, noise=None, latent=None):
         return self.loaded.comfy.call(
@@ -150,17 +149,18 @@ def run(text_model):
     return Run(text_model)
 
 
-def test_guiders_of_two_models_and_of_a_third_prompt_have_cfg_as_limit(run):
+def test_guiders_of_a_third_prompt_have_cfg_as_limit(run):
     plain = run(run.cfg())["samples"]
-    told = {"model": run.loaded.model, "positive": run.positive, "negative": run.negative, "cfg": CFG}
-    third = run.node("PerpNegGuider", **told, empty_conditioning=run.negative, neg_scale=0.0)
+    third = run.node("PerpNegGuider", **run.guided(), empty_conditioning=run.negative, neg_scale=0.0)
     assert relative(run(third)["samples"], plain) < NOTHING
     (patch,) = run.loaded.comfy.call("PerpNeg", model=run.loaded.model, empty_conditioning=run.negative).values
     assert relative(run(run.cfg(patch))["samples"], plain) < NOTHING
-    if "DualModelGuider" in run.loaded.comfy.classes:
-        assert (
-            relative(run(run.node("DualModelGuider", **told, model_negative=run.loaded.model))["samples"], plain) < 1e-4
-        )
+
+
+def test_a_guider_of_one_model_given_twice_is_cfg(run):
+    skip_without("DualModelGuider")
+    dual = run.node("DualModelGuider", **run.guided(), model_negative=run.loaded.model)
+    assert relative(run(dual)["samples"], run(run.cfg())["samples"]) < 1e-4
 
 
 def test_nodes_of_sigmas_give_one_run_in_parts(run):
@@ -194,8 +194,6 @@ def test_schedulers_of_a_model_end_at_no_noise(run, node):
 
 
 def test_sasolver_samples(run):
-    if "SamplerSASolver" not in run.loaded.comfy.classes:
-        pytest.skip("this ComfyUI has no SamplerSASolver")
     sampler = of(run.loaded, "SamplerSASolver", run.loaded.model, use_pece=False, simple_order_2=False)
     (out, _) = run.loaded.comfy.call(
         "SamplerCustom", model=run.loaded.model, add_noise=True, noise_seed=3, cfg=CFG, positive=run.positive,
@@ -223,9 +221,8 @@ def test_latents_are_added_turned_cut_and_joined_by_frame(text_model):
     wide = {"samples": torch.randn(2, 4, 12, 12)}
     equal("LatentCrop", wide["samples"][:, :, 2:10, 1:9], wide, width=64, height=64, x=8, y=16)
     equal("LatentCompositeMasked", y, a, b, x=0, y=0, resize_source=False)
-    if "LatentConcat" in text_model.comfy.classes:
-        equal("LatentConcat", torch.cat([x, y], dim=3), a, b, dim="x")
-        equal("LatentCut", x[:, :, 1:2], a, dim="y", index=1, amount=1)
+    equal("LatentConcat", torch.cat([x, y], dim=3), a, b, dim="x")
+    equal("LatentCut", x[:, :, 1:2], a, dim="y", index=1, amount=1)
 
 
 def test_latents_are_grouped_again_by_frames(text_model):
@@ -283,11 +280,13 @@ def test_zeroed_conditioning_is_a_text_of_zeros(text_model):
     (zeros,) = text_model.comfy.call("ConditioningZeroOut", conditioning=text_model.text("a red square")).values
     assert not bool(zeros[0][0].any())
     assert torch.isfinite(made(text_model, positive=zeros)).all()
-    if "ConditioningMultiply" in text_model.comfy.classes:
-        (one,) = text_model.comfy.call(
-            "ConditioningMultiply", conditioning=text_model.text("a red square"), multiplier=1.0
-        ).values
-        assert relative(made(text_model, positive=one), made(text_model)) < NOTHING
+
+
+def test_conditioning_times_one_is_the_conditioning(text_model):
+    skip_without("ConditioningMultiply")
+    text = text_model.text("a red square")
+    (one,) = text_model.comfy.call("ConditioningMultiply", conditioning=text, multiplier=1.0).values
+    assert relative(made(text_model, positive=one), made(text_model)) < NOTHING
 
 
 def test_inpainting_keeps_what_the_mask_leaves_dark(text_model):
@@ -305,8 +304,7 @@ def test_inpainting_keeps_what_the_mask_leaves_dark(text_model):
                         ("CLIPTextEncodeControlnet", None), ("ReferenceLatent", {"latent": latents(1)})]
 )  # fmt: skip
 def test_conditions_of_other_models_have_no_effect(text_model, node, given):
-    if node not in text_model.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
+    skip_without_node(node)
     prompt = text_model.text("a red square")
     given = {"clip": text_model.clip, "text": "another text"} if given is None else given
     (told,) = text_model.comfy.call(node, conditioning=prompt, **given).values
@@ -316,9 +314,11 @@ def test_conditions_of_other_models_have_no_effect(text_model, node, given):
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_bypass_lora_is_the_lora(text_model, base):
+@pytest.mark.parametrize("node", ["LoraLoaderBypassModelOnly", "LoraLoaderBypass"])
+def test_a_bypass_lora_is_the_lora(text_model, base, node):
     from safetensors.torch import save_file
 
+    skip_without_node(node)
     name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
     shape = dict(text_model.model.model.named_parameters())[name + ".weight"].shape
     up, down = torch.randn(shape[0], 2), torch.randn(2, shape[1])
@@ -326,10 +326,9 @@ def test_a_bypass_lora_is_the_lora(text_model, base):
     given = {"lora_name": "rest.safetensors", "strength_model": 0.5}
     plain = made(text_model, patched(text_model, "LoraLoaderModelOnly", **given))
     assert relative(plain, made(text_model)) > 1e-4
-    for node in ("LoraLoaderBypassModelOnly", "LoraLoaderBypass"):
-        if node in text_model.comfy.classes:
-            more = {} if node.endswith("Only") else {"clip": text_model.clip, "strength_clip": 0.5}
-            assert relative(made(text_model, patched(text_model, node, **given, **more)), plain) < 1e-4
+    if node == "LoraLoaderBypass":
+        given |= {"clip": text_model.clip, "strength_clip": 0.5}
+    assert relative(made(text_model, patched(text_model, node, **given)), plain) < 1e-4
 
 
 @pytest.mark.parametrize("node", ["ModelMergeSD1", "ModelMergeSD2"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from comfyui.limits import skip_without
 from vc_core.conditioning.types import text_over_time
 from vc_core.denoising import Sampling
 from vc_core.errors import UserError
@@ -316,9 +317,14 @@ def test_nodes_refuse_windows_in_windows(comfy, text_model):
     inside = freenoise(comfy, text_model)
     with pytest.raises(UserError, match="windows of VideoCrafter FreeNoise, and VideoCrafter Context Windows"):
         comfy.call("VideoCrafterContextWindows", model=inside)
-    both = comfy.call("ContextWindowsManual", model=inside).values[0]
+    comfy.call("VideoCrafterFreeNoise", model=inside, window=8, stride=2)  # a second one takes the place of the first
+
+
+def test_a_run_refuses_windows_in_windows(comfy, text_model):
+    """Core's node does not see ours."""
+    skip_without("core's context windows over our frames")
+    both = comfy.call("ContextWindowsManual", model=freenoise(comfy, text_model)).values[0]
     settings = {"seed": 3, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     settings |= {"positive": text_model.text("a boat"), "negative": text_model.text("")}
     with pytest.raises(UserError, match="both ComfyUI's context windows and windows of VideoCrafter"):
         comfy.call("KSampler", model=both, latent_image=text_model.latent(frames=20), **settings)
-    comfy.call("VideoCrafterFreeNoise", model=inside, window=8, stride=2)  # a second one takes the place of the first

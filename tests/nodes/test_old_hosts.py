@@ -45,6 +45,7 @@ NEWER = {
     "model_size",
     "is_dynamic",
     "deepclone_multigpu",
+    "get_dtype_inference",
     "DynamicCombo",
     "Autogrow",
     "search_aliases",
@@ -53,6 +54,8 @@ NEWER = {
     "resize_cond_for_context_window",
 }
 """Names that ComfyUI got later, or may have got later."""
+NEWER_MODULES = {"comfy.memory_management", "comfy.model_prefetch"}
+"""Modules that ComfyUI got later."""
 
 
 def older(kind, kept):
@@ -154,3 +157,29 @@ def test_newer_names_are_used_where_they_were_asked_for():
             assert used <= asked, f"{path.name}: {function.name} uses {used - asked} without asking"
             found |= used | (asked & NEWER)
     assert {"cached_patcher_init", "CoreModelPatcher", "archive_model_dtypes"} <= found
+
+
+def test_newer_modules_are_imported_where_they_may_be_missing():
+    found = set()
+    for path in sorted((ROOT / "nodes").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tried = {
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.Try) and "ImportError" in "".join(map(ast.unparse, block.handlers))
+            for node in block.body
+        }
+        for node in ast.walk(tree):
+            newer = {name for name in imported(node) for module in NEWER_MODULES if f"{name}.".startswith(f"{module}.")}
+            assert not newer or node in tried, f"{path.name} imports {newer} without a fallback"
+            found |= newer
+    assert found == NEWER_MODULES
+
+
+def imported(node):
+    """The modules that a statement imports, also as `from package import module`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []

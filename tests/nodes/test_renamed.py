@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from comfyui.limits import skip_without
+
 OLD = "VideoCrafterLatentOfEarlier"
 
 
@@ -31,10 +33,11 @@ def load(comfy, monkeypatch, *entries):
 @pytest.fixture
 def manager(comfy, monkeypatch):
     """ComfyUI's own table of replacements, as a server holds it."""
-    manager = pytest.importorskip("app.node_replace_manager", reason="this ComfyUI replaces no nodes")
+    skip_without("replacement of renamed nodes")
     import server
+    from app.node_replace_manager import NodeReplaceManager
 
-    held = manager.NodeReplaceManager()
+    held = NodeReplaceManager()
     monkeypatch.setattr(server.PromptServer, "instance", SimpleNamespace(node_replace_manager=held), raising=False)
     return held
 

@@ -61,7 +61,7 @@ MADE = {
     f"03 Text to video in 8 steps, {SMALL}": (16, 64, 64, 8),
     f"04 Between two pictures, {SMALL}": (16, 64, 64, 8),
     f"05 Through key frames, {SMALL}": (31, 64, 64, 8),
-    f"06 Loop from a picture, {SMALL}": (FRAMES, 64, 64, 8),
+    f"06 Loop from a picture, {SMALL}": (16, 64, 64, 8),
     LONG: (LONG_FRAMES, 64, 64, 12),
     f"08 Loop from a prompt, {SMALL}": (LONG_FRAMES, 64, 64, 8),
     f"09 Prompt changes over time, {SMALL}": (LONG_FRAMES, 64, 64, 12),

@@ -46,7 +46,7 @@ SQUARE_RESULT, WIDE_RESULT = 236, 300
 """How wide a node is that plays a video: it fills the node's width, and should end above the page's minimap."""
 PROMPT, NEGATIVE = 150, 90
 """Heights of a field for text; the page gives it what is left in its node."""
-NOTE_LINE, NOTE_WIDTH_OF_CHARACTER, NOTE_EDGE = 21, 6.4, 50
+NOTE_LINE, NOTE_WIDTH_OF_CHARACTER, NOTE_EDGE = 19, 5.7, 50
 LINE = 120
 SMALLEST = "() => Object.fromEntries(app.graph._nodes.map(n => [n.id, n.computeSize()[1]]))"
 DRAWN = "() => Object.fromEntries(app.graph._nodes.map(n => [n.id, n.size[1]]))"

@@ -21,6 +21,8 @@ WIDEST, HIGHEST = 1760, 1140
 GROUP_FONT_SIZES = range(16, 33)
 THUMBNAIL_BYTES = 60_000
 
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+
 each = pytest.mark.parametrize("file", stand_ins.FILES, ids=lambda file: file.stem)
 
 
@@ -54,6 +56,12 @@ def group_box(group):
 
 def models(workflow):
     return [model for node in workflow["nodes"] for model in node["properties"].get("models", [])]
+
+
+def renamed(kind):
+    """Inputs of one of our nodes that the page displays by another name: name -> display name."""
+    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")).get(kind, {})
+    return {name: told["name"] for name, told in texts.get("inputs", {}).items() if told["name"] != name}
 
 
 def notes(workflow):
@@ -224,6 +232,42 @@ def test_thumbnail_says_whether_a_download_is_needed(file):
     with Image.open(file.with_suffix(".jpg")) as image:
         red, green, blue = image.convert("RGB").getpixel((3, image.height - 4))
     assert (green > red) == file.stem.endswith(stand_ins.SMALL), (red, green, blue)
+
+
+@each
+def test_notes_call_inputs_by_the_names_that_the_page_displays(file):
+    workflow = read(file)
+    hidden = {name for node in workflow["nodes"] for name in renamed(node["type"])}
+    assert "fps" in hidden or file.stem.startswith(("10 ", "22 ")), "those without a sampler and Video Combine of ours"
+    assert [name for name in hidden if f"*{name}*" in notes(workflow)] == []
+
+
+@pytest.mark.parametrize("file", BLUEPRINTS, ids=lambda file: file.stem)
+def test_blueprints_label_inputs_by_the_names_that_the_page_displays(file):
+    """Inside, and on the node that a person sees."""
+    blueprint = read(file)
+    (graph,), (outer,) = blueprint["definitions"]["subgraphs"], blueprint["nodes"]
+    labels = {slot["name"]: slot.get("label") for slot in outer["inputs"]}
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    told = set()
+    for link in graph["links"]:
+        if link["origin_id"] == graph["inputNode"]["id"]:
+            node, slot = nodes[link["target_id"]], graph["inputs"][link["origin_slot"]]
+            display = renamed(node["type"]).get(node["inputs"][link["target_slot"]]["name"])
+            if display:
+                assert slot["label"] == labels[slot["name"]] == display
+                told.add(display)
+    assert told == {"motion_fps"}
+
+
+@pytest.mark.parametrize("number", ["06", "19"])
+def test_loops_leave_out_their_last_frame_when_they_are_decoded(number):
+    """So they stay right with another number of frames."""
+    (file,) = stand_ins.FOLDER.glob(f"{number} *.json")
+    workflow = read(file)
+    (decode,) = stand_ins.nodes_of(workflow, "VideoCrafterDecode")
+    assert decode["widgets_values"][-1] is True
+    assert not list(stand_ins.nodes_of(workflow, "ImageFromBatch"))
 
 
 def test_nothing_else_lies_beside_the_workflows():

@@ -381,11 +381,12 @@ def attention(size: Attended, device: torch.device) -> Case:
 
     f, heads, d = size.frames, size.heads, size.width
     first, length = (f // 2, 2 * f) if size.window else (0, f)
+    distance = torch.arange(f, device=device)[None] - torch.arange(f, device=device)[:, None] + f - 1
     mask = causal_mask(f, torch.zeros((), device=device, dtype=size.dtype)) if size.causal else None
 
     def inputs() -> Inputs:
         maps = (torch.randn(1, length, size.pixels, heads * d, device=device, dtype=size.dtype) for _ in range(3))
-        vectors = (torch.randn(f, f, d, device=device, dtype=size.dtype) for _ in range(2))
+        vectors = (torch.randn(2 * f - 1, d, device=device, dtype=size.dtype) for _ in range(2))
         return (*(x[:, first : first + f] for x in maps), *vectors)
 
     def ours(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
@@ -397,6 +398,7 @@ def attention(size: Attended, device: torch.device) -> Case:
         added_mask = None if mask is None else mask.to(q)
         if size.relative:
             q = q * d**-0.5
+            r, s = (table[distance] for table in (r, s))
             logits = torch.baddbmm(torch.einsum("nid,ijd->nij", q, r), q, k.transpose(1, 2))
             weights = (logits if added_mask is None else logits + added_mask).softmax(dim=-1)
             out = torch.baddbmm(torch.einsum("nij,ijd->nid", weights, s), weights, v)

@@ -8,9 +8,9 @@ Each setting is a server of its own, which runs the workflow template of each mo
 model, the second one finds it loaded. `default` starts ComfyUI without options; `6GiB` and its like reserve memory
 (`--reserve-vram`) so that so much of the card is left; `no_dynamic_vram` is `--disable-dynamic-vram`.
 Recorded are the seconds of each run and of its nodes, the most memory in use on the whole card by nvidia-smi and in the
-server's process (and what was in use before), what the video looks like, the server's messages about memory, and the error where there is one. The
-result is written after every run. `COMFYUI_PATH` says where ComfyUI is. The checkpoints have random weights; they are
-made in `--folder` unless they are there, and take 4 to 10 GB each.
+server's process (and what was in use before), what the video looks like, the server's messages about memory, and the
+error where there is one. The result is written after every run. `COMFYUI_PATH` says where ComfyUI is. The checkpoints
+have random weights; they are made in `--folder` unless they are there, and take 4 to 10 GB each.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from .__main__ import RESULTS, ROOT, revision
-from .nvidia_smi import Card, Watch
 from .full_size import DTYPES, MODELS
 from .machine import processor
+from .nvidia_smi import Card, Watch
 
 sys.path.insert(0, str(ROOT / "tests"))
 

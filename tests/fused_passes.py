@@ -87,13 +87,19 @@ class Defined:
         scale = q.shape[-1] ** -0.5
         logits = q @ k.transpose(-1, -2)
         if k_positions is not None:
-            logits = logits + torch.einsum("...qd,qkd->...qk", q, k_positions)
+            logits = logits + torch.einsum("...qd,qkd->...qk", q, pairs(k_positions))
         logits = logits * scale if mask is None else logits * scale + mask
         weights = logits.softmax(-1)
         out = weights @ v
         if v_positions is not None:
-            out = out + torch.einsum("...qk,qkd->...qd", weights, v_positions)
+            out = out + torch.einsum("...qk,qkd->...qd", weights, pairs(v_positions))
         return out.permute(0, 3, 1, 2, 4).flatten(3).contiguous()
+
+
+def pairs(table: Tensor) -> Tensor:
+    """2f-1 d -> f f d: the row for the distance of (query frame, key frame)"""
+    frame = torch.arange(len(table) // 2 + 1, device=table.device)
+    return table[frame[None] - frame[:, None] + len(frame) - 1]
 
 
 def order(x: Tensor) -> list[int]:

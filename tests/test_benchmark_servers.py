@@ -30,7 +30,7 @@ def test_models_run_twice_in_a_server_and_every_run_is_recorded(
     assert len(found["rows"]) == 2
     for row in found["rows"]:
         assert (row["setting"], row["model"], row["options"], row["dynamic_vram"]) == ("default", "small", [], False)
-        assert 0 < row["before"]["host_peak_bytes"]
+        assert row["before"]["host_peak_bytes"] > 0
         for run, steps in ((row["first"], 1), (row["second"], 2)):
             assert (run["status"], run["steps"]) == ("success", steps), run.get("error")
             assert run["video"]["shape"] == [16, 64, 64, 3]

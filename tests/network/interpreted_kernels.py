@@ -166,7 +166,10 @@ def expected_attention(
     q, k, v = (x.double().unflatten(3, (heads, -1)) for x in (q, k, v))  # b f p heads d
     keys, values = k[:, None], v[:, None]  # b 1 f p heads d
     if positions is not None:
-        keys, values = (x + r.double()[None, :, :, None, None] for x, r in zip((keys, values), positions, strict=True))
+        frame = torch.arange(q.shape[1])
+        distance = frame[None] - frame[:, None] + len(frame) - 1
+        near = (table.double()[distance][None, :, :, None, None] for table in positions)
+        keys, values = (x + r for x, r in zip((keys, values), near, strict=True))
     logits = (q[:, :, None] * keys).sum(-1) * q.shape[-1] ** -0.5  # b f f p heads
     if mask is not None:
         logits = logits + mask.double()[None, :, :, None, None]
@@ -183,7 +186,7 @@ def test_attention_over_frames(
     frames: int, pixels: int, heads: int, d: int, positions: bool, dtype: torch.dtype
 ) -> None:
     q, k, v = (torch.randn(2 if frames < 16 else 1, frames, pixels, heads * d).to(dtype) for _ in range(3))
-    vectors = tuple(torch.randn(frames, frames, d).to(dtype) for _ in range(2)) if positions else (None, None)
+    vectors = tuple(torch.randn(2 * frames - 1, d).to(dtype) for _ in range(2)) if positions else (None, None)
     masks = [None, CAUSAL, ALONE] if frames == 3 else [CAUSAL]
     for mask in masks:
         mask = None if mask is None else mask[:frames, :frames].to(dtype)

@@ -126,13 +126,17 @@ class RelativePositions(nn.Module):
         nn.init.xavier_uniform_(self.embeddings_table)
 
     def forward(self, frames: int, like: Tensor) -> Tensor:
+        return self.table(frames, like).unfold(0, frames, 1).transpose(1, 2).flip(0)
+
+    def table(self, frames: int, like: Tensor) -> Tensor:
+        """2 frames - 1 d: the vector for each distance, key frame less query frame, from 1 - frames on"""
         table, further = self.embeddings_table.to(like), frames - 1 - self.reach
         if further > 0:
             ends = [end.expand(further, -1) for end in (table[:1], table[-1:])]
             table = torch.cat([ends[0], table, ends[1]])
         elif further < 0:
             table = table[-further:further]
-        return table.unfold(0, frames, 1).transpose(1, 2).flip(0)  # row i - j of the table for key i and query j
+        return table
 
 
 class TemporalAttention(SelfAttention):
@@ -206,7 +210,7 @@ class TemporalAttention(SelfAttention):
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
         to_k, to_v = self.relative_position_k, self.relative_position_v
         if q.ndim == 4 and kernels.attends(frames, q.shape[-1] // self.heads):
-            by_key, by_value = (None if to is None else to(frames, q) for to in (to_k, to_v))
+            by_key, by_value = (None if to is None else to.table(frames, q) for to in (to_k, to_v))
             return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
         if q.ndim == 4:
             pixels = (q.shape[0], q.shape[2])

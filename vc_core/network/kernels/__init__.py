@@ -116,10 +116,11 @@ def attend_over_frames(
 ) -> Tensor:
     """Attention among the frames of each pixel: q, k, v are b f p (heads d) -> b f p (heads d), contiguous.
 
-        w[i, j] = softmax over j of q[i] . (k[j] + k_positions[i, j]) / sqrt(d) + mask[i, j]
-        out[i] = sum over j of w[i, j] * (v[j] + v_positions[i, j])
+        w[i, j] = softmax over j of q[i] . (k[j] + k_positions[j - i]) / sqrt(d) + mask[i, j]
+        out[i] = sum over j of w[i, j] * (v[j] + v_positions[j - i])
 
     for query frame i and key frame j. Up to 128 frames; d is from 8 to 128. The strides of the first three axes are
-    free; channels are next to each other. `mask` is f f and may hold -inf, the positions are f f d, both given or none.
+    free; channels are next to each other. `mask` is f f and may hold -inf. The positions (arXiv:1803.02155)
+    are both given or none, 2f-1 d each with the rows for j - i = -(f - 1) to f - 1.
     """
     return _in("frames").attend_over_frames(q, k, v, heads, mask, k_positions, v_positions)

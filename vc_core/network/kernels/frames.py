@@ -3,6 +3,10 @@
 Two kernels compute it. One multiplies on matrix units: its rows are the frames of some pixels of one head, and it keeps
 of the products of all rows those of the same pixel. The other takes one query frame after the other against keys and
 values in registers: in float32, and for the relative positions of longer clips.
+
+Vectors for relative positions are a table with a row for each distance, key frame less query frame, from the most
+negative one on. On matrix units the queries are multiplied by the whole table, and each pair of frames takes the
+product for its distance; the weights are sorted by distance in the same manner before they meet the table of values.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from torch import Tensor
 
 from .launching import INTERPRETED, launch, power_of_two
 
-SHORT = 16
-"""Frames up to which relative positions are multiplied on matrix units, which costs a product for each query frame."""
+LONGEST_RELATIVE = 64
+"""Frames up to which relative positions are multiplied on matrix units; more would not fit into registers."""
 
 LOG2_E = 1.4426950408889634
 
@@ -74,13 +78,13 @@ def _by_matrices(
     values = tl.load(v + b * v_b + (f * v_f + at * v_p)[:, None] + column, mask=inside, other=0.0)
     logits = tl.dot(queries, tl.trans(keys))
     key = tl.arange(0, most)
-    place = key[:, None] * d + channel[None, :]
-    known = (key < frames)[:, None] & (channel < d)[None, :]
     if has_positions:
-        added = tl.zeros([pixels * most, most], tl.float32)
-        for i in range(frames):
-            vectors = tl.load(k_positions + i * frames * d + place, mask=known, other=0.0)
-            added = tl.where((frame == i)[:, None], tl.dot(queries, tl.trans(vectors)), added)
+        step = tl.arange(0, 2 * most)  # of a distance in the table
+        in_table = (step < 2 * frames - 1)[:, None] & (channel < d)[None, :]
+        place = step[:, None] * d + channel[None, :]
+        vectors = tl.load(k_positions + place, mask=in_table, other=0.0)
+        distance = tl.minimum(tl.maximum(key[None, :] - frame[:, None] + frames - 1, 0), 2 * most - 1)
+        added = tl.gather(tl.dot(queries, tl.trans(vectors)), distance, 1)
         spread = tl.broadcast_to(added[:, None, :], [pixels * most, pixels, most])
         logits += tl.reshape(spread, [pixels * most, pixels * most])
     logits *= scale
@@ -95,10 +99,11 @@ def _by_matrices(
     if has_positions:
         # Those of other pixels are zero.
         weights = tl.sum(tl.reshape(weights, [pixels * most, pixels, most]), 1)
-        for i in range(frames):
-            vectors = tl.load(v_positions + i * frames * d + place, mask=known, other=0.0)
-            own_weights = tl.where((frame == i)[:, None], weights, 0.0)
-            result = tl.dot(own_weights.to(vectors.dtype), vectors, result)
+        at_distance = step[None, :] + frame[:, None] - (frames - 1)  # the key frame
+        near = tl.gather(weights, tl.minimum(tl.maximum(at_distance, 0), most - 1), 1)
+        near = tl.where((at_distance >= 0) & (at_distance < most), near, 0.0)
+        vectors = tl.load(v_positions + place, mask=in_table, other=0.0)
+        result = tl.dot(near.to(vectors.dtype), vectors, result)
     result = result / total[:, None]
     place_out = ((b * frames + f) * p + at)[:, None] * (heads * d) + column
     tl.store(out + place_out, result.to(out.dtype.element_ty), mask=inside)
@@ -159,7 +164,7 @@ def _by_frames(
         query = tl.load(q + b * q_b + i * q_f + at[:, None] * q_p + column[None, :], mask=ahead, other=0.0)
         query = query.to(tl.float32) * scale
         if has_positions:
-            vectors = tl.load(k_positions + i * frames * d + place, mask=known, other=0.0).to(tl.float32)
+            vectors = tl.load(k_positions + (frames - 1 - i) * d + place, mask=known, other=0.0).to(tl.float32)
             logits = tl.sum((keys + vectors[None, :, :]) * query[:, None, :], 2)
         else:
             logits = tl.sum(keys * query[:, None, :], 2)
@@ -170,7 +175,7 @@ def _by_frames(
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
         weights = weights / tl.sum(weights, 1)[:, None]
         if has_positions:
-            vectors = tl.load(v_positions + i * frames * d + place, mask=known, other=0.0).to(tl.float32)
+            vectors = tl.load(v_positions + (frames - 1 - i) * d + place, mask=known, other=0.0).to(tl.float32)
             result = tl.sum((values + vectors[None, :, :]) * weights[:, :, None], 1)
         else:
             result = tl.sum(values * weights[:, :, None], 1)
@@ -219,7 +224,7 @@ def attend_over_frames(
     d = c // heads
     out = q.new_empty((b, frames, p, c))
     positions = k_positions is not None and v_positions is not None
-    cut = cut or plan(frames, d, q.dtype not in UNMATCHED and (frames <= SHORT or not positions))
+    cut = cut or plan(frames, d, q.dtype not in UNMATCHED and (frames <= LONGEST_RELATIVE or not positions))
     blocks = -(-p // cut.pixels)
     strides = q.stride()[:3] + k.stride()[:3] + v.stride()[:3]
     extras = (q if x is None else x.contiguous() for x in (mask, k_positions, v_positions))

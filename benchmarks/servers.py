@@ -52,7 +52,7 @@ RELEVANT = re.compile(
     r"vram|memory|aimdo|offload|loaded|load to|prompt executed|warn|error|exception|dtype", re.IGNORECASE
 )
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-LINES, ERROR_TEXT = 40, 3000
+LINES, ERROR_TEXT = 40, 1500
 """What is kept of a server's messages during one run, and of an error."""
 
 
@@ -281,7 +281,7 @@ def message(run: Run) -> str:
 
 def ending(text: str) -> str:
     """A text, or its last part where it is long."""
-    return text[-ERROR_TEXT:]
+    return COLOUR.sub("", text).strip()[-ERROR_TEXT:]
 
 
 def versions(server: Server) -> dict[str, Any]:
@@ -327,7 +327,8 @@ def table(result: Mapping[str, Any]) -> str:
     """The rows of a result, for people."""
     lines = ["| setting | model | dynamic VRAM | first run | second run |", "|---|---|---|---|---|"]
     for row in result["rows"]:
-        runs = [brief(row[which]) if which in row else row.get("error", "-")[:200] for which in ("first", "second")]
+        failed = row.get("error", "-").splitlines()[-1]
+        runs = [brief(row[which]) if which in row else failed for which in ("first", "second")]
         dynamic = {True: "yes", False: "no"}.get(row.get("dynamic_vram"), "-")
         lines.append(f"| {row['setting']} | {row['model']} | {dynamic} | " + " | ".join(runs).replace("\n", " ") + " |")
     return "\n".join(lines)

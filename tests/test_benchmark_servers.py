@@ -46,13 +46,14 @@ def test_models_run_twice_in_a_server_and_every_run_is_recorded(
 
 
 def test_a_server_that_does_not_start_leaves_a_row_with_its_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(servers.OPTIONS, "default", ("--no-such-option",))
     file = tmp_path / "result.json"
     assert servers.main([*SMALL, "--output", str(file)]) == 0
     (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
     assert "unrecognized arguments: --no-such-option" in row["error"]
+    assert "unrecognized arguments: --no-such-option |" in capsys.readouterr().out
 
 
 def test_no_run_begins_after_the_limit(tmp_path: Path) -> None:

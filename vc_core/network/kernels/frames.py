@@ -30,6 +30,51 @@ UNMATCHED = (torch.float32, torch.bfloat16) if INTERPRETED else (torch.float32,)
 """Types whose products are not exact on matrix units, or that the interpreter does not multiply."""
 
 
+@triton.jit
+def _table(
+    vectors: tl.tensor, frames: tl.constexpr, d: tl.constexpr, most: tl.constexpr, channel: tl.tensor
+) -> tl.tensor:
+    """A table of vectors, a row for each distance from 1 - frames on."""
+    row = tl.arange(0, 2 * most)
+    known = (row < 2 * frames - 1)[:, None] & (channel < d)[None, :]
+    return tl.load(vectors + row[:, None] * d + channel[None, :], mask=known, other=0.0)
+
+
+@triton.jit
+def _position_logits(
+    queries: tl.tensor,
+    vectors: tl.tensor,
+    frame: tl.tensor,
+    frames: tl.constexpr,
+    most: tl.constexpr,
+    pixels: tl.constexpr,
+) -> tl.tensor:
+    """The products of each row's query with the vectors for every key frame, repeated for every pixel."""
+    row = tl.arange(0, most)[None, :] - frame[:, None] + frames - 1
+    row = tl.minimum(tl.maximum(row, 0), 2 * most - 1)
+    added = tl.gather(tl.dot(queries, tl.trans(vectors)), row, 1)
+    added = tl.broadcast_to(added[:, None, :], [pixels * most, pixels, most])
+    return tl.reshape(added, [pixels * most, pixels * most])
+
+
+@triton.jit
+def _with_positions(
+    result: tl.tensor,
+    weights: tl.tensor,
+    vectors: tl.tensor,
+    frame: tl.tensor,
+    frames: tl.constexpr,
+    most: tl.constexpr,
+    pixels: tl.constexpr,
+) -> tl.tensor:
+    """`result` and the weighted sum of the vectors for each row's frame; weights of other pixels are zero."""
+    weights = tl.sum(tl.reshape(weights, [pixels * most, pixels, most]), 1)
+    key = tl.arange(0, 2 * most)[None, :] + frame[:, None] - (frames - 1)
+    near = tl.gather(weights, tl.minimum(tl.maximum(key, 0), most - 1), 1)
+    near = tl.where((key >= 0) & (key < most), near, 0.0)
+    return tl.dot(near.to(vectors.dtype), vectors, result)
+
+
 @triton.jit(do_not_specialize=["p", "heads", "blocks"])
 def _by_matrices(
     q: tl.tensor,
@@ -77,16 +122,9 @@ def _by_matrices(
     keys = tl.load(k + b * k_b + (f * k_f + at * k_p)[:, None] + column, mask=inside, other=0.0)
     values = tl.load(v + b * v_b + (f * v_f + at * v_p)[:, None] + column, mask=inside, other=0.0)
     logits = tl.dot(queries, tl.trans(keys))
-    key = tl.arange(0, most)
     if has_positions:
-        step = tl.arange(0, 2 * most)  # of a distance in the table
-        in_table = (step < 2 * frames - 1)[:, None] & (channel < d)[None, :]
-        place = step[:, None] * d + channel[None, :]
-        vectors = tl.load(k_positions + place, mask=in_table, other=0.0)
-        distance = tl.minimum(tl.maximum(key[None, :] - frame[:, None] + frames - 1, 0), 2 * most - 1)
-        added = tl.gather(tl.dot(queries, tl.trans(vectors)), distance, 1)
-        spread = tl.broadcast_to(added[:, None, :], [pixels * most, pixels, most])
-        logits += tl.reshape(spread, [pixels * most, pixels * most])
+        vectors = _table(k_positions, frames, d, most, channel)
+        logits += _position_logits(queries, vectors, frame, frames, most, pixels)
     logits *= scale
     if has_mask:
         look = (frame[:, None] < frames) & (frame[None, :] < frames)
@@ -97,13 +135,8 @@ def _by_matrices(
     total = tl.sum(weights, 1)
     result = tl.dot(weights.to(values.dtype), values)
     if has_positions:
-        # Those of other pixels are zero.
-        weights = tl.sum(tl.reshape(weights, [pixels * most, pixels, most]), 1)
-        at_distance = step[None, :] + frame[:, None] - (frames - 1)  # the key frame
-        near = tl.gather(weights, tl.minimum(tl.maximum(at_distance, 0), most - 1), 1)
-        near = tl.where((at_distance >= 0) & (at_distance < most), near, 0.0)
-        vectors = tl.load(v_positions + place, mask=in_table, other=0.0)
-        result = tl.dot(near.to(vectors.dtype), vectors, result)
+        vectors = _table(v_positions, frames, d, most, channel)
+        result = _with_positions(result, weights, vectors, frame, frames, most, pixels)
     result = result / total[:, None]
     place_out = ((b * frames + f) * p + at)[:, None] * (heads * d) + column
     tl.store(out + place_out, result.to(out.dtype.element_ty), mask=inside)

@@ -187,7 +187,9 @@ class Allocating(Defined):
         return self._like("add_layer_norm", x), torch.empty_like(x)
 
     def geglu(self, x: Tensor) -> Tensor:
-        return self._like("geglu", x).new_empty((*x.shape[:-1], x.shape[-1] // 2))
+        self.trace.reads("geglu", x)
+        self.trace.launches["geglu"] += 1
+        return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
 
     def add(self, x: Tensor, h: Tensor, bias: Tensor | None = None) -> Tensor:
         self.trace.reads("add", h)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import small_models as small
 import torch
+from fused_passes import Allocating, Trace
 from pretended import PretendedCuda
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -296,9 +297,13 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["TEXT", "RELATIVE", "IMAGE", "CONTINUING", "TURBO"])
 @pytest.mark.parametrize("windows", [None, Windows(size=4, stride=2), Windows(size=4, stride=2, spectral=True)])
+@pytest.mark.parametrize("fused", [False, True])
 @torch.no_grad()
-def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows):
+def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows, fused, monkeypatch):
     """Nor does it copy anything to or from it: neither could be recorded."""
+    if fused:
+        pytest.importorskip("triton", reason="its kernels say how they are cut into launches")
+        Allocating(Trace()).install(monkeypatch)
     spec = getattr(small, f"{kind}_MODEL").unet
     with PretendedCuda():
         made = VideoUNet(spec, device="meta").half().to_empty(device="cuda").eval()

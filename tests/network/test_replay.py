@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
 import small_models as small
 import torch
+from fused_passes import Allocating, Trace
 from pretended import PretendedCuda
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,7 +18,7 @@ from vc_core.denoising.windows import ContextWindows
 from vc_core.longer import Long
 from vc_core.longer import frames as long_frames
 from vc_core.network import parts
-from vc_core.network.replay import MOST_KINDS, Replay
+from vc_core.network.replay import MOST_KINDS, CudaRecorder, Replay
 from vc_core.network.transformers import triangle
 from vc_core.network.unet import Deep, VideoUNet
 from vc_core.pipeline import WORTH_RECORDING, Request, VideoCrafter
@@ -296,9 +298,13 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["TEXT", "RELATIVE", "IMAGE", "CONTINUING", "TURBO"])
 @pytest.mark.parametrize("windows", [None, Windows(size=4, stride=2), Windows(size=4, stride=2, spectral=True)])
+@pytest.mark.parametrize("fused", [False, True])
 @torch.no_grad()
-def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows):
+def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows, fused, monkeypatch):
     """Nor does it copy anything to or from it: neither could be recorded."""
+    if fused:
+        pytest.importorskip("triton", reason="its kernels say how they are cut into launches")
+        Allocating(Trace()).install(monkeypatch)
     spec = getattr(small, f"{kind}_MODEL").unet
     with PretendedCuda():
         made = VideoUNet(spec, device="meta").half().to_empty(device="cuda").eval()
@@ -321,3 +327,85 @@ def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows):
 def test_weights_of_windows_are_made_where_they_are_needed():
     for length in range(1, 18):
         assert triangle(length, torch.zeros(1)).tolist() == Windows().weights(length)
+
+
+class Card:
+    """What `CudaRecorder` asks of torch, on a machine without a GPU: each graph reserves 1000 bytes more."""
+
+    def __init__(self, monkeypatch):
+        self.reserved, self.current, self.graphs, self.emptied = 500, "usual", [], 0
+        card = self
+
+        class Graph:
+            def __init__(self):
+                self.replays, self.is_reset = 0, False
+                card.graphs.append(self)
+
+            def pool(self):
+                return ("pool of", id(self))
+
+            def replay(self):
+                self.replays += 1
+
+            def reset(self):
+                self.is_reset = True
+
+        @contextmanager
+        def on(stream):
+            before, card.current = card.current, stream
+            try:
+                yield
+            finally:
+                card.current = before
+
+        @contextmanager
+        def capture(graph, pool=None, stream=None, capture_error_mode="global"):
+            graph.shared = pool
+            card.current = stream  # and there it stays where the end of a capture fails
+            card.reserved += 1000
+            yield
+            card.current = "usual"
+
+        def empty():
+            card.emptied += 1
+
+        answers = {
+            "CUDAGraph": Graph,
+            "graph": capture,
+            "stream": on,
+            "device": lambda device: nullcontext(),
+            "Stream": lambda device: "of the captures",
+            "current_stream": lambda device: card.current,
+            "synchronize": lambda *_: None,
+            "empty_cache": empty,
+            "memory_reserved": lambda device: card.reserved,
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+
+def test_graphs_share_their_memory_and_give_it_back(monkeypatch):
+    card = Card(monkeypatch)
+    recorder = CudaRecorder(torch.device("cuda", 1))
+    streams = []
+    repeats = [recorder.record(lambda: (streams.append(card.current), torch.ones(2))[1:]) for _ in range(2)]
+    assert streams == ["of the captures"] * 2
+    assert card.graphs[0].shared is None
+    assert card.graphs[1].shared == card.graphs[0].pool()
+    assert recorder.bytes == 2000
+    for repeat in repeats:
+        assert torch.equal(repeat()[0], torch.ones(2))
+    assert [graph.replays for graph in card.graphs] == [1, 1]
+    assert len(streams) == 2, "a replay runs no Python"
+
+    def fails():
+        raise RuntimeError("cannot be captured")
+
+    with pytest.raises(RuntimeError, match="captured"):
+        recorder.record(fails)
+    assert card.current == "usual"
+    before = card.emptied
+    recorder.release()
+    assert [graph.is_reset for graph in card.graphs] == [True, True, False]
+    assert recorder.bytes == 0
+    assert card.emptied == before + 1

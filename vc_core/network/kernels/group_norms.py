@@ -20,13 +20,16 @@ from torch import Tensor
 
 from .launching import launch, power_of_two
 
-WHOLE = 131072
+WHOLE = 2**19
 """Values of a block of groups up to which one program computes statistics and result: it reads its pixels twice."""
+
+SMALL = 2**15
+"""Values of a block of groups up to which it does so even where that leaves multiprocessors without a program."""
 
 PART = 8192
 """Values of a block of groups in one part of a split, at least."""
 
-SPLITS = 32
+SPLITS = 16
 """Into how many parts the pixels of a map are split at most for their statistics."""
 
 
@@ -281,8 +284,8 @@ def plan(n: int, p: int, c: int, groups: int, processors: int) -> Plan:
     vector = math.gcd(8, wide)
     blocks = groups // per_block
     values = p * wide
-    if values <= WHOLE:
-        warps = 4 if values <= 8192 else 8 if values <= 32768 else 16
+    if values <= WHOLE and (values <= SMALL or 4 * n * blocks >= 3 * processors):
+        warps = 4 if values <= SMALL else 16
         splits = rows = steps = 0
     else:
         warps = 8
@@ -290,7 +293,7 @@ def plan(n: int, p: int, c: int, groups: int, processors: int) -> Plan:
         rows = -(-p // splits)
         splits = -(-p // rows)
         programs = n * -(-c // WIDTH) * -(-p // TILE)
-        steps = power_of_two(max(1, min(8, programs // (8 * processors))))
+        steps = power_of_two(max(1, min(4, programs // (4 * processors))))
     lanes = max(64 * warps, power_of_two(wide // vector))
     return Plan(wide // vector, blocks, per_block, vector, lanes, warps, splits, rows, steps)
 

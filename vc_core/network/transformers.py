@@ -121,6 +121,13 @@ class RelativePositions(nn.Module):
         nn.init.xavier_uniform_(self.embeddings_table)
 
     def forward(self, frames: int, like: Tensor) -> Tensor:
+        position = torch.arange(frames, device=like.device)
+        distance = (position[None, :] - position[:, None]).clamp(-self.reach, self.reach)
+        return self.embeddings_table.to(like)[distance + self.reach]
+
+    def copied(self, frames: int, like: Tensor) -> Tensor:
+        """As `forward`, in a single launch where no distance is larger than `reach`; a compiler would make a graph for
+        each number of frames."""
         table, further = self.embeddings_table.to(like), frames - 1 - self.reach
         if further > 0:
             ends = [end.expand(further, -1) for end in (table[:1], table[-1:])]
@@ -207,7 +214,7 @@ class TemporalAttention(SelfAttention):
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
         to_k, to_v = self.relative_position_k, self.relative_position_v
         if q.ndim == 4 and kernels.attends(frames, q.shape[-1] // self.heads):
-            by_key, by_value = (None if to is None else to(frames, q) for to in (to_k, to_v))
+            by_key, by_value = (None if to is None else to.copied(frames, q) for to in (to_k, to_v))
             return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
         if q.ndim == 4:
             pixels = (q.shape[0], q.shape[2])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vc_core.network import kernels
-from vc_core.network.kernels import norms
+from vc_core.network.kernels import group_norms
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 CAUSAL = torch.full((33, 33), float("-inf")).triu(1)
@@ -76,9 +76,9 @@ def test_group_norm(
     shape: tuple[int, ...], groups: int, whole: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not whole:
-        monkeypatch.setattr(norms, "WHOLE", 0)
-        monkeypatch.setattr(norms, "PART", 64)
-    norms.plan.cache_clear()
+        monkeypatch.setattr(group_norms, "WHOLE", 0)
+        monkeypatch.setattr(group_norms, "PART", 64)
+    group_norms.plan.cache_clear()
     x = last(torch.randn(shape).mul(2).add(1).to(dtype))
     w, b = torch.randn(shape[1]).to(dtype), torch.randn(shape[1]).to(dtype)
     assert kernels.usable(x)
@@ -97,8 +97,8 @@ def test_group_norm(
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "split"])
 def test_a_mean_far_from_zero_costs_no_digits(pixels: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not whole:
-        monkeypatch.setattr(norms, "WHOLE", 0)
-    norms.plan.cache_clear()
+        monkeypatch.setattr(group_norms, "WHOLE", 0)
+    group_norms.plan.cache_clear()
     x = last(1000 + torch.randn(1, 16, pixels).mul(0.1))
     w, b = torch.ones(16), torch.zeros(16)
     found = kernels.group_norm(x, 2, w, b, 1e-5)
@@ -218,9 +218,9 @@ def test_every_plan_covers_its_map() -> None:
         (1, 2, 16, 32), (40, 640, 2560, 9216, 147456), (32, 64, 320, 640, 960, 1280, 1920, 2560), (1, 132)
     )
     for n, p, c, processors in sizes:
-        cut = norms.plan(n, p, c, 32, processors)
+        cut = group_norms.plan(n, p, c, 32, processors)
         assert cut.units * cut.vector * cut.blocks == c
         assert cut.per_block * cut.blocks == 32
         assert cut.units <= cut.lanes
-        assert cut.splits <= norms.SPLITS
+        assert cut.splits <= group_norms.SPLITS
         assert not cut.splits or (cut.splits - 1) * cut.rows < p <= cut.splits * cut.rows

@@ -80,17 +80,17 @@ def group_norm(
     `add` is m c with n a multiple of m: each of its rows is added to n / m consecutive rows of x before the norm. The
     sum is not returned.
     """
-    return _in("norms").group_norm(x, groups, weight, bias, eps, silu, add)
+    return _in("group_norms").group_norm(x, groups, weight, bias, eps, silu, add)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """... d -> ... d: (x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
-    return _in("norms").layer_norm(x, weight, bias, eps)
+    return _in("layer_norms").layer_norm(x, weight, bias, eps)
 
 
 def add_layer_norm(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x and h, ... d -> (x + h, layer_norm(x + h)), in one pass."""
-    return _in("norms").add_layer_norm(x, h, weight, bias, eps)
+    return _in("layer_norms").add_layer_norm(x, h, weight, bias, eps)
 
 
 def geglu(x: Tensor) -> Tensor:

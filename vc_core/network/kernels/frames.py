@@ -26,6 +26,47 @@ UNMATCHED = (torch.float32, torch.bfloat16) if INTERPRETED else (torch.float32,)
 """Types whose products are not exact on matrix units, or that the interpreter does not multiply."""
 
 
+@triton.jit
+def _position_logits(
+    queries: tl.tensor,
+    vectors: tl.tensor,
+    known: tl.tensor,
+    frame: tl.tensor,
+    frames: tl.constexpr,
+    d: tl.constexpr,
+    most: tl.constexpr,
+    pixels: tl.constexpr,
+) -> tl.tensor:
+    """The products of each row's query with the vectors for its frame and every key frame, repeated for every pixel."""
+    added = tl.zeros([pixels * most, most], tl.float32)
+    for i in range(frames):
+        keys = tl.load(vectors + i * frames * d, mask=known, other=0.0)
+        added = tl.where((frame == i)[:, None], tl.dot(queries, tl.trans(keys)), added)
+    added = tl.broadcast_to(added[:, None, :], [pixels * most, pixels, most])
+    return tl.reshape(added, [pixels * most, pixels * most])
+
+
+@triton.jit
+def _with_positions(
+    result: tl.tensor,
+    weights: tl.tensor,
+    vectors: tl.tensor,
+    known: tl.tensor,
+    frame: tl.tensor,
+    frames: tl.constexpr,
+    d: tl.constexpr,
+    most: tl.constexpr,
+    pixels: tl.constexpr,
+) -> tl.tensor:
+    """`result` and the weighted sum of the vectors for each row's frame; weights of other pixels are zero."""
+    weights = tl.sum(tl.reshape(weights, [pixels * most, pixels, most]), 1)
+    for i in range(frames):
+        values = tl.load(vectors + i * frames * d, mask=known, other=0.0)
+        own = tl.where((frame == i)[:, None], weights, 0.0)
+        result = tl.dot(own.to(values.dtype), values, result)
+    return result
+
+
 @triton.jit(do_not_specialize=["p", "heads", "blocks"])
 def _by_matrices(
     q: tl.tensor,
@@ -77,12 +118,7 @@ def _by_matrices(
     place = key[:, None] * d + channel[None, :]
     known = (key < frames)[:, None] & (channel < d)[None, :]
     if has_positions:
-        added = tl.zeros([pixels * most, most], tl.float32)
-        for i in range(frames):
-            vectors = tl.load(k_positions + i * frames * d + place, mask=known, other=0.0)
-            added = tl.where((frame == i)[:, None], tl.dot(queries, tl.trans(vectors)), added)
-        spread = tl.broadcast_to(added[:, None, :], [pixels * most, pixels, most])
-        logits += tl.reshape(spread, [pixels * most, pixels * most])
+        logits += _position_logits(queries, k_positions + place, known, frame, frames, d, most, pixels)
     logits *= scale
     if has_mask:
         look = (frame[:, None] < frames) & (frame[None, :] < frames)
@@ -93,12 +129,7 @@ def _by_matrices(
     total = tl.sum(weights, 1)
     result = tl.dot(weights.to(values.dtype), values)
     if has_positions:
-        # Those of other pixels are zero.
-        weights = tl.sum(tl.reshape(weights, [pixels * most, pixels, most]), 1)
-        for i in range(frames):
-            vectors = tl.load(v_positions + i * frames * d + place, mask=known, other=0.0)
-            own_weights = tl.where((frame == i)[:, None], weights, 0.0)
-            result = tl.dot(own_weights.to(vectors.dtype), vectors, result)
+        result = _with_positions(result, weights, v_positions + place, known, frame, frames, d, most, pixels)
     result = result / total[:, None]
     place_out = ((b * frames + f) * p + at)[:, None] * (heads * d) + column
     tl.store(out + place_out, result.to(out.dtype.element_ty), mask=inside)

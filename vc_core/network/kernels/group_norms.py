@@ -1,4 +1,4 @@
-"""Group norm over maps with channels last, and layer norm over tokens.
+"""Group norm over maps with channels last.
 
 A map is n p c: p pixels of all frames that share statistics, c channels. Statistics are sums of deviations from a value
 of the data itself, joined by Chan's formula, so that a mean far from zero costs no digits.
@@ -83,8 +83,7 @@ def _joined(here: tl.tensor, count: tl.tensor, mean: tl.tensor, square: tl.tenso
 def _group_statistics(
     x: tl.tensor,
     add: tl.tensor,
-    means: tl.tensor,
-    deviations: tl.tensor,
+    statistics: tl.tensor,
     p: tl.tensor,
     c_units: tl.tensor,
     units: tl.tensor,
@@ -98,7 +97,7 @@ def _group_statistics(
     vector: tl.constexpr,
     has_add: tl.constexpr,
 ) -> None:
-    """n p c -> means and sums of squared deviations, n groups splits, of `rows` pixels each."""
+    """n p c -> n groups splits 2: the mean and the sum of squared deviations of each part of `rows` pixels."""
     split = tl.program_id(0) % splits
     block = tl.program_id(0) // splits % blocks
     n = tl.program_id(0) // splits // blocks
@@ -114,9 +113,9 @@ def _group_statistics(
     for g in tl.static_range(per_block):
         here = (channel >= g * size) & (channel < (g + 1) * size)
         middle, spread = _joined(here, count, mean, square, values)
-        place = ((n * blocks + block) * per_block + g) * splits + split
-        tl.store(means + place, middle)
-        tl.store(deviations + place, spread)
+        place = (((n * blocks + block) * per_block + g) * splits + split) * 2
+        tl.store(statistics + place, middle)
+        tl.store(statistics + place + 1, spread)
 
 
 @triton.jit(do_not_specialize=["p", "c_units", "blocks", "per_add", "rows", "splits", "size", "groups"])
@@ -126,8 +125,7 @@ def _group_apply(
     add: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
-    means: tl.tensor,
-    deviations: tl.tensor,
+    statistics: tl.tensor,
     eps: tl.tensor,
     p: tl.tensor,
     c_units: tl.tensor,
@@ -155,13 +153,13 @@ def _group_apply(
     inside = channel < c
     split = tl.arange(0, most)
     known = inside[:, None] & (split < splits)[None, :]
-    place = ((n * groups + channel // size) * splits)[:, None] + split[None, :]
+    place = ((n * groups + channel // size) * splits * 2)[:, None] + split[None, :] * 2
     values = (tl.minimum(tl.maximum(p - split * rows, 0), rows) * size).to(tl.float32)[None, :]
-    mean = tl.load(means + place, mask=known, other=0.0)
+    mean = tl.load(statistics + place, mask=known, other=0.0)
     total = p.to(tl.float32) * size
     middle = tl.sum(tl.where(known, mean * values, 0.0), 1) / total
     d = mean - middle[:, None]
-    spread = tl.load(deviations + place, mask=known, other=0.0) + tl.where(known, d * d * values, 0.0)
+    spread = tl.load(statistics + place + 1, mask=known, other=0.0) + tl.where(known, d * d * values, 0.0)
     scale = tl.rsqrt(tl.sum(spread, 1) / total + eps)
     scale *= tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
@@ -343,12 +341,12 @@ def group_norm(
             (eps, p, c_units, cut.units, cut.blocks, per_add, size, *cut.block, has_add, silu),
         )
         return out
-    means, deviations = torch.empty((2, n * groups * cut.splits), dtype=torch.float32, device=x.device)
+    statistics = torch.empty(n * groups * cut.splits * 2, dtype=torch.float32, device=x.device)
     launch(
         _group_statistics,
         n * cut.blocks * cut.splits,
         cut.warps,
-        (x, add, means, deviations),
+        (x, add, statistics),
         (p, c_units, cut.units, cut.blocks, per_add, cut.rows, cut.splits, size, *cut.block, has_add),
     )
     blocks = -(-c // WIDTH)
@@ -356,89 +354,7 @@ def group_norm(
         _group_apply,
         n * blocks * -(-p // (cut.steps * TILE)),
         8,
-        (x, out, add, weight, bias, means, deviations),
+        (x, out, add, weight, bias, statistics),
         (eps, p, c_units, blocks, per_add, cut.rows, cut.splits, size, groups, *cut.tile, has_add, silu),
-    )
-    return out
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _layer_norm(
-    x: tl.tensor,
-    h: tl.tensor,
-    total: tl.tensor,
-    out: tl.tensor,
-    weight: tl.tensor,
-    bias: tl.tensor,
-    eps: tl.tensor,
-    rows: tl.tensor,
-    d: tl.tensor,
-    tile: tl.constexpr,
-    width: tl.constexpr,
-    has_add: tl.constexpr,
-) -> None:
-    """rows d -> rows d; with `h` also the sum."""
-    first = tl.program_id(0) * tile
-    channel = tl.arange(0, width)
-    inside = channel < d
-    row = tl.arange(0, tile)
-    offsets = first.to(tl.int64) * d + row[:, None] * d + channel[None, :]
-    mask = (first + row < rows)[:, None] & inside[None, :]
-    y = tl.load(x + offsets, mask=mask, other=0.0)
-    if has_add:
-        y = (y.to(tl.float32) + tl.load(h + offsets, mask=mask, other=0.0).to(tl.float32)).to(y.dtype)
-        tl.store(total + offsets, y, mask=mask)
-    y = y.to(tl.float32)
-    y = tl.where(inside[None, :], y - (tl.sum(y, 1) / d)[:, None], 0.0)
-    y *= tl.rsqrt(tl.sum(y * y, 1) / d + eps)[:, None]
-    scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
-    tl.store(out + offsets, (y * scale + shift).to(out.dtype.element_ty), mask=mask)
-
-
-class Rows(NamedTuple):
-    """How a layer norm is cut into programs."""
-
-    tile: int
-    """Rows of a program."""
-    width: int
-    warps: int
-
-
-@cache
-def layer_plan(d: int) -> Rows:
-    """The cut for rows of d: a warp holds up to 2048 values, and the sums of its own rows need no barrier."""
-    width = power_of_two(d)
-    return Rows(max(1, 2048 // width), width, min(8, max(1, width // 2048)))
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None = None) -> Tensor:
-    """See `kernels.layer_norm`."""
-    x = x.contiguous()
-    return _normed(x, None, x, weight, bias, eps, cut)
-
-
-def add_layer_norm(
-    x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None = None
-) -> tuple[Tensor, Tensor]:
-    """See `kernels.add_layer_norm`."""
-    x, h = x.contiguous(), h.contiguous()
-    total = torch.empty_like(x)
-    return total, _normed(x, h, total, weight, bias, eps, cut)
-
-
-def _normed(
-    x: Tensor, h: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None
-) -> Tensor:
-    out = torch.empty_like(x)
-    d = x.shape[-1]
-    rows = x.numel() // d
-    cut = cut or layer_plan(d)
-    launch(
-        _layer_norm,
-        -(-rows // cut.tile),
-        cut.warps,
-        (x, x if h is None else h, total, out, weight, bias),
-        (eps, rows, d, cut.tile, cut.width, h is not None),
     )
     return out

@@ -126,7 +126,9 @@ class RelativePositions(nn.Module):
         nn.init.xavier_uniform_(self.embeddings_table)
 
     def forward(self, frames: int, like: Tensor) -> Tensor:
-        return self.table(frames, like).unfold(0, frames, 1).transpose(1, 2).flip(0)
+        position = torch.arange(frames, device=like.device)
+        distance = (position[None, :] - position[:, None]).clamp(-self.reach, self.reach)
+        return self.embeddings_table.to(like)[distance + self.reach]
 
     def table(self, frames: int, like: Tensor) -> Tensor:
         """2 frames - 1 d: the vector for each distance, key frame less query frame, from 1 - frames on"""

@@ -124,7 +124,7 @@ class Trace(TorchDispatchMode):
         self.launches[name] += 1
         if name == "convolution":
             self.launches["bias"] += args[2] is not None
-            for part in (args[0], out):
+            for part in (args[0], args[1], out):
                 self.reads("convolution", part)
         elif name in ("clone", "_to_copy", "copy_"):
             source = given[-1] if given else out  # else it comes from the CPU
@@ -181,7 +181,9 @@ class Allocating(Defined):
         return self._like("add_layer_norm", x), torch.empty_like(x)
 
     def geglu(self, x: Tensor) -> Tensor:
-        return self._like("geglu", x).new_empty((*x.shape[:-1], x.shape[-1] // 2))
+        self.trace.reads("geglu", x)
+        self.trace.launches["geglu"] += 1
+        return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
 
     def add(self, x: Tensor, h: Tensor, bias: Tensor | None = None) -> Tensor:
         self.trace.reads("add", h)

@@ -107,7 +107,7 @@ def test_a_pass_takes_no_more_than_is_free(preset):
     """For an amount that does not allow whole maps, and one that does, with what kernels may take beside."""
     spec, size, sizes = PRESETS[preset], (16, 72, 128), set()
     network = VideoUNet(spec.unet, device="meta", dtype=torch.float16, attention=fused)
-    for mib in (2000, 2600):
+    for mib in (2000, 2800):
         network.fit(mib * 2**20, 16 * 72 * 128, 2)
         sizes.add(network.budget.values)
         assert parts.KERNELS * pass_bytes(spec, size, network) < mib * 2**20

@@ -17,6 +17,8 @@ from vc_core.network.hooks import Hooks
 from vc_core.network.unet import Deep, VideoUNet
 from vc_core.specs import AutoencoderSpec, UNetSpec, Windows
 
+from .test_kernels import HERE, interpreted, needs_triton
+
 EXACT = 1e-5
 SMALL: dict[str, Any] = {
     "model_channels": 16,
@@ -186,3 +188,9 @@ def test_weights_of_convolutions_lie_as_their_maps_do(kernels: Defined) -> None:
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
     assert all(layer.weight.movedim(1, -1).is_contiguous() for layer in layers)
     assert all(torch.equal(weight, names[name]) for name, weight in network.state_dict().items())
+
+
+@needs_triton
+def test_a_pass_in_the_interpreter_of_triton() -> None:
+    done = interpreted("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted_pass.py"))
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -9,6 +9,7 @@ import torch
 from fused_passes import Allocating, Attention, Trace
 from pretended import PretendedCuda
 
+from benchmarks.live import LiveBytes
 from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network import parts
 from vc_core.network.contexts import KeptContexts
@@ -88,3 +89,18 @@ def test_the_autoencoder_changes_no_layout(trace):
             model.pictures(latents)
             model.moments(pixels)
     assert list(trace.layouts) == ["clone (2, 4, 40, 64)", "clone (2, 3, 320, 512)"]
+
+
+@pytest.mark.parametrize(("size", "gib"), [((16, 40, 64), 80), ((16, 72, 128), 80), ((16, 72, 128), 2.2)])
+def test_a_pass_takes_no_more_than_is_planned(trace, size, gib):
+    """With whole maps and with parts; kernels allocate nothing beside their results."""
+    free, values = int(gib * 2**30), size[0] * size[1] * size[2]
+    with PretendedCuda(), torch.no_grad(), Attention(trace):
+        network = on_cuda(VideoUNet(LARGE.unet, device="meta"))
+        network.fit(free, values, 2)
+        x = torch.zeros(1, 4, *size, device="cuda", dtype=HALF)
+        text = torch.zeros(1, 77, LARGE.unet.context_dim, device="cuda", dtype=HALF)
+        with LiveBytes("cuda") as live:
+            network(x, torch.zeros(1, device="cuda"), text)
+    assert (network.budget.values == parts.WHOLE) == (gib > 3)
+    assert live.most < min(free / parts.KERNELS, 2 * (parts.HELD_AT_MOST * 320 * values + parts.MOST_WIDE))

@@ -32,11 +32,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
+        self.budget, self.fused = layers.budget, layers.fused
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.budget.tokens(x)
+        rows = self.budget.tokens(x, self.fused(x))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
             whole: Tensor = self.net(x)
             return whole

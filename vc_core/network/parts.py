@@ -21,9 +21,10 @@ LEAST = 2**22
 WHOLE = 2**40
 """Values of a part where no map is worked on in parts."""
 
-MOST_WIDE = 2**27
+MOST_WIDE = 2**26
 """Values that a feed-forward holds in its widest layer at once, however much memory is free. It is eight times as wide
-as its input there, which would otherwise be the peak of a whole pass, and larger parts are not faster."""
+as its input there, which would otherwise be the peak of a whole pass, and larger parts are not faster. Fused kernels
+hold less beside it, and take twice as many."""
 
 SMALLER_ON_CPU = 4
 """By how much parts are smaller on a CPU. Linux gives memory of more than 32 MiB to a process anew each time, page by
@@ -36,7 +37,7 @@ HELD = 8.1
 HELD_FOR_PARTS = 17
 HELD_AT_MOST = 19
 """What a pass holds, by accounting (`benchmarks.memory`): so many feature maps of the full size and width, beside them
-so many times the values of a part, and never more than so many maps."""
+so many times the values of a part, and never more than so many maps and a feed-forward of twice `MOST_WIDE`."""
 
 KERNELS = 1.5
 """What a pass takes in all, over what it holds by accounting, at the most that was measured: kernels need memory of
@@ -73,7 +74,7 @@ class Budget:
         if free is not None:
             room = int((free - self.held) / (KERNELS * itemsize))
             parts = int((room - HELD * full) / HELD_FOR_PARTS)
-            values = WHOLE if room >= HELD_AT_MOST * full else 2 ** (max(parts, LEAST).bit_length() - 1)
+            values = WHOLE if room >= HELD_AT_MOST * full + MOST_WIDE else 2 ** (max(parts, LEAST).bit_length() - 1)
         self.values = min(values, self.most)
 
     def halve(self) -> bool:
@@ -116,9 +117,9 @@ class Budget:
             return work(x)
         return gathered((work(x[rows]) for _, rows in self.frame_spans(x)), len(x))
 
-    def tokens(self, x: Tensor) -> int:
+    def tokens(self, x: Tensor, fused: bool = False) -> int:
         """How many tokens n d a feed-forward takes at once, a number that `operations.Linear` can split."""
-        rows = min(self.values, MOST_WIDE) // (8 * x.shape[-1])
+        rows = min(self.values, (2 if fused else 1) * MOST_WIDE) // (8 * x.shape[-1])
         rows = min(rows, ROWS_ON_CPU) if x.device.type == "cpu" else rows
         return max(1, rows // 16) * 16
 

@@ -266,6 +266,8 @@ def in_lists(loaded, node, **given):
 
 def test_a_lora_trained_by_core_loads(text_model):
     skip_unless_there(text_model, "TrainLoraNode")
+    if "MODEL" in text_model.comfy.classes["TrainLoraNode"].RETURN_TYPES:
+        pytest.skip("this ComfyUI's TrainLoraNode takes one of each input and gives out a MODEL")
     latent = {"samples": torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(1))}
     plain = made(text_model)
     settings = {"steps": 1, "rank": 1, "learning_rate": 0.1, "training_dtype": "fp32", "lora_dtype": "fp32"}

@@ -22,6 +22,7 @@ SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
     "Comfy.Minimap.Visible": False,
+    "Comfy.RightSidePanel.IsOpen": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 TYPES = {
@@ -52,6 +53,8 @@ DROP = """([data, name, type]) => {
 
 LOOK = """() => {
     const seen = {missing: [], invalid: [], overlaps: [], outside: [], dialogs: []};
+    const texts = [...document.querySelectorAll('.comfy-markdown .tiptap, .comfy-markdown-content')];
+    seen.clipped = texts.filter(text => text.scrollHeight > text.clientHeight + 1).map(text => text.innerText);
     const box = node => { const b = new Float32Array(4); node.getBounding(b); return b; };
     const graph = app.canvas.graph ?? app.graph;
     const nodes = graph._nodes;
@@ -122,6 +125,11 @@ ADD = """kind => {
     app.canvas.selectNode(node);
 }"""
 
+VIEW = """([x, y, scale]) => {
+    Object.assign(app.canvas.ds, {offset: [x, y], scale});
+    app.canvas.setDirty(true, true);
+}"""
+
 OPEN = """title => {
     const node = app.graph._nodes.find(node => node.subgraph && node.title === title);
     if (node) app.canvas.openSubgraph(node.subgraph, node);
@@ -176,20 +184,24 @@ class Canvas:
         self.page.evaluate(SETTLED, PATIENCE)
 
     def look(self) -> dict[str, Any]:
-        """What is on the canvas: missing nodes, invalid choices, nodes that overlap or stick out of a group, dialogs,
-        the graph as saved."""
+        """What is on the canvas: missing nodes, invalid choices, nodes that overlap or stick out of a group, notes that
+        are longer than their node, dialogs, the graph as saved."""
         seen: dict[str, Any] = self.page.evaluate(LOOK)
         return seen
 
     def modern(self, on: bool) -> None:
         """Switches between Nodes 2.0 and the classic look."""
-        self.page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
-        self.settle()
+        self.setting("Comfy.VueNodes.Enabled", on)
 
     def speak(self, language: str) -> None:
         """Switches the page's language (en, zh, ja) and loads it anew."""
-        self.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+        self.setting("Comfy.Locale", language)
         self.load()
+
+    def setting(self, name: str, value: Any) -> None:
+        """Changes one of the page's settings."""
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+        self.settle()
 
     def load(self, url: str | None = None) -> None:
         """Opens the page, or loads it anew, and waits until it can be used."""
@@ -224,6 +236,11 @@ class Canvas:
         played: list[dict[str, Any]] = self.page.evaluate(PLAY)
         return played
 
+    def look_from(self, x: float, y: float, scale: float) -> None:
+        """Moves the view: how far the canvas is shifted, in its own units, and how large it is drawn."""
+        self.page.evaluate(VIEW, [x, y, scale])
+        self.settle()
+
     def fit(self) -> None:
         """Shows the whole graph; nodes that are out of sight do not show what they made."""
         self.command("Comfy.Canvas.FitView")
@@ -234,9 +251,10 @@ class Canvas:
         self.settle()
 
     def add(self, kind: str) -> None:
-        """A graph of one new node, selected."""
+        """A graph of one new node, selected and in view: its toolbar hangs above it, and may not lie below a menu."""
         self.page.evaluate(ADD, kind)
         self.settle()
+        self.fit()
 
     def search(self, words: str) -> None:
         """Opens the node search and types into it."""

@@ -83,7 +83,7 @@ def test_workflow_is_dropped_runs_and_plays(canvas, shots, name):
     seen = canvas.look()
     assert seen["missing"] == []
     assert seen["invalid"] == []
-    assert seen["overlaps"] == seen["outside"] == []
+    assert seen["overlaps"] == seen["outside"] == seen["clipped"] == []
     assert seen["dialogs"] == []
     assert _values(seen["graph"]) == _values(workflow)
     assert len(seen["graph"]["links"]) == len(workflow["links"])
@@ -103,7 +103,7 @@ def test_nodes_have_room_in_the_modern_look(canvas, shots):
             canvas.drop(file)
             canvas.shot(shots / f"{file.stem}_modern.png")
             seen = canvas.look()
-            assert seen["overlaps"] == seen["outside"] == [], file.stem
+            assert seen["overlaps"] == seen["outside"] == seen["clipped"] == [], file.stem
     finally:
         canvas.modern(False)
 
@@ -229,11 +229,21 @@ def test_the_page_speaks_other_languages(canvas, shots, language):
         canvas.speak("en")
 
 
-def test_help_page_opens(canvas, shots):
-    canvas.add("VideoCrafterKSampler")
-    canvas.page.locator('[data-testid="info-button"]').first.click()
-    canvas.reads("the authors' exact sampler and step spacing", "When something is wrong")
-    canvas.picture(shots / "page_help.png")
+@pytest.mark.parametrize("modern", [False, True])
+@pytest.mark.parametrize("view", [[0, -200, 1], [0, 0, 0.5]], ids=["scrolled", "zoomed out"])
+def test_help_page_opens(canvas, shots, modern, view):
+    """Also where an earlier graph left the view at a place in which a new node's toolbar cannot be clicked."""
+    canvas.modern(modern)
+    try:
+        canvas.look_from(*view)
+        canvas.add("VideoCrafterKSampler")
+        assert "When something is wrong" not in canvas.text()
+        canvas.page.locator('[data-testid="info-button"]').first.click()
+        canvas.reads("the authors' exact sampler and step spacing", "When something is wrong")
+        canvas.picture(shots / "page_help.png")
+    finally:
+        canvas.setting("Comfy.RightSidePanel.IsOpen", False)
+        canvas.modern(False)
 
 
 def test_an_error_is_told_in_the_page(canvas, shots):

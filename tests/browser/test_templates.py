@@ -36,7 +36,23 @@ SIGHT = """results => {
         return box && [box.left, box.top, box.right, box.bottom];
     };
     const nodes = app.graph._nodes;
+    const shares = [0.02, 0.25, 0.5, 0.75, 0.98];
+    const free = (x, y) => document.elementFromPoint(x, y)?.closest('#graph-canvas, .dom-widget');
+    const covered = node => {
+        const [left, top, right, bottom] = onScreen(node);
+        return !shares.every(x => shares.every(y => free(left + x * (right - left), top + y * (bottom - top))));
+    };
+    const wide = node => {
+        const {ctx} = app.canvas;
+        ctx.save();
+        ctx.font = node.titleFontStyle;
+        const {width} = ctx.measureText(node.getTitle());
+        ctx.restore();
+        return width > node.size[0] - 2 * LiteGraph.NODE_TITLE_HEIGHT;
+    };
     return {
+        covered: nodes.filter(covered).map(node => node.getTitle()),
+        cut: nodes.filter(wide).map(node => node.getTitle()),
         text: LiteGraph.NODE_TEXT_SIZE * ds.scale,
         blank: app.canvas.low_quality,
         window: part('#graph-canvas'),
@@ -87,6 +103,8 @@ def test_template_can_be_read_when_it_is_opened(canvas, tmp_path, name):
     assert not seen["blank"], "the page draws boxes instead of text"
     assert seen["text"] >= SMALLEST_TEXT
     assert all(_inside(node, seen["window"]) for node in seen["nodes"])
+    assert seen["covered"] == [], "a menu or a panel lies on them"
+    assert seen["cut"] == [], "titles that the page shortens"
     (result,) = seen["results"]
     assert seen["minimap"], "the page shows its minimap, as it does for everyone"
     assert not _overlap(result, seen["minimap"])

@@ -132,12 +132,12 @@ def small_card(card: Card) -> None:
     card.note("small_card", "free", **video(card, crafter, request))
     if card.is_gpu:
         total = torch.cuda.get_device_properties(card.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(6 * GIB / total, card.device)
+        torch.cuda.set_per_process_memory_fraction(6 * GIB / total)
     try:
         card.note("small_card", "six_gib", **video(card, crafter, request))
     finally:
         if card.is_gpu:
-            torch.cuda.set_per_process_memory_fraction(1.0, card.device)
+            torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def small_models(card: Card) -> None:

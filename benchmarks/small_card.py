@@ -88,7 +88,7 @@ def measured(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(options.gib * 2**30 / total, device)
+        torch.cuda.set_per_process_memory_fraction(options.gib * 2**30 / total)
     clock = Clock(device)
     loaded, crafter = attempt(clock, lambda: VideoCrafter.load(path, device=device, dtype=KINDS[options.dtype]))
     found: dict[str, Any] = {"load": loaded}

@@ -115,12 +115,14 @@ def test_a_pass_takes_no_more_than_is_free(preset):
 
 
 def test_free_memory_is_what_the_device_has_and_the_process_may_take(monkeypatch):
-    answers = {"mem_get_info": (60, 100), "memory_reserved": 30, "memory_allocated": 20}
+    answers = {"mem_get_info": (60, 100), "memory_reserved": 30, "memory_allocated": 20, "current_device": 3}
     for name, answer in {**answers, "is_available": True}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     for share, free in ((1.0, 70), (0.95, 70), (0.5, 30)):
-        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device, share=share: share)
+        shares = {3: share, 1: 0.4}  # asked for by number: torch takes no device without one here
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", shares.__getitem__)
         assert free_bytes(torch.device("cuda")) == free
+        assert free_bytes(torch.device("cuda", 1)) == 20
     assert free_bytes(torch.device("cpu")) is None
 
 

@@ -27,20 +27,21 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """n tokens d -> n tokens d, four times as wide inside. Without gradients, in parts that bound its memory; compiled,
-    as a whole."""
+    """n tokens d -> n tokens d, four times as wide inside, added to a stream. Without gradients, in parts that bound
+    its memory; compiled, as a whole."""
 
     def __init__(self, dim: int, layers: Layers) -> None:
         super().__init__()
         self.budget, self.fused = layers.budget, layers.fused
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Tensor) -> Tensor:
+        """The result for x plus `stream`, which may be overwritten."""
         rows = self.budget.tokens(x, self.fused(x))
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
             whole: Tensor = self.net(x)
-            return whole
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for part, result in zip(x.flatten(0, -2).split(rows), out.flatten(0, -2).split(rows), strict=True):
-            result.copy_(self.net(part))
-        return out
+            return stream + whole
+        stream = stream.contiguous()
+        for part, result in zip(x.flatten(0, -2).split(rows), stream.flatten(0, -2).split(rows), strict=True):
+            result.add_(self.net(part))
+        return stream

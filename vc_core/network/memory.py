@@ -20,7 +20,8 @@ def free_bytes(device: torch.device) -> int | None:
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
     share = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # older versions cannot tell
-    allowed = total if share is None else int(total * share(device))
+    index = torch.cuda.current_device() if device.index is None else device.index
+    allowed = total if share is None else int(total * share(index))
     return min(free, allowed - reserved) + reserved - torch.cuda.memory_allocated(device)
 
 

@@ -171,11 +171,11 @@ class Allocating(Defined):
         return x.is_cuda and not torch.is_grad_enabled()
 
     def group_norm(self, x: Tensor, groups: int, *_: Any, **__: Any) -> Tensor:
-        from vc_core.network.kernels import norms  # only where Triton is installed
+        from vc_core.network.kernels import group_norms  # only where Triton is installed
 
         self.trace.reads("group_norm", x)
         n, c, pixels = len(x), x.shape[1], x[0, 0].numel()
-        cut = norms.plan(n, pixels, c, groups, PROCESSORS)
+        cut = group_norms.plan(n, pixels, c, groups, PROCESSORS)
         self.trace.launches["group_norm"] += 2 if cut.splits else 1
         return torch.empty_like(x)
 

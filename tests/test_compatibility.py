@@ -26,7 +26,7 @@ def test_every_row_has_a_verdict_a_note_and_a_test() -> None:
     for node, verdict, note, tests in ROWS:
         assert verdict in ("works", "no sense", "host's limit"), node
         assert len(note) > 5, node
-        assert tests or verdict == "no sense", f"{node}: no test says that it works"
+        assert tests or (verdict == "no sense" and "not run:" in note), f"{node}: no test, and no reason"
 
 
 @pytest.mark.parametrize("reference", sorted(set(re.findall(r"`(tests/[^`]+)`", DOCUMENT))))

@@ -94,6 +94,30 @@ def test_pictures_and_several_prompts_go_with_every_way(pictured: VideoCrafter, 
     assert not torch.equal(made[-1], other[-1]), "the later prompts count"
 
 
+@pytest.mark.parametrize(
+    ("kind", "frames", "most"), [("text", 11, 5), ("text", 10, 4), ("text", 5, 2), ("continuing", 11, 4)]
+)
+def test_more_prompts_than_segments_are_refused(
+    request: pytest.FixtureRequest, kind: str, frames: int, most: int
+) -> None:
+    """Also before anything is loaded, by `check_way`. Models that continue pictures share one frame, others two."""
+    crafter = request.getfixturevalue({"text": "crafter", "continuing": "continuing"}[kind])
+    asked = replace(REQUEST, frames=frames, then=("then",) * (most - 1))
+    longer.check_way(crafter.parts.spec, asked, long("continue"))
+    too_many = replace(asked, then=("then",) * most)
+    says = f"{most + 1} prompts were given, but {frames} frames are made as {most} segments of 4 frames"
+    for refuse in (
+        lambda: longer.check_way(crafter.parts.spec, too_many, long("continue")),
+        lambda: next(longer.frames(crafter, "a", PICTURE, request=too_many, long=long("continue"))),
+    ):
+        with pytest.raises(UserError, match=says) as caught:
+            refuse()
+    enough = int(str(caught.value).split("ask for at least ")[1].split()[0])
+    longer.check_way(crafter.parts.spec, replace(too_many, frames=enough), long("continue"))
+    with pytest.raises(UserError):
+        longer.check_way(crafter.parts.spec, replace(too_many, frames=enough - 1), long("continue"))
+
+
 @pytest.mark.parametrize("sharp", [False, True], ids=["sampled", "sharp"])
 @pytest.mark.parametrize(("method", "rounds"), [("continue", 0), ("windows", 0), ("freenoise", 1)])
 def test_models_that_continue_pictures_go_with_long_videos(

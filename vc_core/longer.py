@@ -122,12 +122,19 @@ def frames(
 
 
 def check_way(spec: ModelSpec, request: Request, long: Long) -> None:
-    """Raises UserError where FreeInit or the queue does not go with the model or with what else is asked for."""
+    """Raises UserError where FreeInit, the queue or the segments do not work with the model or the request."""
     if long.free_init:
         schedule = NoiseSchedule.from_spec(spec.diffusion).until(request.start)
         check_first(request.settle(spec).sampling.levels(schedule)[0])
-    if long.method != "fifo" or request.settle(spec).frames <= long.window:
+    if request.settle(spec).frames <= long.window:
         return
+    if long.method == "fifo":
+        _check_queue(spec, request)
+    if long.method == "continue":
+        _check_segments(spec, request, long)
+
+
+def _check_queue(spec: ModelSpec, request: Request) -> None:
     if spec.unet.concat_channels or spec.unet.motion_width:
         raise UserError(
             "The queue of fifo cannot drive models that continue a picture or have motion guidance, and "
@@ -144,6 +151,25 @@ def check_way(spec: ModelSpec, request: Request, long: Long) -> None:
             f"A guidance scale for the picture ({request.image_cfg:g}) was asked for with fifo, whose queue has one "
             "scale for both. Leave it out, or choose another way."
         )
+
+
+def _check_segments(spec: ModelSpec, request: Request, long: Long) -> None:
+    """A segment has one prompt, so more prompts than segments cannot all be shown."""
+    plan, prompts = _plan(spec, request, long), 1 + len(request.then)
+    count = plan.count(long.window)
+    if prompts > count:
+        enough = long.window + 1 + (prompts - 2) * (long.window - plan.overlap)
+        raise UserError(
+            f"{prompts} prompts were given, but {plan.frames} frames are made as {count} segments of {long.window} "
+            f"frames, each with one prompt. Give at most {count} prompts, ask for at least {enough} frames, or choose "
+            "freenoise, in which prompts change from frame to frame."
+        )
+
+
+def _plan(spec: ModelSpec, request: Request, long: Long) -> Continuation:
+    """The segments of *continue*. A model that continues pictures goes on from one frame."""
+    overlap = 1 if spec.unet.concat_channels else long.overlap
+    return Continuation(frames=request.settle(spec).frames, overlap=overlap, correct=long.correct)
 
 
 def _last(steps: Iterator[Step], on_step: OnStep | None) -> Tensor:
@@ -236,12 +262,8 @@ def _segments(
     short = replace(request, frames=long.window, then=())
     settings = short.settle(crafter.parts.spec)
     concat = bool(crafter.parts.spec.unet.concat_channels)
-    plan = Continuation(
-        frames=request.settle(crafter.parts.spec).frames,
-        overlap=1 if concat else long.overlap,
-        correct=long.correct,
-        steps=len(settings.sampling.levels(crafter.schedule(request))) - 1,
-    )
+    steps = len(settings.sampling.levels(crafter.schedule(request))) - 1
+    plan = replace(_plan(crafter.parts.spec, request, long), steps=steps)
     count = plan.count(long.window)
     shape, device = settings.shape(crafter.parts.spec), crafter.parts.device
 

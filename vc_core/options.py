@@ -118,7 +118,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="PROMPT",
-        help="what the video shows after that; it turns from one prompt to the next; may be given several times",
+        help="what the video shows after that; it turns from one prompt to the next; may be given several times (with "
+        "--long continue each clip has one prompt, so at most as many as there are clips)",
     )
     group.add_argument(
         "--fps",

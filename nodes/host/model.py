@@ -124,7 +124,7 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """The conditions of one CONDITIONING, checked against the network before it runs."""
         noise, which = kwargs["noise"], kwargs.get("prompt_type", "given")
-        self._check_latent(noise)
+        self._check_latent(noise, which)
         text = self._checked_text(kwargs.get("cross_attn"))
         check_text_frames(text, len(noise), which)
         out: dict[str, Any] = super().extra_conds(**kwargs)
@@ -203,13 +203,18 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         out[METADATA_KEY] = torch.frombuffer(bytearray(to_json(self.spec).encode()), dtype=torch.uint8)
         return out
 
-    def _check_latent(self, noise: Tensor) -> None:
+    def _check_latent(self, noise: Tensor, which: str) -> None:
         channels = self.latent_format.latent_channels
         if noise.ndim != 4 or noise.shape[1] != channels:
             raise UserError(
                 f"The latent has the shape {tuple(noise.shape)}; VideoCrafter takes (frames, {channels}, height / 8, "
                 "width / 8), the frames on the first axis. Make it with VideoCrafter Empty Latent, or encode frames "
                 "with the model's own VAE."
+            )
+        if len(noise) == 1 and which == "positive":
+            log.warning(
+                "The latent has a single frame, so the result is one image. For a video, connect VideoCrafter Empty "
+                "Latent to the sampler and set its frames."
             )
 
     def _checked_text(self, text: Tensor | None) -> Tensor:

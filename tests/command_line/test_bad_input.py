@@ -35,6 +35,10 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "an ending alone": (("-o", ".mp4"), "'.mp4' is an ending without a name"),
     "a new folder": (("-o", "new/folder/a.mp4", "--preset", "dynamicrafter_512"), "does not fit this file"),
     "spacing": (("--steps", "27"), "On the command line: --spacing trailing"),
+    "more prompts than segments": (
+        ("--long", "continue", "--frames", "20", "--then", "b", "--then", "c"),
+        "but 20 frames are made as 2 segments of 16 frames, each with one prompt. Give at most 2 prompts, ask for at",
+    ),
     "home of nobody": (("-m", "~nobody.safetensors"), "There is no file ~nobody.safetensors"),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from golden_models import unet_spec
+from network.tiny import TINY
 from torch import Tensor
 
 from golden_cases import COMMITTED, cases, fps_of, load, relative_error, row
@@ -17,7 +18,7 @@ from vc_core.conditioning import text_over_time, tokens_for_frames
 from vc_core.errors import UserError
 from vc_core.network.layers import scale_sinusoid
 from vc_core.network.unet import VideoUNet
-from vc_core.specs import UNetSpec, Windows
+from vc_core.specs import Windows
 
 TOLERANCE = 3e-5  # float32 against float64 is 3e-6 .. 1.1e-5
 TOLERANCE_EPS = 1e-5  # the cases with tiny residual streams: 4e-7
@@ -146,17 +147,6 @@ def test_golden_prompts_over_time(path: Path) -> None:
             early_text=t["prompts"][-1:] if call["use_injection"] else None,
         )
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
-
-
-TINY = UNetSpec(
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_levels=(0, 1),
-    head_channels=8,
-    context_dim=11,
-    norm_groups=8,
-)
 
 
 def tiny(**changes: Any) -> VideoUNet:

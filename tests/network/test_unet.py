@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from golden_models import unet_spec
+from network.tiny import TINY
 from torch import Tensor
 
 from golden_cases import cases, fps_of, load, relative_error
@@ -20,7 +21,7 @@ from vc_core.network.contexts import KeptContexts
 from vc_core.network.feed_forward import FeedForward
 from vc_core.network.operations import GroupNorm, Linear
 from vc_core.network.unet import Deep, VideoUNet
-from vc_core.specs import PRESETS, UNetSpec
+from vc_core.specs import PRESETS
 
 TOLERANCE = 3e-5  # float32 against float64 is 1e-6 .. 6e-6
 TOLERANCE_EPS = 1e-5  # the cases with tiny residual streams; a wrong norm eps shows as 3e-4 or more
@@ -74,17 +75,6 @@ def test_published_layouts(manifest: str, preset: str) -> None:
         key: list(value.shape) for key, value in VideoUNet(PRESETS[preset].unet, device="meta").state_dict().items()
     }
     assert ours == published
-
-
-TINY = UNetSpec(
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_levels=(0, 1),
-    head_channels=8,
-    context_dim=11,
-    norm_groups=8,
-)
 
 
 def tiny(**changes: Any) -> VideoUNet:

@@ -232,6 +232,34 @@ def test_controlnet_counts_by_its_strength_and_range(text_model, texts, alone, c
     assert relative(weak, alone[0]) < relative(full, alone[0])
 
 
+def test_the_older_node_guides_both_prompts_from_the_positive_one(text_model, control_net):
+    hints = torch.rand(3, 32, 16, 3, generator=torch.Generator().manual_seed(5))
+    settings = {"cfg": 3.0, "negative": text_model.text("")}
+    (positive,) = text_model.comfy.call(
+        "ControlNetApply", conditioning=text_model.text("a red square"), control_net=control_net, image=hints,
+        strength=1.0,
+    ).values  # fmt: skip
+    prompts = text_model.comfy.call(
+        "ControlNetApplyAdvanced", positive=text_model.text("a red square"), negative=text_model.text(""),
+        control_net=control_net, image=hints, strength=1.0, start_percent=0.0, end_percent=1.0,
+    ).values  # fmt: skip
+    both = made(text_model, prompts[0], **settings | {"negative": prompts[1]})
+    assert relative(made(text_model, positive, **settings), both) < SAME
+    assert relative(made(text_model, prompts[0], **settings), both) > 1e-4
+
+
+@pytest.mark.parametrize("node", ["ControlNetApplySD3", "ControlNetInpaintingAliMamaApply"])
+def test_controlnet_nodes_for_other_models_guide_as_the_plain_one(text_model, control_net, node):
+    """The VAE and the mask are for the ControlNets of those models alone."""
+    hints = torch.rand(3, 32, 16, 3, generator=torch.Generator().manual_seed(5))
+    more = {"mask": hints[..., 0]} if node == "ControlNetInpaintingAliMamaApply" else {}
+    prompts = text_model.comfy.call(
+        node, positive=text_model.text("a red square"), negative=text_model.text(""), control_net=control_net,
+        vae=text_model.vae, image=hints, strength=1.0, **more,
+    ).values  # fmt: skip
+    assert relative(made(text_model, prompts[0]), made(text_model, controlled(text_model, control_net, hints))) < SAME
+
+
 def test_controlnet_finds_its_frames_in_our_context_windows(comfy, text_model, control_net):
     """Also the second of two in a row. (Core's own windows all get the hints of the first frames.)"""
     generator = torch.Generator().manual_seed(6)

@@ -249,7 +249,9 @@ def test_lora_parameters_of_ltx_are_those_of_no_lora(text_model):
 
 
 def in_lists(loaded, node, **given):
-    """Calls a node that takes a list for each input."""
+    """Calls a node that takes a list for each input. On an old host the same node may take single values."""
+    if not getattr(loaded.comfy.classes[node], "INPUT_IS_LIST", False):
+        return loaded.comfy.call(node, **given).values
     values = {name: [value] for name, value in given.items()}
     inputs = loaded.comfy.classes[node].INPUT_TYPES()
     for group in ("required", "optional"):
@@ -263,11 +265,10 @@ def in_lists(loaded, node, **given):
 
 
 def test_a_lora_trained_by_core_loads(text_model):
-    skip_without_node("TrainLoraNode")
     latent = {"samples": torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(1))}
     plain = made(text_model)
     settings = {"steps": 1, "rank": 1, "learning_rate": 0.1, "training_dtype": "fp32", "lora_dtype": "fp32"}
-    lora, losses, steps = in_lists(
+    *_, lora, losses, steps = in_lists(
         text_model, "TrainLoraNode", model=text_model.model, latents=latent, positive=text_model.text("a red square"),
         gradient_checkpointing=False, **settings,
     )  # fmt: skip

@@ -76,6 +76,7 @@ NODES = {
     "VAEDecodeTripoSplat": "comfy_extras/nodes_triposplat.py",
     "VOIDInpaintConditioning": "comfy_extras/nodes_void.py",
     "VOIDWarpedNoiseSource": "comfy_extras/nodes_void.py",
+    "wanBlockSwap": "comfy_extras/nodes_nop.py",
     "WanDancerVideo": "comfy_extras/nodes_wandancer.py",
     "WanMoveTrackToVideo": "comfy_extras/nodes_wanmove.py",
     "WanSCAILToVideo": "comfy_extras/nodes_scail.py",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from comfyui.limits import skip_without_node
 from vc_core.errors import UserError
 
 from .test_core_patches import NOTHING, made, patched, relative
@@ -55,16 +56,11 @@ LISTS = {
 OWN_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, IndexError)
 
 
-def skip_unless_there(loaded, node):
-    if node not in loaded.comfy.classes:
-        pytest.skip(f"this ComfyUI has no {node}")
-
-
 class Filled:
     """A node's outputs by their types, its inputs filled in: frames of 64 x 64, latents of three of them."""
 
     def __init__(self, loaded, vision, node):
-        skip_unless_there(loaded, node)
+        skip_without_node(node)
         generator = torch.Generator().manual_seed(1)
         frames = torch.rand(5, 64, 64, 3, generator=generator)
         if node == "SD_4XUpscale_Conditioning":
@@ -121,7 +117,7 @@ def test_latents_of_nodes_for_other_models_are_refused(text_model, vision, node)
 
 @pytest.mark.parametrize("node", STOPPED)
 def test_nodes_for_other_models_stop_by_themselves(text_model, vision, node):
-    skip_unless_there(text_model, node)
+    skip_without_node(node)
     with pytest.raises(OWN_ERRORS) as caught:
         Filled(text_model, vision, node)
     assert not isinstance(caught.value, UserError)
@@ -140,7 +136,7 @@ def test_their_latents_with_four_channels_are_a_clip(text_model, vision, node, s
 @pytest.mark.parametrize("node", ["WanContextWindowsManual", "LTXVContextWindows"])
 def test_context_windows_of_other_models_count_rows(text_model, node):
     """Where the length in their frames covers all rows of the latent they do nothing, else core stops."""
-    skip_unless_there(text_model, node)
+    skip_without_node(node)
     assert torch.equal(made(text_model, patched(text_model, node)), made(text_model))
     with pytest.raises(RuntimeError, match="size of tensor"):
         made(text_model, patched(text_model, node, context_length=1, context_overlap=0), frames=12)
@@ -158,7 +154,7 @@ def test_models_that_predict_something_else_give_another_clip(text_model, node, 
 
 
 def blocks(loaded, node):
-    skip_unless_there(loaded, node)
+    skip_without_node(node)
     inputs = loaded.comfy.classes[node].INPUT_TYPES()["required"]
     return [name for name in inputs if name not in ("model1", "model2")]
 
@@ -198,25 +194,27 @@ def test_the_blocks_of_sdxl_end_before_ours(text_model):
         assert f"{block}.9" not in names
 
 
-def test_nodes_that_count_frames_on_another_axis_take_rows_for_frames(text_model):
+@pytest.mark.parametrize("node", ["TrimVideoLatent", "ReplaceVideoLatentFrames", "LatentCutToBatch"])
+def test_nodes_that_count_frames_on_another_axis_take_rows_for_frames(text_model, node):
+    skip_without_node(node)
     clip, row = ({"samples": torch.randn(3, 4, rows, 2)} for rows in (4, 1))
     call = text_model.comfy.call
-    if "TrimVideoLatent" in text_model.comfy.classes:
-        (cut,) = call("TrimVideoLatent", samples=clip, trim_amount=1).values
+    if node == "TrimVideoLatent":
+        (cut,) = call(node, samples=clip, trim_amount=1).values
         assert torch.equal(cut["samples"], clip["samples"][:, :, 1:])
-    if "ReplaceVideoLatentFrames" in text_model.comfy.classes:
-        (out,) = call("ReplaceVideoLatentFrames", destination=clip, source=row, index=2).values
+    elif node == "ReplaceVideoLatentFrames":
+        (out,) = call(node, destination=clip, source=row, index=2).values
         assert torch.equal(out["samples"][:, :, 2:3], row["samples"])
         assert torch.equal(out["samples"][:, :, :2], clip["samples"][:, :, :2])
-    if "LatentCutToBatch" in text_model.comfy.classes:
-        (same,) = call("LatentCutToBatch", samples=clip, dim="t", slice_size=1).values
+    else:
+        (same,) = call(node, samples=clip, dim="t", slice_size=1).values
         assert torch.equal(same["samples"], clip["samples"])
-        (strips,) = call("LatentCutToBatch", samples=clip, dim="x", slice_size=1).values
+        (strips,) = call(node, samples=clip, dim="x", slice_size=1).values
         assert torch.equal(strips["samples"][:2, ..., 0], clip["samples"][0].movedim(2, 0))
 
 
 def test_a_clip_of_noise_is_taken_as_noise(text_model):
-    skip_unless_there(text_model, "VOIDWarpedNoiseSource")
+    skip_without_node("VOIDWarpedNoiseSource")
     call, latent = text_model.comfy.call, text_model.latent()
     (noise,) = call("RandomNoise", noise_seed=3).values
     (same,) = call("VOIDWarpedNoiseSource", warped_noise={"samples": noise.generate_noise(latent)}).values
@@ -242,7 +240,7 @@ def test_flow_sigmas_are_no_sigmas_of_ours(text_model):
 
 
 def test_lora_parameters_of_ltx_are_those_of_no_lora(text_model):
-    skip_unless_there(text_model, "GetICLoRAParameters")
+    skip_without_node("GetICLoRAParameters")
     (found,) = text_model.comfy.call("GetICLoRAParameters", iclora_model=text_model.model).values
     assert found == {"reference_downscale_factor": 1}
 
@@ -251,7 +249,9 @@ def test_lora_parameters_of_ltx_are_those_of_no_lora(text_model):
 
 
 def in_lists(loaded, node, **given):
-    """Calls a node that takes a list for each input."""
+    """Calls a node that takes a list for each input. On an old host the same node may take single values."""
+    if not getattr(loaded.comfy.classes[node], "INPUT_IS_LIST", False):
+        return loaded.comfy.call(node, **given).values
     values = {name: [value] for name, value in given.items()}
     inputs = loaded.comfy.classes[node].INPUT_TYPES()
     for group in ("required", "optional"):
@@ -265,13 +265,10 @@ def in_lists(loaded, node, **given):
 
 
 def test_a_lora_trained_by_core_loads(text_model):
-    skip_unless_there(text_model, "TrainLoraNode")
-    if "MODEL" in text_model.comfy.classes["TrainLoraNode"].RETURN_TYPES:
-        pytest.skip("this ComfyUI's TrainLoraNode takes one of each input and gives out a MODEL")
     latent = {"samples": torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(1))}
     plain = made(text_model)
     settings = {"steps": 1, "rank": 1, "learning_rate": 0.1, "training_dtype": "fp32", "lora_dtype": "fp32"}
-    lora, losses, steps = in_lists(
+    *_, lora, losses, steps = in_lists(
         text_model, "TrainLoraNode", model=text_model.model, latents=latent, positive=text_model.text("a red square"),
         gradient_checkpointing=False, **settings,
     )  # fmt: skip
@@ -301,7 +298,7 @@ def test_the_difference_of_two_models_is_saved_and_loads(comfy, base, text_model
 
 
 def test_data_sets_take_frames_for_samples_but_keep_a_clip_whole(text_model):
-    skip_unless_there(text_model, "ResolutionBucket")
+    skip_without_node("ResolutionBucket")
     clip = {"samples": torch.randn(3, 4, 8, 8)}
     one = text_model.text("a red square")
     ((bucket,), (prompts,)) = text_model.comfy.call("ResolutionBucket", latents=[clip], conditioning=[one * 3]).values

@@ -15,8 +15,8 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ...vc_core.network.attentions import CrossAttention, Projections, SelfAttention
 from ...vc_core.network.hooks import Hooks, Stage
-from ...vc_core.network.transformers import CrossAttention, Projections, SelfAttention
 
 ATTENTION_PRECISION = torch.float32
 """For backends that hold the logits: in half precision those of this family overflow."""

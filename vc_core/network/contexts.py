@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .attentions import CrossAttention, apply
 from .hooks import Hooks
-from .transformers import CrossAttention, apply
 
 MOST_BYTES = 2**28
 """What one run may keep. In fp32 the published networks have 8 MB for a text, and 26 MB for 16 tokens of a picture for

@@ -15,7 +15,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...vc_core.network.attention_layers import CrossAttention, Projections, SelfAttention
+from ...vc_core.network.attentions import CrossAttention, Projections, SelfAttention
 from ...vc_core.network.hooks import Hooks, Stage
 
 ATTENTION_PRECISION = torch.float32

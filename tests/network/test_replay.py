@@ -18,7 +18,7 @@ from vc_core.denoising.windows import ContextWindows
 from vc_core.longer import Long
 from vc_core.longer import frames as long_frames
 from vc_core.network import parts
-from vc_core.network.attention_layers import triangle
+from vc_core.network.attentions import triangle
 from vc_core.network.replay import MOST_KINDS, CudaRecorder, Replay
 from vc_core.network.unet import Deep, VideoUNet
 from vc_core.pipeline import WORTH_RECORDING, Request, VideoCrafter

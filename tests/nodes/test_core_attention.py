@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from vc_core.network.attention_layers import CrossAttention, SelfAttention, TemporalAttention
+from vc_core.network.attentions import CrossAttention, SelfAttention, TemporalAttention
 from vc_core.network.transformers import TemporalTransformer
 
 from .test_core_patches import NOTHING, made, patched, relative

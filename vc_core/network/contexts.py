@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention_layers import CrossAttention, apply
+from .attentions import CrossAttention, apply
 from .hooks import Hooks
 
 MOST_BYTES = 2**28

@@ -13,7 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from .attention import Attention
-    from .attention_layers import CrossAttention, SelfAttention
+    from .attentions import CrossAttention, SelfAttention
 
 Stage = Literal["input", "middle", "output"]
 

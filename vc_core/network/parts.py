@@ -6,6 +6,7 @@ exact: no part needs to know of another. Norms over a whole clip stay whole. Tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -46,7 +47,7 @@ their own."""
 
 def whole_bytes(full: int, itemsize: int) -> int:
     """Bytes that a pass takes at the most where no map is worked on in parts; `full` and `itemsize` as in `fit`."""
-    return int(KERNELS * itemsize * HELD_AT_MOST * full)
+    return math.ceil(KERNELS * itemsize * (HELD_AT_MOST * full + MOST_WIDE))
 
 
 class Budget:

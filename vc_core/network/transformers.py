@@ -1,6 +1,6 @@
 """The transformers of the video UNet: over the pixels of a frame, and over the frames of a pixel.
 
-Attribute names are the published ones. Tokens are `n tokens d`.
+Attribute names are the published ones. Tokens are those of `network.attentions`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..specs import Windows
 from .attention import Attention
-from .attention_layers import CrossAttention, Projections, SelfAttention, TemporalAttention, apply
+from .attentions import CrossAttention, Projections, SelfAttention, TemporalAttention, apply
 from .feed_forward import FeedForward
 from .hooks import Hooks
 from .layers import Layers, repeated, to_clips, to_frames

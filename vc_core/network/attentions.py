@@ -1,7 +1,8 @@
-"""The attentions of the video UNet with their projections: over the pixels of a frame, over text and image tokens, and
-over the frames of a pixel.
+"""The attentions of the video UNet: over the pixels of a frame, over text and pictures, and over the frames of a pixel.
 
-Attribute names are the published ones. Queries, keys and values are `n tokens (heads d)`.
+Attribute names are the published ones. Queries, keys and values are `n tokens (heads d)`. Over time, tokens are `n f d`
+of n pixels, or where fused kernels can be used `b f p d`, a view of a clip in channels-last memory: in both the frames
+are on axis 1.
 """
 
 from __future__ import annotations

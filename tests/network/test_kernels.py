@@ -97,6 +97,28 @@ with torch.no_grad():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("result", "usable"),
+    [(2.0, True), (3.0, False), (OSError("no C compiler"), False)],
+    ids=["works", "wrong", "fails"],
+)
+def test_they_are_used_where_a_first_kernel_can_be_built(
+    result: float | OSError, usable: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU that is pretended: its tensors are on the CPU."""
+
+    def add(x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        if isinstance(result, OSError):
+            raise result
+        return torch.full_like(x, result)
+
+    monkeypatch.setattr(kernels, "add", add)
+    monkeypatch.setattr(torch, "device", lambda *_: "cpu")
+    assert kernels._runs(0) == usable
+    assert ("no C compiler" in caplog.text) == isinstance(result, OSError)
+    assert ("wrong result" in caplog.text) == (result == 3.0)
+
+
 def test_they_take_no_cpu_tensors_gradients_or_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(2)
     with torch.no_grad():

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import shutil
-import sys
+import logging
 from functools import cache
 from types import ModuleType
 
@@ -20,7 +18,11 @@ from torch import Tensor
 
 from .launching import INTERPRETED
 
-TYPES = (torch.float16, torch.bfloat16, torch.float32)
+log = logging.getLogger(__name__)
+
+TYPES = (torch.float16, torch.bfloat16)
+"""On a GPU. In float32, where exactness counts more than speed, PyTorch's own layers run."""
+INTERPRETED_TYPES = (*TYPES, torch.float32)
 MOST_FRAMES, HEAD_WIDTHS = 128, range(8, 129)
 """Of attention over frames."""
 OLDEST = (8, 0)
@@ -28,15 +30,13 @@ OLDEST = (8, 0)
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels take `x`: a plain tensor on an NVIDIA device (or on the CPU under Triton's interpreter), in
-    fp16, bf16 or fp32, outside of autograd and of compilers, with Triton installed."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and type(x) is Tensor
-        and x.dtype in TYPES
-        and (_on_device(x.device.index) if x.is_cuda else INTERPRETED and x.device.type == "cpu" and _installed())
-    )
+    """Whether the kernels take `x`: a plain tensor in fp16 or bf16 on an NVIDIA device where Triton works (or, in fp32
+    too, on the CPU under Triton's interpreter), outside of autograd and of compilers."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or type(x) is not Tensor:
+        return False
+    if x.is_cuda:
+        return x.dtype in TYPES and _on_device(x.device.index)
+    return INTERPRETED and x.device.type == "cpu" and x.dtype in INTERPRETED_TYPES and _installed()
 
 
 def attends(frames: int, d: int) -> bool:
@@ -51,11 +51,21 @@ def _installed() -> bool:
 
 @cache
 def _on_device(index: int) -> bool:
-    """Triton builds the code that starts a kernel with a C compiler; its build for Windows brings one along."""
-    compilers = (os.environ.get("CC", ""), "gcc", "clang", "cc")
-    builds = sys.platform == "win32" or any(shutil.which(name) for name in compilers if name)
     nvidia = torch.version.cuda is not None and torch.cuda.is_available()
-    return _installed() and builds and nvidia and torch.cuda.get_device_capability(index) >= OLDEST
+    return nvidia and torch.cuda.get_device_capability(index) >= OLDEST and _installed() and _runs(index)
+
+
+def _runs(index: int) -> bool:
+    """Whether a kernel can be built and gives what it should: Triton also needs a C compiler and Python's headers."""
+    try:
+        x = torch.ones(16, dtype=torch.float16, device=torch.device("cuda", index))
+        works = bool((add(x, x) == 2).all())
+    except Exception:  # whatever Triton stumbles over, the plain layers do the same work
+        log.warning("Triton is installed, but cannot build a kernel. The network runs without, slower.", exc_info=True)
+        return False
+    if not works:
+        log.warning("A first kernel gave a wrong result on this GPU. The network runs without kernels, slower.")
+    return works
 
 
 @cache

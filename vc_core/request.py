@@ -111,7 +111,7 @@ class Request:
         check_side("Width", settings.width, spec.size_multiple)
         check_side("Height", settings.height, spec.size_multiple)
         if settings.frames < 1:
-            raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models learnt with 16.")
+            raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models were trained on 16.")
         if not (math.isfinite(settings.fps) and settings.fps > 0):
             raise UserError(f"The fps condition is {settings.fps:g}; it should be above 0, usually 4 to 30.")
         return settings

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vc_core.autoencoder.autoencoder import Autoencoder
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising.guidance import guide
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import PRESETS, AutoencoderSpec, ModelSpec, UNetSpec

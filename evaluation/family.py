@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Noise, Sampling, sample
 from vc_core.frames.pixels import save_picture
 from vc_core.frames.sheet import contact_sheet
@@ -73,7 +73,7 @@ def continued(
     beside = crafter.ends(picture, settings.frames, end, loop=request.loop)
 
     def told(prompt: str, shown: Tensor) -> Conditioning:
-        whole = crafter.told((prompt,), shown, settings, beside)
+        whole = crafter.conditioning_for((prompt,), shown, settings, beside)
         image = crafter.condition(prompt, shown, settings.fps).image
         return replace(whole, image=image.flatten(1, 2)) if to_all and image is not None else whole
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Guidance, Noise, Sampling, sample
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.shapes.captions import caption

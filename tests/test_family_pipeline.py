@@ -24,7 +24,8 @@ from golden_cases import (
     step_noise,
     stored,
 )
-from vc_core.conditioning import Conditioning, text_over_time, tokens_for_frames
+from vc_core.conditioning import text_over_time, tokens_for_frames
+from vc_core.conditions import Conditioning
 from vc_core.denoising import SAMPLERS, Guidance
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.freenoise import injected, reordered

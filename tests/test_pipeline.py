@@ -14,7 +14,7 @@ from golden_models import conditions, crafter_of, sampling_of
 from torch import Tensor
 
 from golden_cases import RecordedNoise, allowed, cases, check_frames, load, relative_error, step_noise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Sampling, Source, sample
 from vc_core.errors import UserError
 from vc_core.pipeline import GREY, Request, VideoCrafter

@@ -227,10 +227,10 @@ def _fifo(
     settings = request.settle(crafter.parts.spec)
     queue = Queue(size=long.window, partitions=long.partitions)
     base = _last(crafter.steps(prompt, picture, request=replace(request, frames=long.window, then=())), on_step)
-    positive = replace(crafter.told((prompt, *request.then), picture, settings), early_text=None)
+    positive = replace(crafter.conditioning_for((prompt, *request.then), picture, settings), early_text=None)
     negative = None
     if settings.sampling.guidance.passes:
-        negative = crafter.told((request.negative,), None if picture is None else GREY, settings)
+        negative = crafter.conditioning_for((request.negative,), None if picture is None else GREY, settings)
     size = math.prod(settings.shape(crafter.parts.spec)[3:]) * long.window
     replay = crafter.replay()
     made = stream(

@@ -24,7 +24,8 @@ from torch import Tensor
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, checked_pixels
-from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
+from .conditioning import picture_tokens, text_over_time, tokens_for_frames
+from .conditions import Conditioning
 from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSource, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, step_cache
 from .denoising.freenoise import injected
@@ -132,10 +133,10 @@ class VideoCrafter:
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
             drawn = None if request.sharp else seeded
             concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
-        positive = self.told((prompt, *request.then), picture, settings, concat)
+        positive = self.conditioning_for((prompt, *request.then), picture, settings, concat)
         negative = textless = None
         if settings.sampling.guidance.passes:
-            negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
+            negative = self.conditioning_for((request.negative,), None if picture is None else GREY, settings, concat)
         if settings.sampling.guidance.image_scale is not None:
             textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
         at_once = request.frames_at_once(settings.frames) * math.prod(settings.shape(spec)[3:])
@@ -211,7 +212,7 @@ class VideoCrafter:
         shape = (1, autoencoder.spec.latent_channels, pixels.shape[2] // factor, pixels.shape[3] // factor)
         return autoencoder.encode_with(pixels, noise.draw(shape, pixels.device, torch.float32)).float()
 
-    def told(
+    def conditioning_for(
         self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None = None
     ) -> Conditioning:
         """The conditioning of a clip: prompts one after the other, a picture, and what else the network reads."""

@@ -9,7 +9,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ...vc_core.conditioning import Conditioning
+from ...vc_core.conditions import Conditioning
 from ...vc_core.denoising.freenoise import PLAIN_STEPS
 from ...vc_core.denoising.guidance import Model
 from ...vc_core.denoising.windows import ContextWindows, Place, in_windows

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
-from vc_core.conditioning.types import join
+from vc_core.conditions import Conditioning, join
 from vc_core.denoising import SAMPLERS, Guidance, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.caching import QUALITIES, STEP_SAVINGS, Cache, Saving, step_number
 from vc_core.denoising.guidance import guide

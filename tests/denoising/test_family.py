@@ -14,7 +14,7 @@ from golden_models import SPACINGS, consistency_levels, diffusion_spec, sampling
 from torch import Tensor
 
 from golden_cases import RecordedNoise, cases, load, relative_error, step_noise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import SAMPLERS, Guidance, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.freenoise import reordered, rescheduled

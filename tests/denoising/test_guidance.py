@@ -9,7 +9,7 @@ import torch
 from denoising.toys import WaveModel, prompt
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Guidance, Noise
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.guidance import guide

@@ -16,7 +16,7 @@ from golden_models import diffusion_spec
 from torch import Tensor
 
 from golden_cases import RecordedNoise, cases, load, relative_error, step_noise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import SAMPLERS, Guidance, Level, Noise, NoiseSchedule, Sampling, Source, sample
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.guidance import guide

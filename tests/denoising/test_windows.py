@@ -10,8 +10,7 @@ import torch
 from denoising.toys import WaveModel, prompt
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
-from vc_core.conditioning.types import join
+from vc_core.conditions import Conditioning, join
 from vc_core.denoising import Guidance, Level, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.denoiser import estimated
 from vc_core.denoising.fifo import Queue, down, stream

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import RecordedNoise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import SAMPLERS, Guidance, NoiseSchedule
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.guidance import guide

@@ -11,7 +11,8 @@ from torch import Tensor
 from golden_cases import RecordedNoise
 from vc_core.checkpoint import PREFIXES
 from vc_core.checkpoint.building import build_empty
-from vc_core.conditioning import Conditioning, text_over_time
+from vc_core.conditioning import text_over_time
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Guidance, NoiseSchedule
 from vc_core.denoising.freenoise import injected, reordered
 from vc_core.denoising.guidance import guide

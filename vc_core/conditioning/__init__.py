@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from .image_encoder import ImageEncoder, preprocess
 from .image_tokens import LinearTokens, Resampler, build_image_tokens, picture_tokens, tokens_for_frames
+from .prompts import text_over_time
 from .text_encoder import TextEncoder
 from .tokenizer import tokenize
-from .types import Conditioning, text_over_time
 
 __all__ = [
-    "Conditioning",
     "ImageEncoder",
     "LinearTokens",
     "Resampler",

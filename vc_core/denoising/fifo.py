@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..conditions import Conditioning
 from ..errors import UserError
 from .denoiser import Estimate, estimated, per_frame
 from .guidance import Guidance, Model, guide
@@ -21,9 +21,6 @@ from .noise import NoiseSource
 from .samplers import posterior_noise
 from .schedule import Level, NoiseSchedule
 from .windows import of_frames
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True)

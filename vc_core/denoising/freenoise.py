@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..conditions import Conditioning
 from ..specs import Windows
 from .guidance import Model
 from .noise import NoiseSource
 from .schedule import Level
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 PLAIN_STEPS = range(5, 16)
 """The steps, counted from 0, in which the text of every frame is used in the whole network."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..conditioning.types import join
+from ..conditions import Conditioning, join
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 """(x: b c f h w, timestep: b) -> what the model predicts, of the shape and type of x."""

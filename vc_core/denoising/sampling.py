@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 
+from ..conditions import Conditioning
 from ..errors import UserError
 from ..specs import Windows
 from .caching import GuidanceCache, Quality, check_quality
@@ -18,9 +18,6 @@ from .noise import NoiseSource
 from .samplers import SAMPLERS, Step
 from .schedule import End, Level, NoiseSchedule, Spacing
 from .start import AnalyticInit, Source, blend, keep, noised, start
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..conditions import Conditioning
 from ..errors import UserError
 from ..specs import Windows
 from .guidance import Model
 from .schedule import Level
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 Order = Literal["static", "uniform", "looped", "shifted"]
 Fuse = Literal["pyramid", "overlap", "flat"]

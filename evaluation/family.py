@@ -72,7 +72,7 @@ def continued(
     picture = case.picture()
     beside = crafter.ends(picture, settings.frames, end, loop=request.loop)
 
-    def told(prompt: str, shown: Tensor) -> Conditioning:
+    def conditioned(prompt: str, shown: Tensor) -> Conditioning:
         whole = crafter.conditioning_for((prompt,), shown, settings, beside)
         image = crafter.condition(prompt, shown, settings.fps).image
         return replace(whole, image=image.flatten(1, 2)) if to_all and image is not None else whole
@@ -80,8 +80,7 @@ def continued(
     steps = sample(
         crafter.predict,
         crafter.parts.schedule,
-        told(case.prompt, picture),
-        told("", GREY),
+        {"positive": conditioned(case.prompt, picture), "negative": conditioned("", GREY)},
         noise=Noise(case.seed),
         shape=settings.shape(crafter.parts.spec),
         settings=settings.sampling,

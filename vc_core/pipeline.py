@@ -25,10 +25,10 @@ from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, checked_pixels
 from .conditioning import picture_tokens, text_over_time, tokens_for_frames
-from .conditions import Conditioning
+from .conditions import SINGLE, Conditioning, Evaluation
 from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSource, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, step_cache
-from .denoising.freenoise import injected
+from .denoising.freenoise import with_motion_injection
 from .denoising.windows import windowed
 from .frames.fitting import Fit, fit, fit_ends, picture_latent
 from .frames.pixels import to_network, to_unit
@@ -133,39 +133,30 @@ class VideoCrafter:
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
             drawn = None if request.sharp else seeded
             concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
-        positive = self.conditioning_for((prompt, *request.then), picture, settings, concat)
-        negative = textless = None
-        if settings.sampling.guidance.passes:
-            negative = self.conditioning_for((request.negative,), None if picture is None else GREY, settings, concat)
-        if settings.sampling.guidance.image_scale is not None:
-            textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
+        conditionings = self.conditionings(prompt, picture, request, settings, concat)
         at_once = request.frames_at_once(settings.frames) * math.prod(settings.shape(spec)[3:])
-        count = sum(told is not None for told in (positive, negative, textless))
-        joined = self.fits_together(at_once, count) if request.together is None else request.together
+        joined = self.fits_together(at_once, len(conditionings)) if request.together is None else request.together
         replay = self.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
             self._model(request, settings, levels, replay),
             schedule,
-            positive,
-            negative,
+            conditionings,
             noise=seeded if noise is None else noise,
             shape=None if source else settings.shape(spec),
             source=source,
             settings=replace(sampling, together=joined),
-            textless=textless,
         )
         return released(steps, replay)
 
     def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
         """What predicts in a run, with its caches and windows."""
-        starts = [level.timestep for level in levels[:-1]]
-        cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
+        cache = None if request.step_cache is None else step_cache(len(levels) - 1, request.step_cache)
         hooks = self.hooks or KeptContexts()
         predict = partial(self.predict, windows=request.windows, cache=cache, hooks=hooks, network=replay)
-        model = injected(predict, levels)
+        model = with_motion_injection(predict)
         if request.context is None or settings.frames <= request.context.size:
             return model
-        return windowed(model, request.context, levels)
+        return windowed(model, request.context)
 
     def fits_together(self, positions: int, count: int) -> bool:
         """Whether the passes of a guided step, `count` of so many latent positions each, should be one: where they are
@@ -212,25 +203,44 @@ class VideoCrafter:
         shape = (1, autoencoder.spec.latent_channels, pixels.shape[2] // factor, pixels.shape[3] // factor)
         return autoencoder.encode_with(pixels, noise.draw(shape, pixels.device, torch.float32)).float()
 
+    def conditionings(
+        self,
+        prompt: str,
+        picture: Tensor | None,
+        request: Request,
+        settings: Settings,
+        concat: Tensor | None = None,
+    ) -> dict[str, Conditioning]:
+        """The conditionings that the guidance of a request needs, by name; see `conditioning_for`."""
+        positive = self.conditioning_for((prompt, *request.then), picture, settings, concat)
+        made, needed = {"positive": positive}, settings.sampling.guidance.conditionings
+        if "negative" in needed:
+            grey = None if picture is None else GREY
+            made["negative"] = self.conditioning_for((request.negative,), grey, settings, concat)
+        if "image_only" in needed:
+            made["image_only"] = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
+        return made
+
     def conditioning_for(
         self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None = None
     ) -> Conditioning:
         """The conditioning of a clip: prompts one after the other, a picture, and what else the network reads."""
-        told = self.condition(prompts[0], picture, settings.fps)
-        if told.image is not None:
-            told = replace(told, image=tokens_for_frames(told.image, settings.frames))
+        made = self.condition(prompts[0], picture, settings.fps)
+        if made.image is not None:
+            made = replace(made, image=tokens_for_frames(made.image, settings.frames))
         if len(prompts) > 1:
             texts = torch.cat([self.condition(prompt, None, settings.fps).text for prompt in prompts])
-            told = replace(told, text=text_over_time(texts, settings.frames), early_text=texts[-1:])
+            made = replace(made, text=text_over_time(texts, settings.frames), early_text=texts[-1:])
 
         def row(value: float | None) -> Tensor | None:
-            return None if value is None else told.text.new_tensor([value], dtype=torch.float32)
+            return None if value is None else made.text.new_tensor([value], dtype=torch.float32)
 
-        return replace(told, concat=concat, guidance=row(settings.guidance), motion=row(settings.motion))
+        return replace(made, concat=concat, guidance=row(settings.guidance), motion=row(settings.motion))
 
     @torch.inference_mode()
     def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
-        """What the network is told. `picture`, h w 3 in 0..1, is seen whole, squeezed to a square."""
+        """A conditioning for any number of frames. The encoder sees `picture`, h w 3 in 0..1, whole, squeezed to a
+        square."""
         parts = self.parts
         assert parts.text_encoder is not None
         text = parts.text_encoder([prompt])
@@ -265,10 +275,10 @@ class VideoCrafter:
         self,
         x: Tensor,
         timestep: Tensor,
-        told: Conditioning,
+        conditioning: Conditioning,
+        evaluation: Evaluation = SINGLE,
         /,
         *,
-        temporal: bool = True,
         windows: Windows | None = None,
         cache: Cache | None = None,
         hooks: Hooks = NO_HOOKS,
@@ -280,36 +290,32 @@ class VideoCrafter:
         assert unet is not None
         dtype = self.parts.dtype
 
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(dtype)
-
-        motion = told.motion
+        given = conditioning.to(dtype=dtype)
+        motion = given.motion
         if motion is not None:
             moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
             motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
-        key, level = (id(told.text), told.window, told.early_text is None, temporal), 0.0
-        if cache is not None:
-            level = float(timestep.flatten()[0])  # which a GPU is waited for
-        deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
+        key, step = (evaluation.key, conditioning.early_text is None), evaluation.step
+        deep = None if cache is None or step is None else Deep(SHALLOW, cache.get(key, step))
         computed = deep is not None and deep.features is None
         call = unet.in_memory if network is None else network
         out = call(
             x.to(dtype),
             timestep,
-            told.text.to(dtype),
-            cast(told.image),
-            told.fps,
+            given.text,
+            given.image,
+            given.fps,
             hooks=hooks,
-            temporal=temporal,
-            concat=cast(told.concat),
-            guidance=told.guidance,
+            temporal=evaluation.temporal,
+            concat=given.concat,
+            guidance=given.guidance,
             motion=motion,
             windows=windows,
-            early_text=cast(told.early_text),
+            early_text=given.early_text,
             deep=deep,
         )
-        if computed and cache is not None and deep is not None and deep.features is not None:
-            cache.add(key, level, deep.features)
+        if computed and cache is not None and step is not None and deep is not None and deep.features is not None:
+            cache.add(key, step, deep.features)
         return out
 
 

@@ -9,7 +9,7 @@ import torch
 from denoising.toys import WaveModel, prompt
 from torch import Tensor
 
-from vc_core.conditions import Conditioning
+from vc_core.conditions import SINGLE, Branch, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Noise
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.guidance import guide
@@ -19,17 +19,19 @@ from vc_core.errors import UserError
 X = Noise(1).draw((2, 3, 5, 7, 11))
 TIMESTEP = torch.tensor([501.0, 501.0])
 POSITIVE, NEGATIVE = prompt(2, 0.3), prompt(2, -0.8)
+BOTH = {"positive": POSITIVE, "negative": NEGATIVE}
+FROZEN = Evaluation(branches=(Branch("positive", temporal=False),))
 
 
 def predict(model: WaveModel, **settings: float) -> Tensor:
-    return guide(model, POSITIVE, NEGATIVE, Guidance(**settings))(X, TIMESTEP)
+    return guide(model, BOTH, Guidance(**settings))(X, TIMESTEP)
 
 
 def test_scale_1_is_the_model_alone_in_one_pass() -> None:
     model = WaveModel()
     assert torch.equal(predict(model, scale=1.0, rescale=0.7), WaveModel()(X, TIMESTEP, POSITIVE))
     assert [text.mean().item() for _, _, text, _ in model.calls] == [pytest.approx(0.3)]
-    without = guide(model, POSITIVE, None, Guidance(scale=1.0))
+    without = guide(model, {"positive": POSITIVE}, Guidance(scale=1.0))
     assert torch.equal(without(X, TIMESTEP), WaveModel()(X, TIMESTEP, POSITIVE))
 
 
@@ -56,37 +58,37 @@ def test_rescaled_guidance_has_the_spread_of_the_positive() -> None:
 
 
 def test_rescaling_nothing_at_all_is_finite() -> None:
-    def silent(x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+    def silent(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
         return torch.zeros_like(x)
 
-    out = guide(silent, POSITIVE, NEGATIVE, Guidance(scale=9.0, rescale=1.0))(X, TIMESTEP)
+    out = guide(silent, BOTH, Guidance(scale=9.0, rescale=1.0))(X, TIMESTEP)
     assert torch.equal(out, torch.zeros_like(X))
 
 
-def test_temporal_guidance_adds_what_frames_learn_from_each_other() -> None:
+def test_temporal_guidance_adds_what_attention_between_frames_changes() -> None:
     model = WaveModel()
     out = predict(model, scale=7.5, temporal=2.0)
-    assert [temporal for *_, temporal in model.calls] == [True, True, False]
+    assert [evaluation.temporal for *_, evaluation in model.calls] == [True, True, False]
     plain, seeing = predict(WaveModel(), scale=7.5), WaveModel()(X, TIMESTEP, POSITIVE)
-    alone = WaveModel()(X, TIMESTEP, POSITIVE, temporal=False)
+    alone = WaveModel()(X, TIMESTEP, POSITIVE, FROZEN)
     torch.testing.assert_close(out, plain + 2.0 * (seeing - alone))
 
 
 def test_temporal_guidance_without_classifier_free_guidance_takes_two_passes() -> None:
     model = WaveModel()
     out = predict(model, scale=1.0, temporal=2.0)
-    assert [temporal for *_, temporal in model.calls] == [True, False]
-    seeing, alone = (WaveModel()(X, TIMESTEP, POSITIVE, temporal=temporal) for temporal in (True, False))
+    assert [evaluation.temporal for *_, evaluation in model.calls] == [True, False]
+    seeing, alone = (WaveModel()(X, TIMESTEP, POSITIVE, evaluation) for evaluation in (SINGLE, FROZEN))
     torch.testing.assert_close(out, 3 * seeing - 2 * alone)
     rescaled = predict(WaveModel(), scale=1.0, temporal=2.0, rescale=1.0)
     torch.testing.assert_close(rescaled.std((1, 2, 3, 4)), seeing.std((1, 2, 3, 4)))
 
 
 def test_half_precision_predictions_are_combined_in_full_precision() -> None:
-    def half(x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+    def half(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
         return WaveModel()(x, timestep, conditioning).half()
 
-    out = guide(half, POSITIVE, NEGATIVE, Guidance(scale=12.0))(X, TIMESTEP)
+    out = guide(half, BOTH, Guidance(scale=12.0))(X, TIMESTEP)
     positive, negative = (half(X, TIMESTEP, conditioning).float() for conditioning in (POSITIVE, NEGATIVE))
     assert out.dtype == torch.float32
     assert torch.equal(out, negative + 12.0 * (positive - negative))
@@ -94,7 +96,7 @@ def test_half_precision_predictions_are_combined_in_full_precision() -> None:
 
 def test_a_scale_needs_a_negative() -> None:
     with pytest.raises(UserError, match=r"7\.5 but there is no negative.*set the scale to 1"):
-        guide(WaveModel(), POSITIVE, None, Guidance(scale=7.5))
+        guide(WaveModel(), {"positive": POSITIVE}, Guidance(scale=7.5))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,9 @@ def test_eps_and_v_find_the_parts_of_x(alpha: float, scale: float) -> None:
     for prediction, answer in answers.items():
         seen: list[Tensor] = []
 
-        def perfect(x: Tensor, timestep: Tensor, answer: Tensor = answer, seen: list[Tensor] = seen) -> Tensor:
+        def perfect(
+            x: Tensor, timestep: Tensor, evaluation: Evaluation, answer: Tensor = answer, seen: list[Tensor] = seen
+        ) -> Tensor:
             seen.append(timestep)
             return answer
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import bundled
-from .checkpoint import DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
+from .checkpoint import DTYPES, convert, inspect_checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.report import describe, size_of, table
 from .checkpoint.statistics import read_statistics
@@ -63,7 +63,7 @@ WHOLE = ("off", "freenoise", "freelong")
 STRENGTH = 0.6
 SMALL = 10**7
 """Parameters of a UNet up to which a second thread costs more on a CPU than it gains."""
-NEEDED: tuple[Part, ...] = ("unet", "autoencoder", "text_encoder")
+NEEDED: tuple[str, ...] = ("unet", "autoencoder", "text_encoder")
 
 EXAMPLES = """examples:
   python -m vc_core text-to-video "a boat on the sea, sunset" --model model.ckpt --output boat.mp4

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...vc_core.checkpoint.building import Checkpoint
-from ...vc_core.checkpoint.detection import METADATA_KEY
+from ...vc_core.checkpoint.parts import PARTS
+from ...vc_core.checkpoint.reading import METADATA_KEY
 from ...vc_core.conditioning import tokens_for_frames
 from ...vc_core.denoising import NoiseSchedule
 from ...vc_core.errors import UserError
@@ -74,7 +75,7 @@ class VideoCrafterConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 0.58
     """By accounting (`benchmarks.memory`) a pass holds 0.40 of ComfyUI's unit, and 0.5 with relative positions; the
     rest is for what kernels take beside."""
-    clip_vision_prefix = "embedder.model.visual."
+    clip_vision_prefix = towers.PUBLISHED_IMAGE
 
     def __init__(self, spec: ModelSpec, schedule: NoiseSchedule, latent_format: Any) -> None:
         self.spec, self.schedule = spec, schedule
@@ -199,7 +200,8 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         """The published names, with the parts that no core node knows, and the spec as a tensor of its JSON text."""
         out: dict[str, Tensor] = super().state_dict_for_saving(*args, **kwargs)
         if self.image_tokens is not None:
-            out.update({f"image_proj_model.{name}": value for name, value in self.image_tokens.state_dict().items()})
+            prefix = PARTS["image_tokens"].prefix
+            out.update({prefix + name: value for name, value in self.image_tokens.state_dict().items()})
         out[METADATA_KEY] = torch.frombuffer(bytearray(to_json(self.spec).encode()), dtype=torch.uint8)
         return out
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ...vc_core.checkpoint.parts import PARTS
 from ...vc_core.specs import ImageEncoderSpec, TextEncoderSpec
 
 CLIP_NAME = "clip_h"
@@ -46,8 +47,8 @@ LAYER_NAMES = {
 QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 """Three in ComfyUI's modules, one (`attn.in_proj`) in OpenCLIP's."""
 
-PUBLISHED_TEXT = "cond_stage_model.model."
-PUBLISHED_IMAGE = "embedder.model.visual."
+PUBLISHED_TEXT = PARTS["text_encoder"].prefix + "model."
+PUBLISHED_IMAGE = PARTS["image_encoder"].prefix + "model.visual."
 
 
 Shapes = dict[str, tuple[int, ...]]

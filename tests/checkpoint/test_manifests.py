@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vc_core.checkpoint import PREFIXES, TITLES, build_empty, detect
+from vc_core.checkpoint import PARTS, build_empty, detect
 from vc_core.checkpoint.keys import SCHEDULE
-from vc_core.specs import PRESETS
+from vc_core.specs import PRESETS, TITLES
 
 FOLDER = Path(__file__).parent.parent / "manifests"
 
@@ -47,7 +47,7 @@ class TestManifest:
     def test_our_modules_have_every_key_and_shape_and_no_other(self, name: str) -> None:
         found = detect(manifest(name))
         ours = {
-            PREFIXES[part] + key: tuple(tensor.shape)
+            PARTS[part].prefix + key: tuple(tensor.shape)
             for part in found.parts
             for key, tensor in build_empty(found.spec, part).state_dict().items()
         }
@@ -66,7 +66,7 @@ class TestManifest:
         assert found.contents.unknown == ()
 
     def test_its_unet_alone_is_told(self, name: str) -> None:
-        prefix = PREFIXES["unet"]
+        prefix = PARTS["unet"].prefix
         tensors = {k.removeprefix(prefix): t for k, t in manifest(name).items() if k.startswith(prefix)}
         found = detect(tensors)
         assert found.parts == ("unet",)
@@ -106,7 +106,7 @@ def test_the_last_scale_tells_dynamicrafter_512_from_1024(last: float, name: str
 def tooncrafter() -> dict[str, Tensor]:
     """DynamiCrafter 512 with another autoencoder, whose names and shapes are those of the authors' source; their file
     itself was not at hand."""
-    prefix = PREFIXES["autoencoder"]
+    prefix = PARTS["autoencoder"].prefix
     others = {key: tensor for key, tensor in manifest("dynamicrafter_512_v1").items() if not key.startswith(prefix)}
     return {**others, **manifest("tooncrafter_512_v1_autoencoder")}
 
@@ -122,13 +122,15 @@ def test_tooncrafter_is_told_by_its_decoder() -> None:
 
 
 def test_tooncrafters_parts_alone_are_told() -> None:
-    alone = {k.removeprefix(PREFIXES["autoencoder"]): t for k, t in manifest("tooncrafter_512_v1_autoencoder").items()}
+    alone = {
+        k.removeprefix(PARTS["autoencoder"].prefix): t for k, t in manifest("tooncrafter_512_v1_autoencoder").items()
+    }
     found = detect(alone)
     assert found.spec.autoencoder == PRESETS["tooncrafter_512"].autoencoder
     assert found.title == "autoencoder (VAE), with ToonCrafter's decoder, without a UNet"
-    unet = detect({k: t for k, t in tooncrafter().items() if k.startswith(PREFIXES["unet"])})
+    unet = detect({k: t for k, t in tooncrafter().items() if k.startswith(PARTS["unet"].prefix)})
     assert any("ToonCrafter 512" in note for note in unet.notes)
-    kept = tuple(PREFIXES[part] for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
+    kept = tuple(PARTS[part].prefix for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
     assert detect({k: t for k, t in tooncrafter().items() if k.startswith(kept)}).spec == PRESETS["tooncrafter_512"]
 
 
@@ -142,7 +144,7 @@ def test_the_published_name_of_the_256_models_fps_embedding_is_known() -> None:
 
 def test_a_file_without_text_encoder_and_schedule_is_told() -> None:
     """As the pruned files have it: UNet, autoencoder and image parts alone."""
-    kept = tuple(PREFIXES[part] for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
+    kept = tuple(PARTS[part].prefix for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
     found = detect({k: t for k, t in manifest("dynamicrafter_512_v1").items() if k.startswith(kept)})
     assert found.spec == PRESETS["dynamicrafter_512"]
     assert found.parts == ("unet", "autoencoder", "image_encoder", "image_tokens")

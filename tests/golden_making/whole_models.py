@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import RecordedNoise
-from vc_core.checkpoint import PREFIXES
+from vc_core.checkpoint import PARTS
 from vc_core.checkpoint.building import build_empty
 from vc_core.conditioning import text_over_time
 from vc_core.conditions import Conditioning, Evaluation
@@ -63,9 +63,9 @@ def model_case(
         image_tokens=tokens,
     )
     weights: dict[str, Tensor] = {}
-    for part, prefix in PREFIXES.items():
-        if getattr(spec, part) is not None:
-            weights.update(by_recipe(build_empty(spec, part), prefix))
+    for part, record in PARTS.items():
+        if getattr(spec, part, None) is not None:
+            weights.update(by_recipe(build_empty(spec, part), record.prefix))
     schedule = NoiseSchedule.from_spec(diffusion)
     buffers = {"buf/alphas_cumprod": schedule.alphas_cumprod.float()}
     if diffusion.rescale is not None:

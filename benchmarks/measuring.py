@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.denoising.guidance import Guidance, guide
 from vc_core.errors import UserError
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import ModelSpec, Windows

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import ModelSpec
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.conditioning import Conditioning
 from vc_core.denoising.guidance import guide
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import PRESETS, AutoencoderSpec, ModelSpec, UNetSpec
 

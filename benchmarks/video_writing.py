@@ -34,7 +34,7 @@ import av  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from vc_core.frames.video import Options, find_format, write  # noqa: E402
+from vc_core.video import Options, find_format, write  # noqa: E402
 
 WIDTH, HEIGHT, RATE = 1024, 576, 8
 SMALL = (320, 192)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from training.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, outline_distance
+from worlds.shapes.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, outline_distance
 
 Array = npt.NDArray[np.float32]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from training.world import COLOURS, DIRECTIONS, velocity
 from vc_core.pipeline import VideoCrafter
+from worlds.shapes.world import COLOURS, DIRECTIONS, velocity
 
 from .detector import Observation, observe
 from .generate import Array, Case, Settings, clips, draw_cases, with_fps

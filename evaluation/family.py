@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.world import render
 from vc_core.conditioning import Conditioning
 from vc_core.denoising import Noise, Sampling, sample
 from vc_core.frames.pixels import save_picture
 from vc_core.frames.sheet import contact_sheet
 from vc_core.pipeline import GREY, Request, VideoCrafter
+from worlds.shapes.world import render
 
 from .detector import observe
 from .experiments import judge, percent

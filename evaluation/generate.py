@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.captions import caption
-from training.world import Scene, random_scene, render
 from vc_core.conditioning import Conditioning
 from vc_core.denoising import Guidance, Noise, Sampling, sample
 from vc_core.pipeline import GREY, VideoCrafter
+from worlds.shapes.captions import caption
+from worlds.shapes.world import Scene, random_scene, render
 
 Array = npt.NDArray[np.float32]
 

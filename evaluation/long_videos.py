@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.world import DIRECTIONS
 from vc_core.denoising import Sampling
 from vc_core.frames.pixels import save_picture
 from vc_core.frames.sheet import contact_sheet
 from vc_core.longer import Long, frames
 from vc_core.pipeline import Request, VideoCrafter
+from worlds.shapes.world import DIRECTIONS
 
 from .detector import Observation, observe
 from .experiments import percent

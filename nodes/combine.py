@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.errors import UserError
-from ..vc_core.frames.video import (
+from ..vc_core.video import (
     DITHERS,
     LENGTHS,
     ODD_SIZES,

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comfyui.base import ROOT, Base
-from vc_core.frames.video import write_video
+from vc_core.video import write_video
 
 FOLDER = ROOT / "workflows"
 FILES = sorted(FOLDER.glob("*.json"))

@@ -26,9 +26,12 @@ ARROWS = {
     "bundled": set(),
     "network": {"specs"},
     "conditioning": {"specs", "network"},
-    "frames": {"specs", "network"},
+    "files": set(),
+    "frames": {"specs", "files"},
+    "autoencoder": {"specs", "network", "frames"},
+    "video": {"frames", "files"},
     "denoising": {"specs", "conditioning"},
-    "checkpoint": {"specs", "network", "conditioning", "frames", "denoising"},
+    "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {
     "pipeline",
@@ -89,7 +92,11 @@ def _files(*folders: str) -> list[Path]:
 
 
 def _code() -> list[Path]:
-    return [*_files("vc_core", "nodes", "training", "evaluation", "benchmarks"), Path("run.py"), Path("__init__.py")]
+    return [
+        *_files("vc_core", "nodes", "worlds", "training", "evaluation", "benchmarks"),
+        Path("run.py"),
+        Path("__init__.py"),
+    ]
 
 
 @cache
@@ -149,12 +156,12 @@ def test_the_pack_imports_itself_relatively(file: Path):
     """ComfyUI names the package after its path, so an absolute name of ours would be another module, or none."""
     in_host = file.parts[:2] == ("nodes", "host")
     for item in _imports(file):
-        ours = item.top in {"vc_core", "training", "evaluation"} or (item.top == "nodes" and not in_host)
+        ours = item.top in {"vc_core", "worlds", "training", "evaluation"} or (item.top == "nodes" and not in_host)
         assert item.relative or not ours, f"{item}: write it relatively"
         assert not item.relative or item.top in {"vc_core", "nodes"}, f"{item}: not part of what ComfyUI loads"
 
 
-@pytest.mark.parametrize("file", _files("vc_core", "training", "evaluation"), ids=str)
+@pytest.mark.parametrize("file", _files("vc_core", "worlds", "training", "evaluation"), ids=str)
 def test_only_nodes_know_comfyui(file: Path):
     for item in _imports(file):
         assert item.relative or item.top not in COMFYUI, f"{item}: only nodes may"

@@ -10,12 +10,12 @@ from pretended import PretendedCuda
 
 from benchmarks.live import CudaAttention, LiveBytes, fused
 from benchmarks.memory import pass_bytes
+from vc_core.autoencoder.autoencoder import Autoencoder
+from vc_core.autoencoder.blocks import AttentionBlock
 from vc_core.checkpoint.building import Parts
 from vc_core.conditioning.text_encoder import TextEncoder
 from vc_core.denoising import NoiseSchedule, Sampling
 from vc_core.errors import UserError
-from vc_core.frames.autoencoder import Autoencoder
-from vc_core.frames.blocks import AttentionBlock
 from vc_core.network import parts
 from vc_core.network.attention import sdpa_attention
 from vc_core.network.feed_forward import FeedForward
@@ -56,7 +56,7 @@ def card(monkeypatch):
 
     def of(gib):
         live = LiveBytes("cuda")
-        for place in ("network.unet", "frames.autoencoder"):
+        for place in ("network.unet", "autoencoder.autoencoder"):
             monkeypatch.setattr(f"vc_core.{place}.free_bytes", lambda device: int(gib * GIB) - live.now)
         return live
 
@@ -97,7 +97,7 @@ def test_attention_in_blocks_equals_the_whole(monkeypatch):
         seen.append(q.shape[1])
         return sdpa_attention(q, k, v, heads)
 
-    monkeypatch.setattr("vc_core.frames.blocks.sdpa_attention", watched)
+    monkeypatch.setattr("vc_core.autoencoder.blocks.sdpa_attention", watched)
     torch.testing.assert_close(block.in_blocks(q, k, v), whole, atol=1e-6, rtol=0)
     assert seen == [7] * 6 + [3]
 

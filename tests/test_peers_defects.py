@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import small_models
 import torch
-from frames.reading import page_metadata
 from torch import Tensor
+from video.reading import page_metadata
 
 from comfyui.base import ROOT
 from comfyui.inprocess import Comfy

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
+from worlds.shapes.world import FRAMES, SIZE, Scene, random_scene, render, velocity
 
 from .trainer import rank
-from .world import FRAMES, SIZE, Scene, random_scene, render, velocity
 
 CROP = 32
 """Side in pixels of the pieces that the first part of the training sees; a quarter of the work of a whole frame."""

@@ -14,13 +14,13 @@ from torch import Tensor
 from vc_core.denoising.schedule import NoiseSchedule
 from vc_core.frames.fitting import picture_latent
 from vc_core.specs import DiffusionSpec, ResamplerSpec
+from worlds.shapes.captions import caption
+from worlds.shapes.world import FRAMES, Scene
 
-from .captions import caption
 from .image_branch import GREY, pictures
 from .network import IMAGE_TO_VIDEO, PictureNetwork
 from .pool import Pool
 from .trainer import rank
-from .world import FRAMES, Scene
 
 assert isinstance(IMAGE_TO_VIDEO.image_tokens, ResamplerSpec)
 CONTINUING = replace(

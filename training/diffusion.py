@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from vc_core.denoising.schedule import NoiseSchedule
+from worlds.shapes.captions import caption
+from worlds.shapes.world import DIRECTIONS, Scene, backwards, held_out
 
-from .captions import caption
 from .image_branch import GREY, pictures
 from .network import Network, PictureNetwork
 from .pool import Pool
 from .trainer import rank
-from .world import DIRECTIONS, Scene, backwards, held_out
 
 DROPPED = 0.12
 """Share of captions that become the empty prompt, so that guidance has an unconditional prediction to use."""

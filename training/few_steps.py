@@ -23,12 +23,12 @@ from vc_core.checkpoint.saving import save_tensors
 from vc_core.denoising.schedule import NoiseSchedule
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import T2V_TURBO
+from worlds.shapes.captions import caption
+from worlds.shapes.world import FRAMES, SIZE, random_scene
 
-from .captions import caption
 from .layers import FastOperations, short_attention
 from .network import Network
 from .trainer import rank
-from .world import FRAMES, SIZE, random_scene
 
 FILE = "videocrafter_small_turbo_lora.safetensors"
 RANK = 4

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.reading import METADATA_KEY
 from vc_core.checkpoint.saving import save_tensors
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.specs import ModelSpec, to_json
 
 from .network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, PictureNetwork, published_names

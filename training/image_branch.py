@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from vc_core.conditioning.image_encoder import ImageEncoder
 from vc_core.conditioning.image_tokens import Resampler
 from vc_core.specs import ImageEncoderSpec, ModelSpec, ResamplerSpec
+from worlds.shapes.world import Scene, render
 
 from .layers import short_attention
 from .pool import Pool
 from .trainer import rank
-from .world import Scene, render
 
 READER_WIDTH = 64
 GREY = 0.0

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from vc_core.network.layers import TemporalConv
 from vc_core.network.transformers import SpatialTransformer
+from worlds.shapes.world import FRAMES, Scene, growth, velocity
 
 from .diffusion import DiffusionObjective
 from .network import Network, PictureNetwork
-from .world import FRAMES, Scene, growth, velocity
 
 TRAVEL_UNIT, GROWTH_UNIT = 8.0, 2.0
 """Pixels that count as 1 in the targets."""

@@ -20,11 +20,11 @@ from vc_core.specs import (
     TextEncoderSpec,
     UNetSpec,
 )
+from worlds.shapes.world import FRAMES, SIZE
 
 from .image_branch import ImageBranch
 from .layers import FastOperations, short_attention
 from .words import Words
-from .world import FRAMES, SIZE
 
 TEXT_WIDTH = 40
 IMAGE_WIDTH = 64

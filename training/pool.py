@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vc_core.frames.autoencoder import Autoencoder
-
-from .world import FRAMES, Scene, random_scene, render
+from vc_core.autoencoder.autoencoder import Autoencoder
+from worlds.shapes.world import FRAMES, Scene, random_scene, render
 
 
 class Pool:

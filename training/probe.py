@@ -10,7 +10,7 @@ from typing import Any
 from evaluation.experiments import judge, watch
 from evaluation.generate import Settings, draw_cases
 from evaluation.report import contact_sheet
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.pipeline import VideoCrafter
 
 from .files import save_both

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .captions import caption
+from worlds.shapes.captions import caption
+from worlds.shapes.world import COLOURS, DIRECTIONS, SHAPES, SPEEDS, Scene, random_scene
+
 from .network import Network
 from .trainer import rank
-from .world import COLOURS, DIRECTIONS, SHAPES, SPEEDS, Scene, random_scene
 
 KEPT_WEIGHT = 4.0
 SPEED_WEIGHT, NAME_WEIGHT = 0.2, 0.1

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 
 from . import autoencoder as pixels
 from .continuing import CONTINUING, ContinuingObjective, wider

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from vc_core.conditioning.tokenizer import tokenize
-
-from .captions import caption
-from .world import random_scene
+from worlds.shapes.captions import caption
+from worlds.shapes.world import random_scene
 
 CAPTIONS_READ = 4000
 UNKNOWN_SHARE = 0.01

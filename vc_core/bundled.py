@@ -24,7 +24,7 @@ grows growing gets getting bigger becomes becoming larger shrinks shrinking smal
 left leftwards right rightwards up upwards upper top down downwards lower bottom diagonally slowly fast quickly
 """
 WORDS = frozenset(_WORDS.split())
-"""The words of `training.captions` that say what a clip shows."""
+"""The words of `worlds.shapes.captions` that say what a clip shows."""
 
 
 def model_for(*, picture: bool, continues: bool) -> Path:

@@ -30,9 +30,7 @@ from .checks import check_ends, check_picture
 from .demo import run_demo
 from .denoising import AnalyticInit, NoiseSchedule, Source, Step
 from .errors import UserError
-from .frames.clips import load_clip
 from .frames.pixels import load_picture
-from .frames.video import check_target, format_of, frame_rate, write
 from .keyframes import frames as key_frames
 from .longer import Long, check_way
 from .longer import frames as long_frames
@@ -51,6 +49,8 @@ from .pipeline import Request, VideoCrafter
 from .recipe import recipe, tags
 from .specs import ModelSpec
 from .terminal import log_to_terminal, printable, say
+from .video import check_target, format_of, frame_rate, write
+from .video.clips import load_clip
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from . import bundled
 from .denoising import Step
 from .frames.pixels import load_picture, save_picture
 from .frames.sheet import contact_sheet
-from .frames.video import write_video
 from .pipeline import Request, VideoCrafter
 from .recipe import recipe, tags
+from .video import write_video
 
 PICTURE = bundled.FOLDER / "example_picture.png"
 

@@ -3,7 +3,7 @@
 FILE            -> the parts of a model          checkpoint
 PROMPT, PICTURE -> conditioning                  conditioning
 NOISE           -> latents, step by step         denoising, which calls network
-LATENTS         -> frames -> a video file        frames
+LATENTS         -> frames -> a video file        autoencoder, frames, video
 
 crafter = VideoCrafter.load("model.ckpt", device="cuda", dtype=torch.float16)
 frames = crafter.generate("a boat on the sea", request=Request(seed=7))   # f h w 3, 0..1

@@ -8,8 +8,8 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
+from ...vc_core.autoencoder.autoencoder import Autoencoder
 from ...vc_core.checkpoint.building import Checkpoint
-from ...vc_core.frames.autoencoder import Autoencoder
 from ...vc_core.specs import AutoencoderSpec
 
 NATIVE_GROUPS = 32

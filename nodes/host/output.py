@@ -19,7 +19,7 @@ from comfy_api.latest import InputImpl, Types
 from torch import Tensor
 
 from ...vc_core.errors import UserError
-from ...vc_core.frames.video import safe_name
+from ...vc_core.video import safe_name
 
 DATE = re.compile(r"%date:([^%]*)%")
 """The page's own pattern, which it fills in for core's nodes alone."""

@@ -12,10 +12,10 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ...vc_core.autoencoder.autoencoder import DECODED, ENCODED, Autoencoder
 from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.denoising import Noise
 from ...vc_core.errors import UserError
-from ...vc_core.frames.autoencoder import DECODED, ENCODED, Autoencoder
 from ...vc_core.specs import AutoencoderSpec
 from .compat import fill, is_dynamic, known, remember_types
 from .latents import NATIVE_GROUPS, is_native

@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 import pytest
-from frames.clips import ramps
+from video.clips import ramps
 
 from browser.canvas import browser_file, opened
-from vc_core.frames.video import Options, offered, write
+from vc_core.video import Options, offered, write
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("playwright") is None or browser_file() is None,

@@ -12,7 +12,7 @@ import torch
 from command_line.running import frames_of, one_line, run
 
 from vc_core import cli
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 
 BAD: dict[str, tuple[Sequence[str], str]] = {
     "no such model": (("-m", "nothing.ckpt"), "There is no file nothing.ckpt"),

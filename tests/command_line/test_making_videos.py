@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from command_line.running import frames_of, one_line, run
-from frames.reading import _gif, _webp, page_metadata
 from PIL import Image
+from video.reading import _gif, _webp, page_metadata
 
 from vc_core import bundled, cli
 from vc_core.demo import TEXT_PROMPT
-from vc_core.frames.video import write_video
 from vc_core.pipeline import VideoCrafter
+from vc_core.video import write_video
 
 
 class TestMakingVideos:

@@ -16,9 +16,9 @@ from evaluation.detector import NOTHING, observe
 from evaluation.generate import Settings, clips, draw_cases
 from training.files import save_both
 from training.network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, seeded_with_pictures
-from training.world import SHAPES, Scene, render
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.pipeline import VideoCrafter
+from worlds.shapes.world import SHAPES, Scene, render
 
 SCENE = Scene(shape="cross", colour="green", motion="right", x=20, y=30)
 

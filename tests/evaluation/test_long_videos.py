@@ -13,10 +13,10 @@ import small_models
 from evaluation.free_init import ROUNDS, in_rounds
 from evaluation.generate import Case
 from evaluation.long_videos import border_error, followed, joined, judged, long_cases, main, segments, worst_place
-from training.world import SIZE, Scene, render, velocity
 from vc_core.denoising import Sampling
 from vc_core.longer import Long, frames
 from vc_core.pipeline import Request, VideoCrafter
+from worlds.shapes.world import SIZE, Scene, render, velocity
 
 SCENE = Scene(shape="circle", colour="red", motion="right", x=14.0, y=32.0)
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.lora import apply, read_lora
 from vc_core.conditioning import ImageEncoder, Resampler, TextEncoder, text_over_time, tokenize
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network.layers import scale_sinusoid
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import (

@@ -10,7 +10,7 @@ from fused_passes import Defined
 from torch import Tensor, nn
 
 from golden_cases import relative_error
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.network.attention import sdpa_attention
 from vc_core.network.contexts import KeptContexts
 from vc_core.network.hooks import Hooks

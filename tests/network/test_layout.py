@@ -10,7 +10,7 @@ from fused_passes import Allocating, Attention, Trace
 from pretended import PretendedCuda
 
 from benchmarks.live import LiveBytes
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.network import parts
 from vc_core.network.contexts import KeptContexts
 from vc_core.network.unet import VideoUNet

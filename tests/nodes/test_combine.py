@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from frames.reading import look, page_metadata, pixels, sound
+from video.reading import look, page_metadata, pixels, sound
 
 from comfyui.inprocess import Comfy
 from vc_core.errors import UserError
-from vc_core.frames.video import offered
+from vc_core.video import offered
 
 NODE = "VideoCrafterVideoCombine"
 PROMPT = {"3": {"class_type": NODE, "inputs": {"text": 'a {b|c} "d" \\ ä } 漢', "is_changed": [float("nan")]}}}

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.live import live_bytes
 from benchmarks.memory import GOALS, pass_bytes, plan
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.denoising.windows import ContextWindows
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network import parts
 from vc_core.specs import PRESETS
 

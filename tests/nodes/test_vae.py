@@ -8,7 +8,7 @@ import pytest
 import small_models as small
 import torch
 
-from vc_core.frames.autoencoder import Autoencoder
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.specs import AutoencoderSpec
 
 WIDTHS = {

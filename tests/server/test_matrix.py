@@ -326,7 +326,7 @@ def test_encoded_pictures_reach_the_video(server, graph):
 
 
 def _picture(colour: str) -> bytes:
-    from training.world import BACKGROUNDS, COLOURS
+    from worlds.shapes.world import BACKGROUNDS, COLOURS
 
     pixels = np.broadcast_to(np.array(BACKGROUNDS["grey"]), (64, 64, 3)).copy()
     pixels[18:46, 18:46] = COLOURS[colour]

@@ -13,9 +13,9 @@ from training.few_steps import STEPS, ConsistencyObjective, Guide, Paths, Studen
 from training.files import save_model, save_network
 from training.network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, PictureNetwork, seeded, seeded_with_pictures
 from training.pool import Pool, make_pool
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.building import load
 from vc_core.checkpoint.lora import with_loras
-from vc_core.frames.autoencoder import Autoencoder
 
 
 @pytest.fixture(scope="module")

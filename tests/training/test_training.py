@@ -24,10 +24,10 @@ from training.pool import Pool, make_pool
 from training.reading import ReadingLesson
 from training.trainer import PAUSE, Plan, Trainer
 from training.words import Words
-from training.world import FRAMES, held_out
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.building import load
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.network.attention import plain_attention
+from worlds.shapes.world import FRAMES, held_out
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from evaluation.detector import observe
-from training.captions import SHAPE_WORDS, SIDE_WORDS, caption
-from training.world import (
+from vc_core import bundled
+from worlds.shapes.captions import SHAPE_WORDS, SIDE_WORDS, caption
+from worlds.shapes.world import (
     COLOURS,
     DIRECTIONS,
     FRAMES,
@@ -24,7 +25,6 @@ from training.world import (
     render,
     velocity,
 )
-from vc_core import bundled
 
 FUNCTION_WORDS = {
     "a",

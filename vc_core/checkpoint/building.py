@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autoencoder.autoencoder import Autoencoder
 from ..conditioning.image_encoder import ImageEncoder
 from ..conditioning.image_tokens import LinearTokens, Resampler, build_image_tokens
 from ..conditioning.text_encoder import TextEncoder
 from ..denoising.schedule import NoiseSchedule, is_rounded
 from ..errors import UserError
-from ..frames.autoencoder import Autoencoder
 from ..network.attention import Attention, sdpa_attention
 from ..network.unet import VideoUNet
 from ..specs import AutoencoderSpec, ModelSpec

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..denoising.schedule import NoiseSchedule
 from ..errors import UserError
-from ..frames.placing import expanded
+from ..files import expanded
 from ..network.unet import VideoUNet
 from ..specs import T2V_TURBO, ModelSpec, UNetSpec
 from .building import Parts, check_finite

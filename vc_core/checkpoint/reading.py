@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..frames.placing import expanded
+from ..files import expanded
 from .keys import WRAPPERS
 
 METADATA_KEY = "videocrafter.spec"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..frames.placing import Place, check_target, existing_folder, expanded, placed
+from ..files import Place, check_target, existing_folder, expanded, placed
 from ..specs import ModelSpec, to_json
 from .building import Checkpoint, check_finite, open_checkpoint, refuse, torch_dtype
 from .detection import AUTO, METADATA_KEY

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
-from .placing import placed
+from ..files import placed
 
 WHITE = 1.0
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError
+from ..errors import UserError
 
 Frame = Any
 """h w 3 or h w 4: a float tensor or array in 0..1, or one of uint8."""

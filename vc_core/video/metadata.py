@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import UserError
+from ..errors import UserError
 
 _ODD = re.compile(r"[^A-Za-z0-9_.\- ]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')

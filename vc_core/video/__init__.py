@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..placing import check_target
+from ..files import check_target
 from .arrange import arranged
 from .audio import LENGTHS, Audio
 from .formats import FORMATS, Format, find_format, format_of, offered, quality_table

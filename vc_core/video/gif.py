@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 from .formats import Format, require_av
 from .metadata import gif_comments
 

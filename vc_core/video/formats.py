@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import UserError
+from ..errors import UserError
 
 Kind = Literal["stream", "gif", "webp", "apng", "png"]
 

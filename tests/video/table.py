@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from frames.clips import bars
-from frames.reading import pixels, planes
+from video.clips import bars
+from video.reading import pixels, planes
 
-from vc_core.frames.video import FORMATS, Format, Options, find_format, offered, write
+from vc_core.video import FORMATS, Format, Options, find_format, offered, write
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "video-files.md"
 HEAD = "| format | file | bits | lossless | transparency | sound | plays in browsers | error | tint |"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...errors import UserError
+from ..errors import UserError
 from .formats import Format, require_av
 from .metadata import exif, png_chunk, png_text
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError
+from ..errors import UserError
 from .arrange import Frame
 
 OddSize = Literal["pad", "crop"]

@@ -10,8 +10,8 @@ import torch
 from golden_models import autoencoder_spec
 
 from golden_cases import cases, load, relative_error
+from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.errors import UserError
-from vc_core.frames.autoencoder import Autoencoder
 from vc_core.specs import AutoencoderSpec
 
 TOLERANCE = 1e-5  # float32 against float64 is 8e-7

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from frames.reading import ffmpeg
+from video.reading import ffmpeg
 
 from vc_core.errors import UserError
-from vc_core.frames.clips import load_clip
-from vc_core.frames.video import Options, write_video
+from vc_core.video import Options, write_video
+from vc_core.video.clips import load_clip
 
 LOSSLESS = Options(format="mkv ffv1")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frames.clips import bars, disc, noise, ramps
-from frames.reading import ffmpeg, look, page_metadata, pixels
-from frames.table import facts, measure, rows, stored
+from video.clips import bars, disc, noise, ramps
+from video.reading import ffmpeg, look, page_metadata, pixels
+from video.table import facts, measure, rows, stored
 
 from vc_core.errors import UserError
-from vc_core.frames.video import FORMATS, Options, find_format, format_of, offered, quality_table, write
+from vc_core.video import FORMATS, Options, find_format, format_of, offered, quality_table, write
 
 ALL = list(offered())
 STREAMS = [name for name in ALL if offered()[name].kind == "stream"]

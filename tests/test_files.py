@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from frames.clips import noise, ramps
-from frames.reading import look
+from video.clips import noise, ramps
+from video.reading import look
 
+from vc_core import files
 from vc_core.errors import UserError
-from vc_core.frames import placing
-from vc_core.frames.placing import ABANDONED, STALE, check_target, placed
-from vc_core.frames.video import Options, find_format, offered, write
+from vc_core.files import ABANDONED, STALE, check_target, placed
+from vc_core.video import Options, find_format, offered, write
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 KINDS = [
     name
     for name in ("mp4 h264", "mov prores 422", "mkv ffv1", "webm vp9", "webp", "webp lossless", "gif", "apng", "png")
@@ -64,7 +64,7 @@ def test_a_cancelled_or_failed_clip_leaves_nothing(tmp_path, name, way):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_encoder_that_fails_leaves_nothing(tmp_path, name, monkeypatch):
-    from vc_core.frames.video import writing
+    from vc_core.video import writing
 
     for writer in ("StreamWriter", "GifWriter", "WebpWriter", "ApngWriter", "PngWriter"):
         monkeypatch.setattr(
@@ -76,7 +76,7 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path, name, monkeypatch):
 
 
 def test_an_encoder_that_refuses_says_so_and_leaves_nothing(tmp_path, monkeypatch):
-    from vc_core.frames.video import writing
+    from vc_core.video import writing
 
     refusing = replace(find_format("mp4 h264"), options={"preset": "none such"})
     monkeypatch.setattr(writing, "find_format", lambda name: refusing)
@@ -88,9 +88,9 @@ def test_an_encoder_that_refuses_says_so_and_leaves_nothing(tmp_path, monkeypatc
 FULL = """
 import os, resource, sys
 from pathlib import Path
-from frames.clips import noise
+from video.clips import noise
 from vc_core.errors import UserError
-from vc_core.frames.video import Options, find_format, write
+from vc_core.video import Options, find_format, write
 folder = Path(sys.argv[1])
 for name in sys.argv[2:]:
     path = folder / f"clip{find_format(name).suffix}"
@@ -127,8 +127,8 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path):
 KILLED = """
 import os, random, sys, time
 from pathlib import Path
-from frames.clips import noise
-from vc_core.frames.video import Options, find_format, write
+from video.clips import noise
+from vc_core.video import Options, find_format, write
 folder, draw = Path(sys.argv[1]), random.Random(4)
 clip = noise(12, 66, 94)
 def one(name, stem):
@@ -263,7 +263,7 @@ def test_a_part_that_somebody_writes_is_left_alone_however_old(tmp_path, folder)
 
 def test_where_nobody_can_tell_leftovers_stay_for_a_day(tmp_path, monkeypatch):
     """Windows, and file systems without locks."""
-    monkeypatch.setattr(placing, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     old = leave(tmp_path, ".videocrafter-1.part", STALE + 60)
     young = leave(tmp_path, ".videocrafter-2.part", STALE - 60)
     write(tmp_path / "clip.mp4", ramps(2), fps=8)
@@ -292,7 +292,7 @@ MEMORY = """
 import os, resource, sys
 from pathlib import Path
 import numpy as np
-from vc_core.frames.video import Options, find_format, write
+from vc_core.video import Options, find_format, write
 folder = Path(sys.argv[1])
 ring = [np.full((90, 120, 3), 31 * i, np.uint8) for i in range(8)]
 for name, given, count in [(*word.split(":"), count) for word in sys.argv[2:] for count in (64, 1024)]:

@@ -6,8 +6,8 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from vc_core.frames.video import safe_name
-from vc_core.frames.video.names import MAX_BYTES
+from vc_core.video import safe_name
+from vc_core.video.names import MAX_BYTES
 
 HOSTILE = [
     "../../x",

@@ -1,7 +1,7 @@
 """The KL autoencoder of Latent Diffusion (arXiv:2112.10752): pixels <-> latents, one frame at a time.
 
 Frames are pictures to it: `n` counts frames of one clip or of many. Only ToonCrafter's decoder sees a clip at once, see
-`frames.reference_decoder`. The latent's scale factor is applied inside, so a latent outside this file always has a
+`autoencoder.reference_decoder`. The latent's scale factor is applied inside, so a latent outside this file always has a
 standard deviation of about one. Attribute names are the published ones.
 """
 

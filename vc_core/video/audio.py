@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UserError
+from ..errors import UserError
 from .formats import require_av
 
 Length = Literal["trim and pad", "trim", "pad", "keep", "trim video"]

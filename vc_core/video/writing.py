@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...errors import UserError
-from ..placing import placed
+from ..errors import UserError
+from ..files import placed
 from .arrange import Clip, Frame, arranged
 from .audio import Audio, Length, check_length
 from .formats import DEFAULT_QUALITY, Format, find_format, format_of, require_av

@@ -7,11 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from frames.clips import ramps
-from frames.reading import look, pixels, sound
+from video.clips import ramps
+from video.reading import look, pixels, sound
 
 from vc_core.errors import UserError
-from vc_core.frames.video import Audio, Options, arranged, frame_rate, offered, write, write_video
+from vc_core.video import Audio, Options, arranged, frame_rate, offered, write, write_video
 
 
 def numbered(count: int) -> torch.Tensor:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from .placing import expanded
-from .video.formats import require_av
+from ..files import expanded
+from .formats import require_av
 
 
 def load_clip(path: str | Path, *, frames: int, width: int, height: int) -> Tensor:

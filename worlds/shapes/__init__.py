@@ -1,0 +1,1 @@
+"""Coloured shapes that move over plain backgrounds."""

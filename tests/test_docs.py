@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from pathlib import Path
@@ -123,3 +124,32 @@ def test_the_readme_rounds_the_planned_memory_up(model: str) -> None:
     weights, of_pass, *_, decoding = planned(model)
     needed = 1.8 * decoding if model == "ToonCrafter" else weights + 1.5 * of_pass
     assert rows_of(README, model)[0][3] == f"{math.ceil(2 * (needed + 0.5)) / 2:g} GiB"
+
+
+MESSAGE = re.compile(r"^(?:\| |- )`([^`]{20,})`", re.MULTILINE)
+"""An error message at the head of a row or of an item."""
+
+
+def said() -> str:
+    """All texts in the code, without what is filled in."""
+    parts = []
+    for file in (*(ROOT / "vc_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")):
+        for node in ast.walk(ast.parse(text_of(file))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(node.value)
+    return "\n".join(parts)
+
+
+def test_the_messages_that_readme_and_help_explain_are_those_of_the_code() -> None:
+    """Names and numbers are filled in, so three words in a row are enough; of a short message two."""
+    code, missing = said(), []
+    pages = [README, *(ROOT / "web" / "docs").glob("*.md")]
+    messages = [(page.name, message) for page in pages for message in MESSAGE.findall(text_of(page))]
+    for page, message in messages:
+        words = [word for word in message.replace("...", "").split() if not word.isdigit()]
+        length = 3 if len(words) > 4 else 2
+        runs = [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
+        if not any(run in code for run in runs):
+            missing.append(f"{page}: {message}")
+    assert len(messages) > 20
+    assert not missing

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from benchmarks.memory import plan
+from vc_core.cli import UNUSABLE
+from vc_core.cli import main as vc_core
 from vc_core.specs import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,6 +128,30 @@ def test_the_readme_rounds_the_planned_memory_up(model: str) -> None:
     weights, of_pass, *_, decoding = planned(model)
     needed = 1.8 * decoding if model == "ToonCrafter" else weights + 1.5 * of_pass
     assert rows_of(README, model)[0][3] == f"{math.ceil(2 * (needed + 0.5)) / 2:g} GiB"
+
+
+COMMAND = re.compile(r"python -m ((?:vc_core|benchmarks|evaluation|training)\b[^`\n]*)")
+
+
+def commands() -> list[list[str]]:
+    """The words of every command in README and docs, without those that only name a command of `vc_core`."""
+    texts = (text_of(page) for page in (README, *(ROOT / "docs").rglob("*.md")))
+    found = [shlex.split(line, comments=True) for text in texts for line in COMMAND.findall(text)]
+    return [words for words in found if words[0] != "vc_core" or len(words) > 2]
+
+
+def test_the_commands_in_readme_and_docs_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of `vc_core` get as far as the files, which do not exist."""
+    assert len(commands()) > 20
+    for module, *words in commands():
+        if module == "vc_core":
+            words = [{"small": "model.ckpt", "cuda": "cpu"}.get(word, word) for word in words]
+            assert vc_core(words) == UNUSABLE
+            error = capsys.readouterr().err
+            assert any(word in error for word in words if word.endswith((".ckpt", ".png", "FILE"))), error
+        else:
+            name = module if "." in module else f"{module}.__main__"
+            importlib.import_module(name).parser().parse_args(words)
 
 
 MESSAGE = re.compile(r"^(?:\| |- )`([^`]{20,})`", re.MULTILINE)

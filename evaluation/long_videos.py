@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--cost-of", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="lengths to time")
     options.add_argument("--result", type=Path, default=ROOT / "benchmarks" / "results" / "long_videos.json")
     options.add_argument("--add", action="store_true", help="to what the result file holds of the same model and steps")
-    options.add_argument("--sheets", type=Path, default=ROOT / "docs", help="the folder for contact sheets")
+    options.add_argument("--sheets", type=Path, default=ROOT / "docs" / "images", help="the folder for contact sheets")
     options.add_argument("--shown", type=int, default=0, help="prompts of the longest length on each sheet")
     options.add_argument("--free-init", type=int, default=0, metavar="PROMPTS", help="held-out prompts for FreeInit")
     options.add_argument("--free-init-steps", type=int, default=25, help="of each of its rounds")

@@ -14,7 +14,7 @@ DOCUMENT = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in DOCUMENT.splitlines()
-    if line.startswith("| ") and not line.startswith(("| core node", "| missing feature"))
+    if line.startswith("| ") and not line.startswith(("| ComfyUI node", "| missing feature"))
 ]
 LIMITS_ROWS = [row for row in ROWS if len(row) == 2]
 ROWS = [row for row in ROWS if len(row) == 4]
@@ -24,9 +24,9 @@ KINDS = {"MODEL", "LATENT", "CONDITIONING", "SIGMAS", "GUIDER", "NOISE"}
 def test_every_row_has_a_verdict_a_note_and_a_test() -> None:
     assert len(ROWS) > 50
     for node, verdict, note, tests in ROWS:
-        assert verdict in ("works", "no sense", "host's limit"), node
+        assert verdict in ("works", "not applicable", "ComfyUI's limit"), node
         assert len(note) > 5, node
-        assert tests or (verdict == "no sense" and "not run:" in note), f"{node}: no test, and no reason"
+        assert tests or (verdict == "not applicable" and "not run:" in note), f"{node}: no test, and no reason"
 
 
 @pytest.mark.parametrize("reference", sorted(set(re.findall(r"`(tests/[^`]+)`", DOCUMENT))))

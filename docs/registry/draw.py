@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the pictures that ComfyUI's registry shows: `icon.png` and `banner.png` beside this file.
+"""Draws the images that ComfyUI's registry shows: `icon.png` and `banner.png` in this folder.
 
 python docs/registry/draw.py
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 FOLDER = Path(__file__).resolve().parent
-FINER = 3  # drawn so many times larger and scaled down, for smooth edges
+FINER = 3  # drawn this many times larger and scaled down, for smooth edges
 ICON = (400, 400)
 BANNER = (1260, 540)  # 21:9
 
@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 
 def between(first: Colour, second: Colour, share: float) -> Colour:
-    """The colour at `share`, 0..1, of the way from the first to the second."""
+    """The colour between the first (`share` 0) and the second (`share` 1)."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -40,7 +40,7 @@ def background(size: tuple[int, int]) -> Image.Image:
 
 
 def square(draw: ImageDraw.ImageDraw, centre: Point, edge: float, colour: Colour) -> None:
-    """A square with round corners."""
+    """A square with rounded corners."""
     (x, y), half = centre, edge / 2
     draw.rounded_rectangle((x - half, y - half, x + half, y + half), radius=edge * 0.22, fill=colour)
 
@@ -53,7 +53,7 @@ def play(draw: ImageDraw.ImageDraw, centre: Point, radius: float, colour: Colour
 
 
 def moving_square(draw: ImageDraw.ImageDraw, left: Point, edge: float, step: float, ground: Colour) -> None:
-    """A square and the places where it was before, which fade into the ground; a play mark on its last place."""
+    """A square and its earlier positions, which fade into the background; a play symbol on its last position."""
     x, y = left
     for place, share in enumerate((0.3, 0.55, 0.8, 1.0)):
         colour = between(ground, between(COLD, WARM, place / 3), share)
@@ -62,7 +62,7 @@ def moving_square(draw: ImageDraw.ImageDraw, left: Point, edge: float, step: flo
 
 
 def film(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
-    """Frames in a row, in which a disc flies along an arc and changes its colour."""
+    """A row of frames in which a disc flies along an arc and changes its colour."""
     left, top, right, bottom = box
     gap = (right - left) * 0.012
     width = (right - left - gap * (FRAMES - 1)) / FRAMES
@@ -78,7 +78,7 @@ def film(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> N
 
 
 def icon() -> Image.Image:
-    """The mark alone."""
+    """The logo alone."""
     picture = background(ICON)
     width, height = picture.size
     moving_square(ImageDraw.Draw(picture), (width * 0.25, height / 2), height * 0.46, width * 0.15, NIGHT)
@@ -86,7 +86,7 @@ def icon() -> Image.Image:
 
 
 def banner() -> Image.Image:
-    """The mark, the name, and frames in a row."""
+    """The logo, the name, and a row of frames."""
     picture = background(BANNER)
     draw = ImageDraw.Draw(picture)
     width, height = picture.size
@@ -95,7 +95,7 @@ def banner() -> Image.Image:
     draw.text((width * 0.33, height * 0.12), "VideoCrafter", font=name, fill=WHITE)
     draw.text(
         (width * 0.335, height * 0.40),
-        "text, pictures and key frames to video, in ComfyUI",
+        "text, images and keyframes to video, in ComfyUI",
         font=line,
         fill=between(DEEP, WHITE, 0.75),
     )

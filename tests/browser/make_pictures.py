@@ -1,4 +1,4 @@
-"""Takes the pictures of ComfyUI's page that the docs show: `docs/page-*.jpg`.
+"""Takes the screenshots of ComfyUI's page that the docs show: `docs/images/page-*.jpg`.
 
     PYTHONPATH=.:tests .venv/bin/python tests/browser/make_pictures.py
 
@@ -19,7 +19,7 @@ from browser.canvas import MADE, Canvas, opened
 from comfyui.base import PACK, ROOT, make_base
 from comfyui.server import Server
 
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "images"
 WIDE, NARROW = {"width": 1900, "height": 950}, {"width": 1150, "height": 760}
 WIDTH, QUALITY = 1500, 82
 IMAGE, TEXT = (stand_ins.FOLDER / f"{name}.json" for name in (stand_ins.FIRST_IMAGE, stand_ins.START))

@@ -39,8 +39,8 @@ def project(field: str) -> str:
 
 def pages() -> list[Path]:
     """The files in which a reader, a tool or a node names the repository."""
-    files = [ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml")]
-    return [*files, *(ROOT / "docs").glob("*.md"), *(ROOT / "web").rglob("*.md"), *(ROOT / ".github").rglob("*.yml")]
+    files = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml")]
+    return [*files, *(ROOT / "docs").rglob("*.md"), *(ROOT / "web").rglob("*.md"), *(ROOT / ".github").rglob("*.yml")]
 
 
 def published() -> set[str]:

@@ -126,16 +126,13 @@ class VideoCrafter:
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         seeded = Noise(request.seed)
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
+        given = [each for each in (picture, end_picture) if each is not None]
         concat = None
-        if picture is not None and spec.unet.concat_channels:
-            size = (settings.height, settings.width)
-            picture = fit(picture, *size, request.fit)
-            last = None if end_picture is None else fit(end_picture, *size, request.fit)
+        if given and spec.unet.concat_channels:
+            given = [fit(each, settings.height, settings.width, request.fit) for each in given]
             drawn = None if request.sharp else seeded
-            concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
-        conditionings = self.conditionings(prompt, picture, request, settings, concat)
-        at_once = request.frames_at_once(settings.frames) * math.prod(settings.shape(spec)[3:])
-        joined = self.fits_together(at_once, len(conditionings)) if request.together is None else request.together
+            concat = self.ends(given[0], settings.frames, *given[1:], loop=request.loop, noise=drawn)
+        conditionings = self.conditionings(prompt, given[0] if given else None, request, settings, concat)
         replay = self.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
             self._model(request, settings, levels, replay),
@@ -144,9 +141,16 @@ class VideoCrafter:
             noise=seeded if noise is None else noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=replace(sampling, together=joined),
+            settings=replace(sampling, together=self._together(request, settings, len(conditionings))),
         )
         return released(steps, replay)
+
+    def _together(self, request: Request, settings: Settings, count: int) -> bool:
+        """Whether the `count` branches of a step share a pass: as requested, or where they fit together."""
+        if request.together is not None:
+            return request.together
+        shape = settings.shape(self.parts.spec)
+        return self.fits_together(request.frames_at_once(settings.frames) * math.prod(shape[3:]), count)
 
     def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
         """What predicts in a run, with its caches and windows."""

@@ -55,7 +55,7 @@ class CoreSampler(comfy.samplers.Sampler):
         levels = self._levels(sampling, sigmas)
         stream = Noise(extra_args.get("seed") or 0)
         drawn = _one_clip(noise)
-        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or stands for
+        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or replaces
         skip_orders(stream, reused(extra_args.get("model_options", {})), drawn.shape[2])
         known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
         x = self._begin(sampling, levels[0], known, drawn)
@@ -269,14 +269,14 @@ def _masks(model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], mask: Te
 
 
 def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
-    """The host's guided model in the terms of vc_core's samplers."""
+    """The host's guided model as a denoiser of vc_core."""
     sampling = rescaled(model_wrap.inner_model.model_sampling)
     most = float(sampling.sigma_max)
 
     def denoise(x: Tensor, level: Level) -> Estimate:
         frames = to_frames(x)
         sigma = torch.full((frames.shape[0],), min(level.sigma, most), dtype=torch.float32, device=x.device)
-        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's least, where no signal is left
+        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's smallest, where no signal is left
         out = model_wrap(frames / signal, sigma, **extra_args)
         x0 = _one_clip(out)
         return Estimate(x0, (x - level.signal * x0) / level.noise)

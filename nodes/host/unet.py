@@ -38,7 +38,7 @@ HANDLER = "context_handler"
 """Where ComfyUI keeps its context windows, in `model_options`."""
 
 EACH_LEVEL = "videocrafter_each_level"
-"""Set in `transformer_options` where every frame has a noise level of its own."""
+"""Set in `transformer_options` where every frame has its own noise level."""
 
 
 class NativeUNet(VideoUNet):
@@ -102,7 +102,7 @@ class NativeUNet(VideoUNet):
         **_: Any,
     ) -> Tensor:
         """`x` holds the image's latent behind the noised one, for networks that read one. `motion` is the motion
-        guidance and the timestep from which on it applies."""
+        guidance and the last timestep at which it applies."""
         clips = len(options.get("cond_or_uncond") or (0,))
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)

@@ -114,11 +114,27 @@ class Place:
     grid: tuple[int, int] = (0, 0)
     part: slice | None = None
 
+    @property
+    def transformer(self) -> str:
+        """The published name of the transformer block that this place is in."""
+        blocks = {
+            "init": "init_attn",
+            "input": f"input_blocks.{self.index}",
+            "middle": "middle_block",
+            "output": f"output_blocks.{self.index}",
+        }
+        return f"{blocks[self.stage]}.{self.layer}.transformer_blocks.{self.depth}"
+
     def for_tokens(self, values: Tensor, tokens: Tensor) -> Tensor:
-        """Values b f c of each frame, shaped for the tokens of a temporal transformer: (b p) f c, or b f p c."""
+        """Values b f c of the frames of each clip, expanded for the tokens of a temporal transformer: (b p) f c, or
+        b f p c. Where several conditionings share the pass, their clips have the same values."""
+        rows = self.grid[0] if self.part is None else self.part.stop - self.part.start
+        pixels = rows * self.grid[1]
+        clips = len(tokens) if tokens.ndim == 4 else len(tokens) // pixels
+        values = values.repeat(clips // len(values), 1, 1)
         if tokens.ndim == 4:
-            return values[:, :, None].expand(-1, -1, tokens.shape[2], -1)
-        return values.repeat_interleave(len(tokens) // len(values), dim=0)
+            return values[:, :, None].expand(-1, -1, pixels, -1)
+        return values.repeat_interleave(pixels, dim=0)
 
 
 class Adapter:

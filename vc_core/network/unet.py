@@ -116,20 +116,20 @@ class VideoUNet(nn.Module):
         self.out = Stage(channels, build.layers, build.layers.conv2d(channels, spec.out_channels))
 
     def fit(self, free: int | None, positions: int, itemsize: int) -> None:
-        """Makes passes work on as much at once as `free` bytes allow, None where that is not known. `positions` are
-        the values of a channel, of all frames and conditionings; each has `itemsize` bytes.
+        """Makes passes work on as much at once as `free` bytes allow, None where that is not known. `positions` is
+        the number of values of a channel, in all frames and conditionings; each has `itemsize` bytes.
 
         Call it before a pass, outside of what is compiled. Without it, large maps are worked on in small parts.
         """
         self.budget.fit(free, positions * self.spec.model_channels, itemsize)
 
     def whole_bytes(self, positions: int, itemsize: int) -> int:
-        """Bytes that a pass takes at the most where nothing is done in parts; see `fit`."""
+        """The most bytes that a pass needs where no map is worked on in parts; see `fit`."""
         return whole_bytes(positions * self.spec.model_channels, itemsize)
 
     def in_memory(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, run: Pass = PLAIN) -> Tensor:
-        """The prediction, as a call of the network, with as much at once as free memory allows, and with less where it
-        runs out. Raises UserError where it still does."""
+        """The prediction, as a call of the network, working on as much at once as free memory allows, and on less where
+        memory runs out. Raises UserError where even the smallest parts do not fit."""
         self.fit(free_bytes(x.device), len(conditioning.text) * x[0, 0].numel(), x.element_size())
         frames, height, width = x.shape[2:]
         cure = (

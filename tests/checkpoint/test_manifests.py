@@ -91,6 +91,17 @@ def test_whole_unets_without_prefix_are_told(name: str) -> None:
     assert list(ours) == list(manifest(name))
 
 
+def test_t2v_turbo_v2_without_motion_guidance_is_a_preset_for_the_unet_of_version_1() -> None:
+    tensors = manifest("t2v_turbo_vc2_unet")
+    (note,) = [note for note in detect(tensors).notes if "could also be" in note]
+    assert "T2V-Turbo v2 without motion guidance" in note
+    found = detect(tensors, preset="t2v_turbo_v2_no_mg")
+    assert found.spec == PRESETS["t2v_turbo_v2_no_mg"]
+    assert found.title == "T2V-Turbo v2 without motion guidance"
+    assert not found.spec.embeds_motion
+    assert (found.spec.defaults.fps, found.spec.defaults.steps) == (8, 8)
+
+
 @pytest.mark.parametrize(("last", "name"), [(0.7, "dynamicrafter_512"), (0.3, "dynamicrafter_1024")])
 def test_the_last_scale_tells_dynamicrafter_512_from_1024(last: float, name: str) -> None:
     tensors = dict(manifest("dynamicrafter_512_v1"))

@@ -138,7 +138,7 @@ def test_tooncrafters_parts_alone_are_told() -> None:
     }
     found = detect(alone)
     assert found.spec.autoencoder == PRESETS["tooncrafter_512"].autoencoder
-    assert found.title == "autoencoder (VAE), with ToonCrafter's decoder, without a UNet"
+    assert found.title == "the autoencoder (VAE), with ToonCrafter's decoder, without a UNet"
     unet = detect({k: t for k, t in tooncrafter().items() if k.startswith(PARTS["unet"].prefix)})
     assert any("ToonCrafter 512" in note for note in unet.notes)
     kept = tuple(PARTS[part].prefix for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))

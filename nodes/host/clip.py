@@ -40,7 +40,7 @@ Tokens = list[list[tuple[Any, ...]]]
 def text_model(spec: TextEncoderSpec, name: str = "") -> comfy.supported_models_base.ClipTarget:
     """The classes from which ComfyUI builds the tokenizer and the encoder of this spec, for the model of this name."""
 
-    class Tower(comfy.sd1_clip.SDClipModel):
+    class TextTransformer(comfy.sd1_clip.SDClipModel):
         """The penultimate layer's tokens after the final norm."""
 
         def __init__(
@@ -62,7 +62,12 @@ def text_model(spec: TextEncoderSpec, name: str = "") -> comfy.supported_models_
             self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None, **more: Any
         ) -> None:
             super().__init__(
-                device=device, dtype=dtype, model_options=model_options or {}, clip_name="h", clip_model=Tower, **more
+                device=device,
+                dtype=dtype,
+                model_options=model_options or {},
+                clip_name="h",
+                clip_model=TextTransformer,
+                **more,
             )
 
     class Tokenizer(comfy.sd1_clip.SD1Tokenizer):

@@ -70,7 +70,7 @@ class Part:
     ignored: patterns of names, as in the file, that belong to it and that no video needs.
     measure: shapes by the names in our module -> the numbers they give; raises MissingTensorError.
     complete: a base and the measured numbers -> the part's spec; raises UserError where they contradict each other.
-    kind: numbers that tell one published model from another; the others are sizes.
+    kind: numbers that distinguish one published model from another; the others are sizes.
     divisors: pairs of numbers in its spec, of which the first divides the second.
     check: raises UserError for a spec that nothing can be built from.
     build: spec, layers, attention -> the network on `meta`; None for a part that is recognised, checked and converted,

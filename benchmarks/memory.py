@@ -32,8 +32,8 @@ def pass_bytes(spec: ModelSpec, size: Size, network: VideoUNet | None = None) ->
     meta = torch.device("meta")
     told = models.told(spec.unet, 2, meta, torch.float16)
     x = models.latents(spec.unet, size, meta, torch.float16)
-    image = told.text[:, :16] if spec.unet.image_attention else None
-    concat = x[:, : spec.unet.concat_channels] if spec.unet.concat_channels else None
+    image = told.text[:, :16] if spec.reads_images else None
+    concat = x[:, : spec.unet.concat_channels] if spec.continues_images else None
     timestep = torch.tensor([500.0], device=meta)
     return live_bytes(lambda: network(x, timestep, told.text, image, told.fps, concat=concat))
 

@@ -126,7 +126,7 @@ class VideoCrafter:
         seeded = Noise(request.seed)
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
         concat = None
-        if picture is not None and spec.unet.concat_channels:
+        if picture is not None and spec.continues_images:
             size = (settings.height, settings.width)
             picture = fit(picture, *size, request.fit)
             last = None if end_picture is None else fit(end_picture, *size, request.fit)
@@ -252,7 +252,7 @@ class VideoCrafter:
         autoencoder = self.parts.autoencoder
         assert autoencoder is not None
         frames, seen = latents[0].transpose(0, 1).to(self.parts.dtype), None
-        if ends and autoencoder.spec.reference_levels is not None:
+        if ends and autoencoder.spec.sees_ends:
             height, width = (side * autoencoder.spec.downscale for side in frames.shape[2:])
             seen = self._pixels(fit_ends(ends, height, width, how))
         return to_unit(checked_pixels(autoencoder.decode(frames, ends=seen)).float())

@@ -33,9 +33,9 @@ def pass_bytes(spec: ModelSpec, size: Size, network: VideoUNet | None = None) ->
     meta = torch.device("meta")
     conditioning = models.told(spec.unet, 2, meta, torch.float16)
     x = models.latents(spec.unet, size, meta, torch.float16)
-    if spec.unet.image_attention:
+    if spec.reads_images:
         conditioning = replace(conditioning, image=conditioning.text[:, :16])
-    if spec.unet.concat_channels:
+    if spec.continues_images:
         conditioning = replace(conditioning, concat=x[:, : spec.unet.concat_channels])
     timestep = torch.tensor([500.0], device=meta)
     return live_bytes(lambda: network(x, timestep, conditioning))

@@ -99,7 +99,7 @@ def in_rounds(clips: Clips, start: Tensor, seed: int, rounds: int) -> Tensor:
 def one_after_the_other(clips: Clips, latents: Tensor, seed: int) -> Tensor:
     """Clip after clip until there are as many frames, f c h w, as in `latents`: the way of `vc_core.longer`."""
     spec = getattr(clips.model.model, "spec", None)
-    concat = spec is not None and spec.unet.concat_channels > 0
+    concat = spec is not None and spec.continues_images
     over_time = any(text.shape[0] > 1 for each in clips.told.values() if each is not None for text, _ in each)
     plan = Continuation(
         frames=len(latents),

@@ -225,7 +225,7 @@ def _check_queue(model: Any, told: tuple[Any, ...]) -> None:
         raise UserError(
             "long_video fifo does not know ControlNet, whose hints each belong to a frame: choose freenoise."
         )
-    if spec is not None and (spec.unet.concat_channels or spec.unet.motion_width):
+    if spec is not None and (spec.continues_images or spec.embeds_motion):
         raise UserError(f"long_video fifo cannot drive models that continue a picture or have motion guidance: {cure}.")
 
 

@@ -199,7 +199,7 @@ def _picture_latents(vae: Any, pictures: Sequence[Tensor], posterior: str, seed:
 
 def _check_continues(model: Any, frames: int, *, ends: bool) -> None:
     spec = getattr(model.model, "spec", None)
-    if spec is None or not spec.unet.concat_channels:
+    if spec is None or not spec.continues_images:
         name = "The model" if spec is None else spec.name
         raise UserError(
             f"{name} does not continue pictures: this node is for DynamiCrafter and ToonCrafter. For VideoCrafter1 "

@@ -145,9 +145,9 @@ def test_bad_requests_are_refused_before_any_work(
 
 
 def test_a_picture_belongs_to_image_models_only(models: dict[str, VideoCrafter]) -> None:
-    with pytest.raises(UserError, match="give it a picture"):
+    with pytest.raises(UserError, match="give it an image"):
         models["image"].steps("a boat")
-    with pytest.raises(UserError, match="cannot take a picture"):
+    with pytest.raises(UserError, match="does not take an image"):
         models["text"].steps("a boat", torch.zeros(8, 8, 3))
 
 

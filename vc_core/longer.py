@@ -116,7 +116,7 @@ def frames(
         parts = _segments(crafter, (prompt, *request.then), picture, request, long, on_step)
     else:
         parts = iter([_rounds(crafter, prompt, picture, long.applied(request), long.free_init, on_step)])
-    whole = crafter.parts.spec.autoencoder.reference_levels is not None
+    whole = crafter.parts.spec.sees_ends
     ends = [] if picture is None or long.method == "continue" else [picture]
     for latents in parts:
         for some in latents.split(latents.shape[2] if whole else DECODED_AT_ONCE, dim=2):
@@ -137,7 +137,7 @@ def check_way(spec: ModelSpec, request: Request, long: Long) -> None:
 
 
 def _check_queue(spec: ModelSpec, request: Request) -> None:
-    if spec.unet.concat_channels or spec.unet.motion_width:
+    if spec.continues_images or spec.embeds_motion:
         raise UserError(
             "The queue of fifo cannot drive models that continue a picture or have motion guidance, and "
             f"{spec.name} is one. Choose freenoise, windows or continue."
@@ -170,7 +170,7 @@ def _check_segments(spec: ModelSpec, request: Request, long: Long) -> None:
 
 def _plan(spec: ModelSpec, request: Request, long: Long) -> Continuation:
     """The segments of *continue*. A model that continues pictures goes on from one frame."""
-    overlap = 1 if spec.unet.concat_channels else long.overlap
+    overlap = 1 if spec.continues_images else long.overlap
     return Continuation(frames=request.settle(spec).frames, overlap=overlap, correct=long.correct)
 
 
@@ -187,7 +187,7 @@ def _last(steps: Iterator[Step], on_step: OnStep | None) -> Tensor:
 def _noise(crafter: VideoCrafter, request: Request) -> Noise:
     """The noise of a run, without what the latent of its picture has taken from it."""
     spec, noise = crafter.parts.spec, Noise(request.seed)
-    if spec.unet.concat_channels and not request.sharp:
+    if spec.continues_images and not request.sharp:
         batch, channels, _, height, width = request.settle(spec).shape(spec)
         noise.draw((batch, channels, height, width))
     return noise
@@ -263,7 +263,7 @@ def _segments(
     that one; all others hold `overlap` frames, and see the picture that was given."""
     short = replace(request, frames=long.window, then=())
     settings = short.settle(crafter.parts.spec)
-    concat = bool(crafter.parts.spec.unet.concat_channels)
+    concat = crafter.parts.spec.continues_images
     steps = len(settings.sampling.levels(crafter.schedule(request))) - 1
     plan = replace(_plan(crafter.parts.spec, request, long), steps=steps)
     count = plan.count(long.window)

@@ -274,7 +274,7 @@ def check_used(options: argparse.Namespace, spec: ModelSpec) -> None:
     """Raises UserError for an option that would have no effect."""
     if options.strength is not None and options.video is None:
         raise UserError(f"--strength {options.strength:g} needs a --video to start from. Leave it out, or give one.")
-    if options.fit is not None and not spec.unet.concat_channels:
+    if options.fit is not None and not spec.continues_images:
         raise UserError(
             f"--fit {options.fit} is for models that continue a picture (DynamiCrafter, ToonCrafter); {spec.name} sees "
             "pictures of every shape whole. Leave it out."

@@ -130,7 +130,7 @@ class VideoCrafter:
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
         given = [each for each in (image, end_image) if each is not None]
         concat = None
-        if given and spec.unet.concat_channels:
+        if given and spec.continues_images:
             given = [fit(each, settings.height, settings.width, request.fit) for each in given]
             drawn = None if request.sharp else seeded
             concat = self.ends(given[0], settings.frames, *given[1:], loop=request.loop, noise=drawn)
@@ -270,7 +270,7 @@ class VideoCrafter:
         autoencoder = self.parts.autoencoder
         assert autoencoder is not None
         frames, seen = latents[0].transpose(0, 1).to(self.parts.dtype), None
-        if ends and autoencoder.spec.reference_levels is not None:
+        if ends and autoencoder.spec.sees_ends:
             height, width = (side * autoencoder.spec.downscale for side in frames.shape[2:])
             seen = self._pixels(fit_ends(ends, height, width, how))
         return to_unit(checked_pixels(autoencoder.decode(frames, ends=seen)).float())

@@ -83,7 +83,7 @@ class Request:
             temporal=self.temporal_guidance,
             image_scale=self.image_cfg,
         )
-        if spec.unet.guidance_width:
+        if spec.embeds_guidance:
             guidance = replace(guidance, scale=1.0)
         check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
         sampling = self.sampling or Sampling(
@@ -98,8 +98,8 @@ class Request:
             frames=defaults.frames if self.frames is None else self.frames,
             fps=float(defaults.fps if self.fps is None else self.fps),
             sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache),
-            guidance=cfg if spec.unet.guidance_width else None,
-            motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
+            guidance=cfg if spec.embeds_guidance else None,
+            motion=(defaults.motion if self.motion is None else self.motion) if spec.embeds_motion else None,
         )
         if self.windows is not None and self.context is not None:
             raise UserError(

@@ -13,14 +13,14 @@ from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.specs import AutoencoderSpec
 
 NATIVE_GROUPS = 32
-"""ComfyUI's autoencoder norms in this many groups, so its widths are multiples of it."""
+"""Norm groups of ComfyUI's autoencoder, whose widths are multiples of it."""
 RESHAPES = hasattr(comfy.latent_formats.LatentFormat, "latent_rgb_factors_reshape")
 """Whether the host lets a format turn latents into something else before it takes their colours."""
 
 
 class OwnLatents(comfy.latent_formats.SD15):
     """Latents of an autoencoder that is not Stable Diffusion's. No linear map gives their colours, so the autoencoder
-    itself makes the previews: such models are small."""
+    itself decodes the previews: such models are small."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__(autoencoder.spec.scale_factor)
@@ -37,7 +37,7 @@ class OwnLatents(comfy.latent_formats.SD15):
 
 def is_native(spec: AutoencoderSpec) -> bool:
     """Whether ComfyUI can build this autoencoder; the others are ToonCrafter's and the small ones of this project."""
-    return _has_published_norms(spec) and spec.reference_levels is None
+    return _has_published_norms(spec) and not spec.sees_ends
 
 
 def _has_published_norms(spec: AutoencoderSpec) -> bool:

@@ -1,4 +1,4 @@
-"""Which model a file holds, told by its tensors; and what a file seems to be that is not one of ours."""
+"""Which model a file holds, by its tensors; and what a file seems to be that is not one of ours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("spec", [TEXT_MODEL, IMAGE_MODEL], ids=lambda spec: spec.name)
-def test_our_own_metadata_tells_everything(spec: ModelSpec) -> None:
+def test_our_own_metadata_has_every_number(spec: ModelSpec) -> None:
     found = detect(published(spec), {METADATA_KEY: to_json(spec)})
     assert found.spec == spec
     assert found.parts == PARTS_OF[spec.name]
@@ -45,12 +45,12 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("case", VARIANTS)
-def test_every_number_that_keys_give_is_read(case: str) -> None:
+def test_every_number_that_can_be_read_from_keys_is_read(case: str) -> None:
     unet = replace(VARIANTS[case], model_channels=32, context_dim=24, head_channels=16)
     spec = replace(TEXT_MODEL, unet=unet)
     found = detect(part_weights(spec, "unet")).spec.unet
-    untold = replace(unet, default_fps=found.default_fps)
-    assert found == untold
+    expected = replace(unet, default_fps=found.default_fps)
+    assert found == expected
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "image_encoder", "image_tokens"])
@@ -66,14 +66,14 @@ def test_the_numbers_of_other_parts_are_read(part: str) -> None:
     assert found == wanted
 
 
-def test_linear_tokens_are_told() -> None:
+def test_linear_tokens_are_recognised() -> None:
     spec = replace(IMAGE_MODEL, image_tokens=LinearTokensSpec(tokens=3, embedding_dim=40, output_dim=24))
     weights = {PARTS["image_tokens"].prefix + name: t for name, t in part_weights(spec, "image_tokens").items()}
     assert detect(weights).spec.image_tokens == spec.image_tokens
 
 
 @pytest.mark.parametrize("part", PARTS_OF["small_image"])
-def test_a_part_alone_is_told_with_and_without_prefix(part: str) -> None:
+def test_a_part_alone_is_recognised_with_and_without_prefix(part: str) -> None:
     weights = part_weights(IMAGE_MODEL, part)
     assert detect({PARTS[part].prefix + name: t for name, t in weights.items()}).parts == (part,)
     found = detect(weights)
@@ -97,7 +97,7 @@ def test_a_whole_openclip_file_gives_text_and_image_encoder() -> None:
 class TestPublishedModelsOfOneKind:
     """VideoCrafter2, T2V-512 of October 2023 and T2V-256 have the same tensors."""
 
-    def test_the_rescale_tells_256_from_512(self) -> None:
+    def test_the_rescale_distinguishes_256_from_512(self) -> None:
         flat = replace(TEXT_MODEL, diffusion=DiffusionSpec(rescale=None))
         assert detect(published(flat)).spec.name == "videocrafter1_t2v_256"
         assert detect(published(TEXT_MODEL)).spec.name == "videocrafter2_512"

@@ -80,12 +80,12 @@ def test_the_same_conversion_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     source = make(tmp_path, TEXT_MODEL)
-    convert(source, tmp_path / "o.safetensors", preset=TEXT_MODEL, on_bytes=lambda *pair: told.append(pair))
+    convert(source, tmp_path / "o.safetensors", preset=TEXT_MODEL, on_bytes=lambda *pair: reported.append(pair))
     total = sum(tensor.nbytes for tensor in published(TEXT_MODEL).values())
-    assert told[-1] == (total, total)
-    assert [written for written, _ in told] == sorted(written for written, _ in told)
+    assert reported[-1] == (total, total)
+    assert [written for written, _ in reported] == sorted(written for written, _ in reported)
 
 
 def test_tensors_of_every_type_and_shape_are_written_as_safetensors_reads_them(tmp_path: Path) -> None:

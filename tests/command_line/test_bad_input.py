@@ -97,7 +97,7 @@ class TestBadInput:
         assert run("image-to-video", "a", "-i", picture, "-m", text_model, "-o", out, "--device", "cpu") == 2
         assert "text-to-video model" in one_line(capsys.readouterr().err)
         assert run("text-to-video", "a", "-m", image_model, "-o", out, "--device", "cpu") == 2
-        assert "give it a picture" in one_line(capsys.readouterr().err)
+        assert "give it an image" in one_line(capsys.readouterr().err)
         assert not out.exists()
 
     @pytest.mark.parametrize("taken", ["file", "folder", os.devnull])
@@ -132,7 +132,7 @@ class TestBadInput:
         monkeypatch.setattr(cli.VideoCrafter, "load", None)
         out = ("-o", tmp_path / "a.mp4", "--device", "cpu")
         assert run("text-to-video", "a", *models, *out) == 2
-        assert "This is an image-to-video model: give it a picture" in one_line(capsys.readouterr().err)
+        assert "This is an image-to-video model: give it an image" in one_line(capsys.readouterr().err)
         assert run("image-to-video", "a", "-i", picture, *models, *out) == 2
         said = one_line(capsys.readouterr().err)
         assert "image-to-video model whose image encoder is missing" in said

@@ -1,7 +1,7 @@
 """FILE -> MODULES: build each part on `meta` from its spec, check it against the file, and assign the file's tensors.
 
 No weight is initialised at random and none exists twice: tensors kept in the file's own type stay in its memory map,
-tensors of another type or device are made one by one while the map is let go group by group.
+tensors of another type or device are made one by one while the map is released group by group.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 GROUP_BYTES = 256 * 2**20
-"""While tensors are cast or moved, the file's map is opened anew after this many bytes: the peak stays that low."""
+"""While tensors are cast or moved, the file is mapped again after this many bytes, which bounds the peak of memory."""
 
 Location = str | PathLike[str]
 Reader = Callable[[Location], File]
@@ -138,7 +138,7 @@ class Checkpoint:
     ) -> Iterator[tuple[str, Tensor]]:
         """The tensors one by one, unchecked. Those that need no copy are the memory map itself.
 
-        `passing` says that none is kept, so that the map can be let go on the way.
+        `passing` says that the caller keeps none, so that the map can be released on the way.
         """
         tensors = self.detection.contents.parts[part]
         where = torch.device(device)

@@ -227,7 +227,7 @@ def _check_parts_fit(spec: ModelSpec, contents: Contents) -> None:
 
 def _title(spec: ModelSpec, contents: Contents) -> str:
     if "unet" not in contents.parts:
-        names = [part.title for part in PARTS.values() if part.name in contents.parts]
+        names = [f"the {part.title}" for part in PARTS.values() if part.name in contents.parts]
         decoder = ", with ToonCrafter's decoder," if spec.sees_ends else ""
         return " and ".join(names) + decoder + " without a UNet"
     published = PRESETS.get(spec.name)

@@ -45,6 +45,7 @@ IGNORED = tuple(
 """Leftovers of training and of other uses, and ComfyUI's marks of the prediction, which the spec holds; harmless to
 inference: listed, then ignored."""
 
+PREFIXED = tuple(part for part in PARTS.values() if part.prefix)
 LAYOUTS = sorted(
     ((part, layout) for part in PARTS.values() for layout in part.layouts), key=lambda pair: pair[1].shape is None
 )
@@ -74,13 +75,13 @@ class Contents:
 
 
 def sort_tensors(tensors: Mapping[str, Tensor], left_over: Iterable[str] = ()) -> Contents:
-    """Sort a file's tensors into parts. `left_over` names what the reader has already found to be no tensor."""
+    """Sort a file's tensors into parts. `left_over` are names of entries that are not tensors."""
     parts: dict[str, dict[str, Tensor]] = {}
     schedule: dict[str, Tensor] = {}
     ignored = list(left_over)
     bare: dict[str, Tensor] = {}
     for name, tensor in unwrap_names(tensors).items():
-        part = next((part for part in PARTS.values() if name.startswith(part.prefix)), None)
+        part = next((part for part in PREFIXED if name.startswith(part.prefix)), None)
         if any(pattern.match(name) for pattern in IGNORED):
             ignored.append(name)
         elif part is not None:
@@ -101,7 +102,7 @@ def unwrap_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _wrapper_prefix(names: Iterable[str]) -> str:
     """What comes before the first published prefix (`_forward_module.` in DeepSpeed's files)."""
-    prefixes = "|".join(re.escape(part.prefix) for part in PARTS.values())
+    prefixes = "|".join(re.escape(part.prefix) for part in PREFIXED)
     pattern = re.compile(rf"(?P<wrapper>(?:[A-Za-z_]\w*\.)*?)(?:{prefixes})")
     for name in names:
         match = pattern.match(name)

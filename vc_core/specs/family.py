@@ -143,6 +143,11 @@ FAMILY = (
             defaults=replace(T2V_TURBO.defaults, fps=8, steps=8, motion=0.05),
         ),
     ),
+    Member(
+        title="T2V-Turbo v2 without motion guidance",
+        file="jiachenli-ucsb/T2V-Turbo-v2-no-MG: unet_no_mg.pt",
+        spec=replace(T2V_TURBO, name="t2v_turbo_v2_no_mg", defaults=replace(T2V_TURBO.defaults, fps=8, steps=8)),
+    ),
 )
 
 PRESETS: dict[str, ModelSpec] = {member.spec.name: member.spec for member in FAMILY}

@@ -71,7 +71,7 @@ def _read_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _read_plain(hint: Any, value: Any, where: str) -> Any:
-    """`value` as a bool, int, float or str; a whole number may stand for a float, a bool for nothing else."""
+    """`value` as a bool, int, float or str; an int is accepted for a float, a bool only for a bool."""
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -9,6 +9,7 @@ from .image_encoder import IMAGE_ENCODER
 from .image_tokens import IMAGE_TOKENS
 from .measuring import Fields, MissingTensorError, Shapes
 from .part import Base, Layout, Part
+from .sketch_encoder import SKETCH_ENCODER
 from .text_encoder import TEXT_ENCODER
 from .unet import UNET
 
@@ -20,6 +21,7 @@ PARTS: dict[str, Part] = {
         TEXT_ENCODER,
         IMAGE_ENCODER,
         IMAGE_TOKENS,
+        SKETCH_ENCODER,
     )
 }
 """In the order in which they are listed and saved."""

@@ -24,17 +24,22 @@ class Layout:
     marker: the name of a tensor that such a file has.
     starts: how the names of the part's tensors begin.
     add: what our module has before these names.
-    shape: the shape of the marker, where the name alone could be another part's.
+    shape: the shape of the marker, where its name alone could be another part's; None is any size.
     """
 
     marker: str
     starts: tuple[str, ...]
     add: str = ""
-    shape: tuple[int, ...] | None = None
+    shape: tuple[int | None, ...] | None = None
 
     def recognises(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors has the part in this layout."""
-        return self.marker in shapes and self.shape in (None, shapes[self.marker])
+        if self.marker not in shapes or self.shape is None:
+            return self.marker in shapes
+        found = shapes[self.marker]
+        return len(found) == len(self.shape) and all(
+            want in (None, have) for want, have in zip(self.shape, found, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,13 @@ class Part:
 
     name: its name, and the name of its spec in `ModelSpec` where models hold such a part.
     title: what it is called in messages.
-    prefix: what its names begin with in a published checkpoint.
+    prefix: what its names begin with in a published checkpoint; empty for one that is published in a file of its own.
     layouts: how it is recognised in a file without the prefix.
     renamed: beginnings of names that some published files use, and ours.
     ignored: patterns of names, as in the file, that belong to it and that no video needs.
     measure: shapes by the names in our module -> the numbers they give; raises MissingTensorError.
     complete: a base and the measured numbers -> the part's spec; raises UserError where they contradict each other.
-    kind: numbers that tell one published model from another; the others are sizes.
+    kind: numbers that distinguish one published model from another; the others are sizes.
     divisors: pairs of numbers in its spec, of which the first divides the second.
     check: raises UserError for a spec that nothing can be built from.
     build: spec, layers, attention -> the network on `meta`; None for a part that is recognised, checked and converted,

@@ -6,6 +6,7 @@ nodes and the documentation read everything about it from its record.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -50,8 +51,8 @@ class Video:
     """What a method is checked against before work starts.
 
     frames: of the whole video. prompts: how many follow one another. spec: None for models of another kind.
-    first: the first noise level of a run from noise alone. option: what the front end calls the choice of a method.
-    uses: the features that are in use.
+    first: the first noise level of a run from noise alone. option, rounds_option: what the front end calls the
+    choice of a method and the rounds of FreeInit. uses: the features that are in use.
     """
 
     frames: int
@@ -104,7 +105,7 @@ S = TypeVar("S", bound="Strided")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(ABC):
     """How a video is sampled. The fields are the parameters; the description is in attributes of the class.
 
     name: as users choose it. summary: what it does, in a line. use: what it is for. memory, time: what it costs, for
@@ -147,14 +148,24 @@ class Method:
     def check(self, video: Video) -> None:
         """Raises UserError where the video cannot be made by this method; features are checked by `long.table`."""
 
+    @abstractmethod
     def run(self, engine: Engine) -> Iterator[Part]:
         """The video, part after part, each as soon as nothing changes it any more."""
-        raise AssertionError(f"{type(self).__name__} does not say how it runs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneClip(Method):
-    """A video that is sampled as one clip, perhaps in several rounds."""
+    """A video that is sampled as one clip, perhaps in several rounds.
+
+    round_conflicts: the features that further rounds do not support, and why.
+    """
+
+    round_conflicts: ClassVar[Mapping[Feature, str]] = {
+        Feature.SOURCE: "its rounds start from noise",
+        Feature.MASK: "its rounds start from noise",
+        Feature.KEY_FRAMES: "each section between key frames is a clip of its own",
+        Feature.ANALYTIC_INIT: "its rounds have a first noise of their own",
+    }
 
     free_init: int = field(
         default=0,

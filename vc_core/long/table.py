@@ -20,13 +20,6 @@ METHODS: dict[str, type[Method]] = {
     for method in (Off, FreeNoise, Continue, FreeLong, OverlappingWindows, Loop, Fifo, ShiftedWindows)
 }
 
-FREE_INIT_CONFLICTS: Mapping[Feature, str] = {
-    Feature.SOURCE: "its rounds start from noise",
-    Feature.MASK: "its rounds start from noise",
-    Feature.KEY_FRAMES: "each section between key frames is a clip of its own",
-    Feature.ANALYTIC_INIT: "its rounds have a first noise of their own",
-}
-
 
 def method_named(name: str) -> type[Method]:
     """A method by its name. Raises UserError where there is none."""
@@ -56,7 +49,7 @@ def check(method: Method, video: Video) -> None:
     if not method.is_plain(video.frames):
         _refuse(f"{video.option} {method.name}", method.conflicts, video.uses)
     if isinstance(method, OneClip) and method.free_init:
-        _refuse(video.rounds_option, FREE_INIT_CONFLICTS, video.uses)
+        _refuse(video.rounds_option, method.round_conflicts, video.uses)
     method.check(video)
 
 

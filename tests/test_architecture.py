@@ -36,8 +36,7 @@ ARROWS = {
 }
 EVERYTHING = {
     "pipeline",
-    "keyframes",
-    "longer",
+    "long",
     "cli",
     "demo",
     "options",

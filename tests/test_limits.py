@@ -22,7 +22,6 @@ TOO_LARGE = {
     ("nodes/host/sampling.py", "CoreSampler.sample"),
     ("nodes/host/sampling.py", "run"),
     ("nodes/host/unet.py", "NativeUNet._run"),
-    ("nodes/long.py", "check_long"),
     ("run.py", "test"),
     ("training/trainer.py", "Trainer.run"),
     ("vc_core/checkpoint/detection.py", "_filled"),
@@ -38,7 +37,6 @@ TOO_LARGE = {
     ("vc_core/denoising/fifo.py", "stream"),
     ("vc_core/denoising/sampling.py", "sample"),
     ("vc_core/denoising/windows.py", "ContextWindows.frames_of"),
-    ("vc_core/longer.py", "frames"),
     ("vc_core/network/attentions.py", "TemporalAttention._attend"),
     ("vc_core/network/replay.py", "Replay.__call__"),
     ("vc_core/network/transformers.py", "TemporalTransformer.__init__"),
@@ -54,7 +52,7 @@ TOO_LARGE = {
 """Functions that are known to exceed a limit and are still to be simplified. Entries are only ever removed."""
 BUNDLES = {("vc_core/cli.py", "_sampled"), ("vc_core/video/stream.py", "StreamWriter.__init__")}
 """Functions that are known to take a tuple of unrelated things. Entries are only ever removed."""
-SAMPLING_LOOPS = {("nodes/clips.py", "in_rounds"), ("nodes/keyframes.py", "along")}
+SAMPLING_LOOPS: set[tuple[str, str]] = set()
 """Nodes that are known to loop over clips themselves. Entries are only ever removed."""
 
 SAMPLES = {"make", "sample", "sample_custom", "sampling.run"}

@@ -21,8 +21,8 @@ PLAIN_STEPS = range(5, 16)
 
 
 def rescheduled(noise: Tensor, windows: Windows, source: NoiseSource) -> Tensor:
-    """Noise b c f h w for a long clip, made of its own first frames. One drawn row of numbers for each group of frames
-    gives the order, the same for all samples. A clip of one window is left as it is, and nothing is drawn for it."""
+    """Noise b c f h w for a long clip, rescheduled from its first frames. A row of numbers is drawn for each group of
+    frames and gives its order, the same for all samples. A clip of one window is returned as it is, without a draw."""
     groups = range(windows.size, noise.shape[2], windows.stride)
     orders = (source.draw((windows.stride,), "cpu", noise.dtype).argsort().tolist() for _ in groups)
     return reordered(noise, windows, orders)

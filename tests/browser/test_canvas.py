@@ -197,7 +197,7 @@ def test_templates_are_offered_with_their_pictures(canvas, shots):
     [
         ("videocrafter", "VideoCrafter KSampler"),
         ("i2v", "VideoCrafter Image Conditioning"),
-        ("animate", "VideoCrafter Picture to Video"),
+        ("animate", "VideoCrafter Image to Video"),
         ("save video", "VideoCrafter Video Combine"),
         ("prompt travel", "VideoCrafter Prompts Over Time"),
         ("text to video", "Text to Video (VideoCrafter)"),
@@ -237,9 +237,9 @@ def test_help_page_opens(canvas, shots, modern, view):
     try:
         canvas.look_from(*view)
         canvas.add("VideoCrafterKSampler")
-        assert "When something is wrong" not in canvas.text()
+        assert "Troubleshooting" not in canvas.text()
         canvas.page.locator('[data-testid="info-button"]').first.click()
-        canvas.reads("the authors' exact sampler and step spacing", "When something is wrong")
+        canvas.reads("the authors' exact sampler and step spacing", "Troubleshooting")
         canvas.picture(shots / "page_help.png")
     finally:
         canvas.setting("Comfy.RightSidePanel.IsOpen", False)

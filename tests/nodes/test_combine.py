@@ -204,7 +204,7 @@ def test_sound_that_is_none_does_not_stop_the_video(comfy: Comfy, images, caplog
     with caplog.at_level("INFO"):
         path = Path(run(comfy, images, audio=Unreadable(), filename_prefix="mute").values[2])
     assert look(path).count == 7
-    assert "There is no sound: it could not be read (no waveform here)." in caplog.text
+    assert "The video has no audio: it could not be read (no waveform here)." in caplog.text
     path = Path(run(comfy, images, audio={"waveform": torch.zeros(1, 2, 0), "sample_rate": 8000}).values[2])
     assert look(path).count == 7
 

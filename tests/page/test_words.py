@@ -179,5 +179,5 @@ def test_every_node_has_a_help_page_about_all_its_inputs(nodes):
             tooltip = "" if (name, key) in OF_THIS_MACHINE else inputs_of(info)[key][1]["tooltip"]
             choices = named(tooltip, choices_of(info, key))
             assert choices <= named(inputs, choices), f"{name}.{key}"
-        for section in ("## Input", "## Output", "## When something is wrong"):
+        for section in ("## Input", "## Output", "## Troubleshooting"):
             assert section in page, f"{name}: no section {section!r}"

@@ -22,8 +22,8 @@ from ..vc_core.video import (
     Options,
     Written,
     arranged,
+    available_formats,
     find_format,
-    offered,
     quality_table,
     write,
 )
@@ -130,7 +130,8 @@ class _Combine:
         files = _files(written.path)
         seconds = float(written.frames / written.fps)
         summary = (
-            f"{self.format.plain(self.options.quality)}: {written.frames} frames of {written.width}x{written.height}, "
+            f"{self.format.describe(self.options.quality)}: {written.frames} frames of "
+            f"{written.width}x{written.height}, "
             f"{float(written.fps):g} per second, {seconds:.2f} s"
         )
         lines = [line for line in (summary, place.message, self.audio_message, *written.messages) if line]
@@ -157,7 +158,7 @@ class _Combine:
 
     def _preview(self, width: int, height: int) -> dict[str, str]:
         """Writes a small file that the page can play into the temporary folder."""
-        formats = offered()
+        formats = available_formats()
         name = next(name for name in PREVIEW_FORMATS if name in formats)
         place = output.target("VideoCrafter_preview", formats[name].suffix, width=width, height=height, temporary=True)
         written = write(
@@ -227,7 +228,7 @@ def _describe(video_format: Format) -> str:
 
 
 def _main_inputs() -> list[io.Input]:
-    formats = offered()
+    formats = available_formats()
     names = list(formats)
     return [
         io.Image.Input(

@@ -32,7 +32,7 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "order without windows": (("--window-order", "looped"), "--window-order looped works with --long windows only"),
     "motion": (("--motion", "0.1"), "A motion guidance of 0.1 was given, but small_text has none"),
     "rounds of FreeInit": (("--free-init", "-1"), "-1 further rounds of FreeInit were asked for; give 0 (off) or more"),
-    "an ending alone": (("-o", ".mp4"), "'.mp4' is an ending without a name"),
+    "an ending alone": (("-o", ".mp4"), "'.mp4' is a suffix without a name"),
     "a new folder": (("-o", "new/folder/a.mp4", "--preset", "dynamicrafter_512"), "does not fit this file"),
     "spacing": (("--steps", "27"), "On the command line: --spacing trailing"),
     "more prompts than segments": (
@@ -113,7 +113,7 @@ class TestBadInput:
         (tmp_path / "file").write_bytes(b"precious")
         (tmp_path / "folder").mkdir()
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / taken, "--overwrite") == 2
-        assert "a folder of pictures replaces nothing" in one_line(capsys.readouterr().err)
+        assert "a folder of images never replaces anything" in one_line(capsys.readouterr().err)
         assert (tmp_path / "file").read_bytes() == b"precious"
 
     def test_an_image_model_without_its_image_file_is_known_for_what_it_is(

@@ -115,7 +115,7 @@ class TestMakingVideos:
         write_video(start, torch.zeros(2, 8, 8, 3), fps=5)
         model = ("-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu")
         assert run("text-to-video", "a", *model, "--video", start) == 2
-        assert "has 2 frames, but 3 were asked for" in one_line(capsys.readouterr().err)
+        assert "has 2 frames, but 3 are needed" in one_line(capsys.readouterr().err)
 
     def test_halves_and_split_files_and_another_format(self, text_model: Path, tmp_path: Path) -> None:
         assert run("convert", text_model, "--split", "--dtype", "bf16", "-o", tmp_path / "parts") == 0

@@ -11,7 +11,7 @@ from video.clips import ramps
 from video.reading import look, pixels, sound
 
 from vc_core.errors import UserError
-from vc_core.video import Audio, Options, arranged, frame_rate, offered, write, write_video
+from vc_core.video import Audio, Options, arranged, available_formats, frame_rate, write, write_video
 
 
 def numbered(count: int) -> torch.Tensor:
@@ -45,17 +45,17 @@ def test_a_faded_loop_ends_where_it_began():
 
 def test_a_fade_that_does_not_fit_is_refused():
     for frames in (numbered(5), iter(numbered(5))):
-        with pytest.raises(UserError, match="cannot fade in a clip of 5"):
+        with pytest.raises(UserError, match="A clip of 5 frames cannot be cross-faded"):
             order(frames, fade=3)
     assert order(numbered(4), fade=2) == pytest.approx([2 * 2 / 3, 3 / 3 + 2 / 3], abs=1e-3)
 
 
 def test_impossible_orders_say_why():
-    with pytest.raises(UserError, match="choose one of them"):
+    with pytest.raises(UserError, match="choose only one of them"):
         order(numbered(9), fade=2, ping_pong=True)
-    with pytest.raises(UserError, match="give a tensor or a list"):
+    with pytest.raises(UserError, match="use a tensor or a list"):
         order(iter(numbered(9)), ping_pong=True)
-    with pytest.raises(UserError, match="give a tensor or a list"):
+    with pytest.raises(UserError, match="use a tensor or a list"):
         order(iter(numbered(9)), plays=2)
 
 
@@ -153,19 +153,19 @@ def test_grey_frames_become_rgb_and_broken_values_are_told(tmp_path):
     clip[1] = float("nan")
     written = write(tmp_path / "clip.mkv", clip, fps=8, options=Options(format="mkv ffv1"))
     assert pixels(written.path)[1].max() == 0
-    assert written.messages == ("1 frames hold values that are not numbers; they were written as black.",)
+    assert written.messages == ("1 frames contain NaN values, which were written as black.",)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(quality=101), "0 to 100"),
+        (Options(quality=101), "between 0 and 100"),
         (Options(multiplier=0), "at least 1"),
         (Options(plays=-1), "0 or more"),
-        (Options(fade=-1), "0 or more"),
+        (Options(fade=-1), "at least 0"),
         (Options(audio_length="long"), "trim and pad"),
-        (Options(odd_size="stretch"), "pad or crop"),
-        (Options(format="gif"), "end with .gif"),
+        (Options(odd_size="stretch"), "pad, crop"),
+        (Options(format="gif"), "ends in .gif"),
     ],
 )
 def test_wrong_options_are_told_before_anything_is_written(tmp_path, options, message):
@@ -177,10 +177,10 @@ def test_wrong_options_are_told_before_anything_is_written(tmp_path, options, me
 def test_formats_have_their_limits(tmp_path):
     with pytest.raises(UserError, match="at most 50 frames per second"):
         write(tmp_path / "clip.gif", ramps(2), fps=60)
-    with pytest.raises(UserError, match="takes 1 to 16383 pixels"):
+    with pytest.raises(UserError, match="supports 1 to 16383 pixels"):
         write(tmp_path / "clip.webp", torch.zeros(1, 1, 16384, 3), fps=8)
-    if "mp4 h265" in offered():
-        with pytest.raises(UserError, match="takes 64 to"):
+    if "mp4 h265" in available_formats():
+        with pytest.raises(UserError, match="supports 64 to"):
             write(tmp_path / "clip.mp4", ramps(1, 32, 32), fps=8, options=Options(format="mp4 h265"))
 
 
@@ -252,7 +252,7 @@ def test_a_gif_tells_while_its_palette_is_made(tmp_path):
 
 def test_sound_for_a_silent_format_is_told(tmp_path):
     written = write(tmp_path / "clip.gif", ramps(2), fps=8, audio=tone(1, 8000))
-    assert any("no sound" in message for message in written.messages)
+    assert any("does not support audio" in message for message in written.messages)
 
 
 @pytest.mark.parametrize("channels", [6, 8])
@@ -268,6 +268,6 @@ def test_surround_sound_keeps_its_channels_apart(tmp_path, name, channels):
 
 def test_sound_with_other_channels_says_what_was_left_out(tmp_path):
     written = write(tmp_path / "clip.mp4", ramps(2), fps=8, audio=tone(1, 48000, 3))
-    assert written.messages == ("1 of 3 audio channels were left out.",)
+    assert written.messages == ("1 of 3 audio channels were dropped.",)
     with pytest.raises(UserError, match="channels, samples"):
         Audio(torch.zeros(8), 8000)

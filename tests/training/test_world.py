@@ -115,7 +115,7 @@ def test_whole_captions_name_shape_and_motion() -> None:
     rng = np.random.default_rng(3)
     for _ in range(100):
         scene = random_scene(rng)
-        words = caption(scene, rng, whole=True)
+        words = caption(scene, rng, complete=True)
         assert any(word in words for word in SHAPE_WORDS[scene.shape]), words
         if scene.motion in DIRECTIONS:
             assert any(word in words for word in SIDE_WORDS[scene.motion]), words

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Noise, Sampling, sample
 from vc_core.frames.pixels import save_picture
 from vc_core.frames.sheet import contact_sheet
@@ -74,16 +74,15 @@ def continued(
     image = case.picture()
     concat = crafter.ends(image, settings.frames, end, loop=request.loop)
 
-    def conditioning(prompt: str, shown: Tensor) -> Conditioning:
-        complete = crafter.told((prompt,), shown, settings, concat)
+    def conditioned(prompt: str, shown: Tensor) -> Conditioning:
+        whole = crafter.conditioning_for((prompt,), shown, settings, concat)
         tokens = crafter.condition(prompt, shown, settings.fps).image
-        return replace(complete, image=tokens.flatten(1, 2)) if to_all and tokens is not None else complete
+        return replace(whole, image=tokens.flatten(1, 2)) if to_all and tokens is not None else whole
 
     steps = sample(
         crafter.predict,
         crafter.parts.schedule,
-        conditioning(case.prompt, image),
-        conditioning("", GREY),
+        {"positive": conditioned(case.prompt, image), "negative": conditioned("", GREY)},
         noise=Noise(case.seed),
         shape=settings.shape(crafter.parts.spec),
         settings=settings.sampling,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Noise, Sampling, sample
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.shapes.captions import caption
@@ -83,9 +83,20 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
     sampling = Sampling(
         steps=settings.steps, sampler=settings.sampler, eta=settings.eta, guidance=Guidance(scale=scale)
     )
-    with_image = crafter.parts.image_encoder is not None
-    positive = _join([crafter.condition(c.prompt, c.picture() if with_image else None, c.scene.fps) for c in cases])
-    negative = _join([crafter.condition(c.negative, GREY if with_image else None, c.scene.fps) for c in cases])
+    seen = crafter.parts.image_encoder is not None
+    positive = Conditioning.batched(
+        [crafter.condition(c.prompt, c.picture() if seen else None, c.scene.fps) for c in cases]
+    )
+    negative = Conditioning.batched([crafter.condition(c.negative, GREY if seen else None, c.scene.fps) for c in cases])
+    unet = crafter.parts.unet
+    assert unet is not None
+
+    def predict(x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
+        dtype = crafter.parts.dtype
+        cast = given.to(dtype=dtype)
+        out: Tensor = unet(x.to(dtype), timestep, cast.text, cast.image, cast.fps, temporal=evaluation.temporal)
+        return out
+
     side = spec.size_multiple
     shape = (
         len(cases),
@@ -95,41 +106,15 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
         defaults.width // side,
     )
     steps = sample(
-        _Predict(crafter),
+        predict,
         crafter.parts.schedule,
-        positive,
-        None if scale == 1 else negative,
+        {"positive": positive, "negative": negative},
         noise=_EachNoise([case.seed for case in cases]),
         shape=shape,
         settings=sampling,
     )
     *_, last = steps
     return last.x
-
-
-class _Predict:
-    """The UNet as a model of `vc_core.denoising`."""
-
-    def __init__(self, crafter: VideoCrafter) -> None:
-        assert crafter.parts.unet is not None
-        self.unet, self.dtype = crafter.parts.unet, crafter.parts.dtype
-
-    def __call__(self, x: Tensor, timestep: Tensor, given: Conditioning, /, *, temporal: bool = True) -> Tensor:
-        image = None if given.image is None else given.image.to(self.dtype)
-        out: Tensor = self.unet(
-            x.to(self.dtype), timestep, given.text.to(self.dtype), image, given.fps, temporal=temporal
-        )
-        return out
-
-
-def _join(parts: Sequence[Conditioning]) -> Conditioning:
-    images = [part.image for part in parts if part.image is not None]
-    rates = [part.fps for part in parts if part.fps is not None]
-    return Conditioning(
-        text=torch.cat([part.text for part in parts]),
-        image=torch.cat(images) if images else None,
-        fps=torch.cat(rates) if rates else None,
-    )
 
 
 def with_fps(case: Case, fps: int) -> Case:

@@ -22,7 +22,7 @@ from .host.long import reused, with_reordered_noise
 from .host.model import PICTURES
 
 Conditionings = Mapping[str, Any]
-"""`positive`, `negative`, and `picture_only`, what the picture alone asks for."""
+"""`positive`, `negative`, and `image_only`, what the picture alone asks for."""
 
 PARTITIONS = 4
 """Of a queue, as published."""
@@ -62,16 +62,17 @@ class Clips:
         drawn = to_frames(Noise(seed).draw((1, *start.transpose(0, 1).shape))) if noise is None else noise
         amount = 1.0 if self.exact or not pure else sampling.full_noise(self.model, sigmas)
         return sampling.run(
-            sampling.guided(self.model, self.guidance),
+            self.model,
             self.sampler(pure),
             sigmas,
-            **(self.told if told is None else told),
-            image_cfg=1.0 if self.guidance.image_scale is None else self.guidance.image_scale,
-            cfg=self.guidance.scale,
-            noise=amount * drawn,
-            latent=torch.zeros_like(start) if pure and mask is None else start,
-            mask=mask,
-            seed=seed if self.exact else seed % MOST_SEED,
+            {name: one for name, one in (self.told if told is None else told).items() if one is not None},
+            self.guidance,
+            sampling.Start(
+                noise=amount * drawn,
+                latent=torch.zeros_like(start) if pure and mask is None else start,
+                mask=mask,
+                seed=seed if self.exact else seed % MOST_SEED,
+            ),
         )
 
 

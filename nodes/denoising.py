@@ -263,9 +263,12 @@ class VideoCrafterKSampler(io.ComfyNode):
             sigmas=partial(_sigmas, model, sampler_name, scheduler, steps),
             exact=sampler_name in (EXACT, EXACT_LCM),
             guidance=Guidance(
-                scale=told.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg
+                scale=told.cfg,
+                rescale=guidance_rescale,
+                temporal=temporal_guidance,
+                image_scale=None if picture_only is None else image_cfg,
             ),
-            told=dict(zip(("positive", "negative", "picture_only"), told.conditionings, strict=True)),
+            told=dict(zip(("positive", "negative", "image_only"), told.conditionings, strict=True)),
             share=denoise,
         )
         if ways_of(told.conditionings):

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..vc_core.conditioning.types import text_over_time
+from ..vc_core.conditioning import text_over_time
 from ..vc_core.denoising.windows import ContextWindows
 from ..vc_core.errors import UserError
 from ..vc_core.specs import Windows

@@ -26,7 +26,7 @@ from .denoising.freeinit import GivenStart, check_first, next_start
 from .denoising.freenoise import rescheduled
 from .denoising.windows import ContextWindows, Fuse, Order
 from .errors import UserError
-from .pipeline import GREY, Request, VideoCrafter, released
+from .pipeline import Request, VideoCrafter, released
 from .specs import ModelSpec, Windows
 
 Method = Literal["off", "freenoise", "freelong", "windows", "fifo", "continue"]
@@ -227,17 +227,14 @@ def _fifo(
     settings = request.settle(crafter.parts.spec)
     queue = Queue(size=long.window, partitions=long.partitions)
     base = _last(crafter.steps(prompt, picture, request=replace(request, frames=long.window, then=())), on_step)
-    positive = replace(crafter.told((prompt, *request.then), picture, settings), early_text=None)
-    negative = None
-    if settings.sampling.guidance.passes:
-        negative = crafter.told((request.negative,), None if picture is None else GREY, settings)
+    conditionings = crafter.conditionings(prompt, picture, request, settings)
+    positive = replace(conditionings["positive"], early_text=None)
     size = math.prod(settings.shape(crafter.parts.spec)[3:]) * long.window
     replay = crafter.replay()
     made = stream(
         partial(crafter.predict, network=replay),
         crafter.schedule(request),
-        positive,
-        negative,
+        {**conditionings, "positive": positive},
         base=base,
         frames=settings.frames,
         noise=Noise((request.seed + 1) % 2**64),

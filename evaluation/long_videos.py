@@ -87,13 +87,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--fifo-count", type=int, default=1, help="prompts for fifo, which is much slower")
     options.add_argument("--cost-of", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="lengths to time")
     options.add_argument("--result", type=Path, default=ROOT / "benchmarks" / "results" / "long_videos.json")
-    options.add_argument(
-        "--add", action="store_true", help="add to the results in the file, of the same model and settings"
-    )
-    options.add_argument("--sheets", type=Path, default=ROOT / "docs", help="folder for contact sheets")
-    options.add_argument("--shown", type=int, default=0, help="prompts of the longest clips on each contact sheet")
+    options.add_argument("--add", action="store_true", help="to what the result file holds of the same model and steps")
+    options.add_argument("--sheets", type=Path, default=ROOT / "docs" / "images", help="the folder for contact sheets")
+    options.add_argument("--shown", type=int, default=0, help="prompts of the longest length on each sheet")
     options.add_argument("--free-init", type=int, default=0, metavar="PROMPTS", help="held-out prompts for FreeInit")
-    options.add_argument("--free-init-steps", type=int, default=25, help="steps of each of its rounds")
+    options.add_argument("--free-init-steps", type=int, default=25, help="of each of its rounds")
     options.add_argument("--cost", nargs=2, metavar=("WAY", "FRAMES"), help=argparse.SUPPRESS)
     return options
 

@@ -13,7 +13,7 @@ from ..vc_core.errors import UserError
 from .host.compat import advanced, aliases
 from .host.sampling import Progress
 from .host.vae import check_vae, decode_frames, looks_at_ends
-from .references import decode_segments, given_references, references_of
+from .references import decode_sections, given_references, references_of
 
 CATEGORY = "VideoCrafter/frames"
 
@@ -132,7 +132,7 @@ class VideoCrafterDecode(io.ComfyNode):
             raise UserError(f"frames_per_chunk is {frames_per_chunk}; it must be at least 1.")
         if looks_at_ends(vae):
             ends = references_of(samples) if references is None else given_references(references)
-            frames = _gather(decode_segments(latents, vae, ends), len(latents))
+            frames = _gather(decode_sections(latents, vae, ends), len(latents))
         else:
             parts = (decode_frames(vae, part) for part in latents.split(frames_per_chunk))
             frames = _gather(parts, len(latents))

@@ -186,11 +186,11 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
             """The conditioning with the images; branch 0 has their tokens, branch 1 those of a grey image."""
             if single:
                 return with_values(conditioning, {IMAGE_TOKENS: tokens[0][branch], PICTURES: latents})
-            segments = [
+            sections = [
                 {IMAGE_TOKENS: tokens[index][branch], PICTURES: latents[index : index + 2]}
                 for index in range(len(latents) - 1)
             ]
-            return with_ways(conditioning, segments, frames)
+            return with_ways(conditioning, sections, frames)
 
         return io.NodeOutput(conditioned(positive, 0), conditioned(negative, 1), conditioned(negative, 0), latent)
 

@@ -21,8 +21,8 @@ KEY = "videocrafter_references"
 class References:
     """The images of a clip, in order.
 
-    images: h w 3 in 0..1; with more than two, each pair of neighbours is the two ends of a segment.
-    frames: length of a segment, including both ends; 0 for a single segment as long as the clip.
+    images: h w 3 in 0..1; with more than two, each pair of neighbours is the two ends of a section.
+    frames: length of a section, including both ends; 0 for a single section as long as the clip.
     """
 
     images: tuple[Tensor, ...]
@@ -56,22 +56,22 @@ def given_references(images: Tensor) -> References:
     return References(tuple(checked_images(images)))
 
 
-def decode_segments(latents: Tensor, vae: Any, references: References) -> Iterator[Tensor]:
-    """Decodes latents f c h w segment by segment, each with its own two reference images; yields frames f h w 3.
+def decode_sections(latents: Tensor, vae: Any, references: References) -> Iterator[Tensor]:
+    """Decodes latents f c h w section by section, each with its own two reference images; yields frames f h w 3.
 
-    The frame that two segments share is decoded with the later one.
+    The frame that two sections share is decoded with the later one.
 
-    Raises UserError if the number of frames does not match that of the segments.
+    Raises UserError if the number of frames does not match that of the sections.
     """
-    segments = max(1, len(references.images) - 1)
+    sections = max(1, len(references.images) - 1)
     step = references.frames - 1 if references.frames else len(latents)
-    if references.frames and len(latents) != segments * step + 1:
+    if references.frames and len(latents) != sections * step + 1:
         raise UserError(
             f"The latent has {len(latents)} frames, but its {len(references.images)} key frames need "
-            f"{segments * step + 1}. Decode the latent exactly as the sampler outputs it, and cut afterwards."
+            f"{sections * step + 1}. Decode the latent exactly as the sampler outputs it, and cut afterwards."
         )
     height, width = (8 * side for side in latents.shape[2:])
-    for index in range(segments):
+    for index in range(sections):
         clip = latents[index * step :][: references.frames or len(latents)]
         frames = decode_clip(vae, clip, fit_ends(references.images[index : index + 2], height, width))
-        yield frames if index == segments - 1 else frames[:-1]
+        yield frames if index == sections - 1 else frames[:-1]

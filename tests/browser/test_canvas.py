@@ -131,7 +131,7 @@ def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp
 
 
 def _played(canvas, shot):
-    """Run, with previews on the way; then the video that plays in the page."""
+    """Run, with previews meanwhile; then the video that plays in the page."""
     ended = canvas.run()
     assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
     assert ended["previews"] > 0
@@ -246,7 +246,7 @@ def test_help_page_opens(canvas, shots, modern, view):
         canvas.modern(False)
 
 
-def test_an_error_is_told_in_the_page(canvas, shots):
+def test_an_error_is_shown_in_the_page(canvas, shots):
     canvas.drop(stand_ins.FOLDER / f"{stand_ins.START}.json")
     canvas.set("VideoCrafterKSampler", "steps", 27)
     assert canvas.run()["end"] == "execution_error"

@@ -120,7 +120,7 @@ def test_a_dropped_file_opens_its_workflow(canvas, made, name):
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "png"])
 def test_a_file_made_without_a_page_opens_its_prompt(canvas, tmp_path, name):
-    """Prompts that came over HTTP have no workflow; the page lays the nodes out by itself."""
+    """Prompts that came over HTTP have no workflow; the page lays out the nodes automatically."""
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 40, "batch_size": 3, "color": 255}},
         "7": {"class_type": COMBINE, "inputs": {"images": ["1", 0], "fps": 5.5, "format": name}},

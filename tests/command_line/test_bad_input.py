@@ -55,7 +55,7 @@ class TestBadInput:
     ) -> None:
         arguments, message = BAD[case]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is told before weights are read
+        monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is reported before weights are read
         model = () if "-m" in arguments else ("-m", text_model)
         device = () if "--device" in arguments else ("--device", "cpu")
         assert run("text-to-video", "a", *model, *device, *arguments) == 2

@@ -207,7 +207,7 @@ class TestBundledModels:
         assert bundled.resolved(Path("small"), bundled.TEXT) == Path("small")
 
     @pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("3", 3)])
-    def test_small_networks_run_on_one_thread_unless_told_otherwise(
+    def test_small_networks_run_on_one_thread_by_default(
         self, asked: str | None, threads: int, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[int] = []
@@ -234,7 +234,7 @@ class TestBundledModels:
             torch.set_num_threads(before)
 
     @pytest.mark.parametrize(("prompt", "warned"), [("a dog", True), ("a dog moves", False), ("", False)])
-    def test_a_prompt_without_a_known_word_is_told(
+    def test_a_prompt_without_a_known_word_is_reported(
         self,
         prompt: str,
         warned: bool,

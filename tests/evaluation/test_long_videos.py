@@ -1,4 +1,4 @@
-"""The figures of long videos: what they say of clips whose answers are known, and a whole run."""
+"""The figures of long videos: on clips with known answers, and a whole run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures brought to a clip's size, against the reference, and their latents in place."""
+"""Fitting images to a clip's size, compared with the reference, and arranging their latents."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_crop_covers_and_pad_shows_all(size: tuple[int, int]) -> None:
     assert rows / columns == pytest.approx(size[0] / size[1], rel=0.25)  # whole pixels
 
 
-def test_the_same_size_is_left_alone() -> None:
+def test_the_same_size_is_unchanged() -> None:
     picture = torch.randint(0, 256, (16, 24, 3), generator=torch.Generator().manual_seed(1)).float() / 255
     for how in ("crop", "pad", "published"):
         torch.testing.assert_close(fit(picture, 16, 24, how), picture)
 
 
-def test_bad_pictures_and_ways_are_refused() -> None:
+def test_invalid_images_and_options_are_refused() -> None:
     with pytest.raises(UserError, match=r"\(height, width, 3\); this one has \(3, 4, 5\)"):
         fit(torch.zeros(3, 4, 5), 8, 8)
     with pytest.raises(UserError, match="fit is 'squeeze'; it must be one of crop, pad, published"):

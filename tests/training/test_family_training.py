@@ -149,7 +149,7 @@ def test_the_teacher_walks_along_its_probability_flow(guide: Guide, monkeypatch:
     """Of data that is normal, the flow from noise to its end is known exactly."""
     spread = 0.8
 
-    def clean(self: Guide, z: torch.Tensor, sigma: torch.Tensor, *told: torch.Tensor) -> torch.Tensor:
+    def clean(self: Guide, z: torch.Tensor, sigma: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return z * spread**2 / (spread**2 + sigma**2)
 
     monkeypatch.setattr(Guide, "clean", clean)

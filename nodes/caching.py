@@ -23,8 +23,8 @@ class VideoCrafterStepCache(io.ComfyNode):
             display_name="VideoCrafter Step Cache",
             category=CATEGORY,
             description="Nearly the same video in less time: the deep layers of the network run in some of the steps "
-            "only, and in the others their earlier results are extrapolated (as in DeepCache). For runs of 20 steps and "
-            "more, with every sampler; works together with VideoCrafter Guidance Cache.",
+            "only, and in the others their earlier results are extrapolated (as in DeepCache). For runs of 20 or more "
+            "steps, with every sampler; works together with VideoCrafter Guidance Cache.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
                 io.Combo.Input(
@@ -56,7 +56,7 @@ class VideoCrafterGuidanceCache(io.ComfyNode):
             category=CATEGORY,
             description="Nearly the same video in less time: after the first part of the run most passes of the "
             "negative prompt are skipped, and its difference to the positive one is extrapolated (as in FasterCache). "
-            "For runs of 20 steps and more with cfg other than 1, with every sampler; works together with VideoCrafter "
+            "For runs of 20 or more steps with a cfg other than 1, with every sampler; works together with VideoCrafter "
             "Step Cache.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),

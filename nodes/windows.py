@@ -47,11 +47,11 @@ class VideoCrafterContextWindows(io.ComfyNode):
                     "context_schedule",
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
-                    tooltip="How the windows are placed. standard_static: the same in each step. standard_uniform: moved "
-                    "from step to step, which hides their borders. looped_uniform: windows continue from the last "
-                    "frames to the first, for a clip that loops. batched: side by side, without overlap. shifted: side by side, but moved from "
-                    "step to step, which hides their borders and takes little longer than short clips; "
-                    "context_overlap has no effect.",
+                    tooltip="How the windows are placed. standard_static: the same in each step. standard_uniform: "
+                    "moved from step to step, which hides their borders. looped_uniform: windows continue from the "
+                    "last frames to the first, for a clip that loops. batched: side by side, without overlap. shifted: "
+                    "side by side, but moved from step to step, which hides their borders and takes little longer than "
+                    "short clips; context_overlap has no effect.",
                     **advanced(io.Combo.Input),
                 ),
                 io.Combo.Input(

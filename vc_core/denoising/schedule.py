@@ -62,7 +62,7 @@ CLEAN = Level(timestep=0, alpha=1.0)
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """The noising process of a network's training: `alphas_cumprod` and `scale` for each timestep, and what it predicts.
+    """The noising process of a network's training: `alphas_cumprod` and `scale` of each timestep, what it predicts.
 
     Both tables are float64 tensors that hold the float32 values the reference computes with. Timesteps count from 0.
     """

@@ -125,12 +125,7 @@ def measured(options: argparse.Namespace, output: Path) -> dict[str, Any]:
     if on_gpu:
         bench.result.update(versions(clock.device))
         gpu.measure(Card(clock.device, output, options.limit, options.tiny, bench.result), chosen)
-    parts = [part for part in chosen if part in PARTS]
-    if parts:
-        measuring.matmul(bench)
-    for part in parts:
-        logging.getLogger(__name__).info("%s", part)
-        measuring.PARTS[part](bench)
+    measuring.measure(bench, [part for part in chosen if part in PARTS])
     return bench.result
 
 

@@ -58,17 +58,18 @@ def peaks(card: Card) -> None:
     y = torch.empty_like(x)
     taken = card.seconds(lambda: y.copy_(x), 10, 3)["seconds"]
     card.note("peaks", copy_terabytes_per_second=2 * x.nbytes / taken / 1e12)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        frames = torch.randn(*(2, 32, 8, 8) if card.tiny else (32, 320, 72, 128), device=card.device).to(card.half)
-        frames = frames.contiguous(memory_format=layout)
-        weight = torch.randn(frames.shape[1], frames.shape[1], 3, 3, device=card.device).to(frames)
-        weight = weight.contiguous(memory_format=layout)
-        work = 2 * frames.numel() * weight[0].numel()
-        taken = card.seconds(lambda x=frames, w=weight: F.conv2d(x, w, padding=1), 10, 3)["seconds"]  # type: ignore[misc]
-        card.note(
-            "peaks",
-            **{f"convolution_{'nchw' if layout is torch.contiguous_format else 'nhwc'}_tflops": work / taken / 1e12},
-        )
+    for title, layout in (("nchw", torch.contiguous_format), ("nhwc", torch.channels_last)):
+        card.note("peaks", **{f"convolution_{title}_tflops": convolution_rate(card, layout) / 1e12})
+
+
+def convolution_rate(card: Card, layout: torch.memory_format) -> float:
+    """Operations per second of a 3x3 convolution in a memory format."""
+    frames = torch.randn(*(2, 32, 8, 8) if card.tiny else (32, 320, 72, 128), device=card.device).to(card.half)
+    frames = frames.contiguous(memory_format=layout)
+    weight = torch.randn(frames.shape[1], frames.shape[1], 3, 3, device=card.device).to(frames)
+    weight = weight.contiguous(memory_format=layout)
+    taken = card.seconds(lambda: F.conv2d(frames, weight, padding=1), 10, 3)["seconds"]
+    return 2 * frames.numel() * weight[0].numel() / taken
 
 
 def name(kind: torch.dtype) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -247,25 +248,28 @@ def attention_cases(device: torch.device, large: bool) -> Iterator[Case]:
 
 def attention(size: Attended, device: torch.device) -> Case:
     """Temporal attention at one size."""
-    f, heads, d = size.frames, size.heads, size.width
-    first, length = (f // 2, 2 * f) if size.window else (0, f)
-    mask = causal_mask(f, torch.zeros((), device=device, dtype=size.dtype)) if size.causal else None
-
-    def inputs() -> Inputs:
-        maps = (torch.randn(1, length, size.pixels, heads * d, device=device, dtype=size.dtype) for _ in range(3))
-        vectors = (torch.randn(2 * f - 1, d, device=device, dtype=size.dtype) for _ in range(2))
-        return (*(x[:, first : first + f] for x in maps), *vectors)
+    mask = causal_mask(size.frames, torch.zeros((), device=device, dtype=size.dtype)) if size.causal else None
 
     def ours(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
         vectors = {"k_positions": r, "v_positions": s} if size.relative else {}
-        return kernels.attend_over_frames(q, k, v, heads, mask=mask, **vectors)
+        return kernels.attend_over_frames(q, k, v, size.heads, mask=mask, **vectors)
 
     def theirs(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
         return plain_attention(size, mask, q, k, v, r, s)
 
     cuts = {f"{cut}": with_cut(size, mask, cut) for cut in attention_cuts(size)} if size in ATTENDED[:2] else {}
-    moved = 4 * f * size.pixels * heads * d
+    moved = 4 * size.frames * size.pixels * size.heads * size.width
+    inputs = partial(attention_inputs, size, device)
     return Case("attend_over_frames", str(size), inputs, ours, theirs, moved, size.dtype, cuts)
+
+
+def attention_inputs(size: Attended, device: torch.device) -> Inputs:
+    """Random queries, keys, values, and relative positions of keys and values."""
+    f, width = size.frames, size.heads * size.width
+    first, length = (f // 2, 2 * f) if size.window else (0, f)
+    maps = (torch.randn(1, length, size.pixels, width, device=device, dtype=size.dtype) for _ in range(3))
+    vectors = (torch.randn(2 * f - 1, size.width, device=device, dtype=size.dtype) for _ in range(2))
+    return (*(x[:, first : first + f] for x in maps), *vectors)
 
 
 def plain_attention(

@@ -307,6 +307,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
+def measure(bench: Bench, parts: Sequence[str]) -> None:
+    """Runs the given parts, and before them the matrix product to which they are compared."""
+    if parts:
+        matmul(bench)
+    for part in parts:
+        log.info("%s", part)
+        PARTS[part](bench)
+
+
 def name(size: Sequence[int]) -> str:
     """A size as text."""
     return "x".join(map(str, size))

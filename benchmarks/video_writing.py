@@ -88,17 +88,23 @@ def programs() -> dict[str, str]:
     return known
 
 
+def timings(floats: torch.Tensor, raw: Path, runs: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Program -> wall-clock and CPU seconds of each run; the programs take turns."""
+    seconds: dict[str, list[tuple[float, float]]] = {"vc_core": []}
+    for _ in range(runs):
+        seconds["vc_core"].append(ours(floats, folder))
+        for version, program in programs().items():
+            seconds.setdefault(f"ffmpeg {version}", []).append(theirs(program, raw, folder))
+    return seconds
+
+
 def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
     """Rates of writing a clip of `count` frames, by `vc_core` and by each ffmpeg program."""
     frames = np.stack(list(clip(count)))
     raw = folder / "raw"
     frames.tofile(raw)
     floats = torch.from_numpy(frames).float().div_(255.0)
-    seconds: dict[str, list[tuple[float, float]]] = {"vc_core": []}
-    for _ in range(runs):
-        seconds["vc_core"].append(ours(floats, folder))
-        for version, program in programs().items():
-            seconds.setdefault(f"ffmpeg {version}", []).append(theirs(program, raw, folder))
+    seconds = timings(floats, raw, runs, folder)
     medians = {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in seconds.items()}
     own = medians["vc_core"]
     others = {name: values for name, values in medians.items() if name != "vc_core"}

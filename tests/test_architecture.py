@@ -36,8 +36,7 @@ ARROWS = {
 }
 EVERYTHING = {
     "pipeline",
-    "keyframes",
-    "longer",
+    "long",
     "cli",
     "demo",
     "options",
@@ -174,6 +173,20 @@ def test_only_the_host_touches_comfyui_internals(file: Path):
         if item.relative or item.top not in COMFYUI or file.parts[:2] == ("nodes", "host"):
             continue
         assert item.module.startswith("comfy_api.latest"), f"{item}: ask nodes/host for it"
+
+
+SAMPLES = {"make", "run", "sample", "sample_custom", "within", "estimate"}
+"""Calls that sample a clip or call a network."""
+LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@pytest.mark.parametrize("file", _files("nodes"), ids=str)
+def test_nodes_leave_loops_over_clips_to_methods(file: Path):
+    """Segments, rounds and queues are those of `vc_core.long`, which asks nodes for one clip at a time."""
+    for loop in (node for node in ast.walk(_tree(file)) if isinstance(node, LOOPS)):
+        for call in (node for node in ast.walk(loop) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            assert name not in SAMPLES, f"{file}:{call.lineno}: {name}() in a loop; write a method in vc_core/long"
 
 
 @pytest.mark.parametrize("file", _files("vc_core", "nodes"), ids=str)

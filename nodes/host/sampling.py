@@ -134,6 +134,11 @@ def _with_noise_of_the_cpu(function: Callable[..., Tensor]) -> Callable[..., Ten
     return sample
 
 
+def first_level(model: Any, sigmas: Tensor) -> Level:
+    """The noise level at which a run with these sigmas begins. Raises UserError as `rescaled` does."""
+    return rescaled(model.get_model_object("model_sampling")).level(float(sigmas[0]))
+
+
 def full_noise(model: Any, sigmas: Tensor) -> float:
     """The factor of the noise with which a sampler of ComfyUI's own starts from noise alone, as in training.
 

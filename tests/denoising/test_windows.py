@@ -13,7 +13,8 @@ from torch import Tensor
 from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Level, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.denoiser import estimated
-from vc_core.denoising.fifo import Queue, down, stream
+from vc_core.denoising.fifo import Queue, down, estimator
+from vc_core.denoising.fifo import run as run_queue
 from vc_core.denoising.freeinit import low_pass, mixed, next_start
 from vc_core.denoising.samplers import ddim
 from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, windowed
@@ -178,11 +179,10 @@ class Still:
 
 def fifo(model: Still, frames: int, text: Tensor, queue: Queue) -> list[Tensor]:
     base = torch.full((1, 2, queue.size, 2, 2), model.value)
-    told = Conditioning(text=text)
-    off = Guidance(scale=1.0)
-    return list(
-        stream(model, SCHEDULE, {"positive": told}, base=base, frames=frames, noise=Noise(2), guidance=off, queue=queue)
+    estimate = estimator(
+        model, SCHEDULE, {"positive": Conditioning(text=text)}, frames=frames, guidance=Guidance(scale=1.0)
     )
+    return list(run_queue(estimate, queue.levels(SCHEDULE), base, frames, Noise(2), queue))
 
 
 def test_a_queue_finds_the_clip_that_the_model_knows() -> None:
@@ -207,16 +207,9 @@ def test_a_queue_tells_every_frame_its_own_text() -> None:
 def test_a_queue_delivers_while_it_runs() -> None:
     model = Still(0.1)
     told, queue = Conditioning(text=torch.zeros(1, 3, 1)), Queue(size=4, partitions=2)
-    made = stream(
-        model,
-        SCHEDULE,
-        {"positive": told},
-        base=torch.zeros(1, 2, 4, 2, 2),
-        frames=10**9,
-        noise=Noise(2),
-        guidance=Guidance(scale=1.0),
-        queue=queue,
-    )
+    endless = 10**9
+    estimate = estimator(model, SCHEDULE, {"positive": told}, frames=endless, guidance=Guidance(scale=1.0))
+    made = run_queue(estimate, queue.levels(SCHEDULE), torch.zeros(1, 2, 4, 2, 2), endless, Noise(2), queue)
     assert next(made).shape == next(made).shape == (1, 2, 2, 2)
 
 
@@ -226,12 +219,14 @@ def test_a_queue_refuses_what_it_cannot_do() -> None:
             Queue(**wrong)  # type: ignore[arg-type]
     told = Conditioning(text=torch.zeros(1, 3, 1), concat=torch.zeros(1, 4, 16, 2, 2))
     base = torch.zeros(1, 2, 16, 2, 2)
-    options: dict[str, object] = {"frames": 20, "noise": Noise(1), "guidance": Guidance(scale=1.0)}
-    with pytest.raises(UserError, match="continue a picture"):
-        stream(Still(0), SCHEDULE, {"positive": told}, base=base, **options)  # type: ignore[arg-type]
-    plain = Conditioning(text=torch.zeros(1, 3, 1))
+    guidance = Guidance(scale=1.0)
+    with pytest.raises(UserError, match="continue an image"):
+        estimator(Still(0), SCHEDULE, {"positive": told}, frames=20, guidance=guidance)
+    plain = estimator(
+        Still(0), SCHEDULE, {"positive": Conditioning(text=torch.zeros(1, 3, 1))}, frames=20, guidance=guidance
+    )
     with pytest.raises(UserError, match="clip of 16 frames"):
-        stream(Still(0), SCHEDULE, {"positive": plain}, base=base[:, :, :9], **options)  # type: ignore[arg-type]
+        run_queue(plain, Queue().levels(SCHEDULE), base[:, :, :9], 20, Noise(1), Queue())
 
 
 def spectrum(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 
 from vc_core.denoising import Sampling
 from vc_core.denoising.windows import ContextWindows
-from vc_core.longer import Long
-from vc_core.longer import frames as long_frames
+from vc_core.long import frames as long_frames
+from vc_core.long.fifo import Fifo
 from vc_core.network import parts
 from vc_core.network.replay import MOST_KINDS, CudaRecorder, Replay
 from vc_core.network.unet import Deep, VideoUNet
@@ -240,10 +240,10 @@ def test_a_run_is_the_same_with_recorded_passes(crafter, recorders, monkeypatch,
 
 def test_a_queue_is_the_same_with_recorded_passes(crafter, recorders, monkeypatch):
     request = Request(frames=6, sampling=Sampling(steps=2), together=False, **SIZE)
-    long = Long(method="fifo", window=4, overlap=1, partitions=2)
-    replayed = torch.cat(list(long_frames(crafter, "a boat", request=request, long=long))).clone()
+    method = Fifo(window=4, partitions=2)
+    replayed = torch.cat(list(long_frames(crafter, "a boat", request=request, method=method))).clone()
     monkeypatch.undo()
-    plain = torch.cat(list(long_frames(crafter, "a boat", request=request, long=long)))
+    plain = torch.cat(list(long_frames(crafter, "a boat", request=request, method=method)))
     torch.testing.assert_close(replayed, plain, atol=1e-5, rtol=0)
     assert [recorder.released for recorder in recorders] == [1]
     assert recorders[0].replayed > 10

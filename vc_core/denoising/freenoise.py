@@ -1,7 +1,7 @@
 """Clips longer than a model was trained on: FreeNoise (arXiv:2310.15169), noise rescheduling and motion injection.
 
-The frames of the first window get fresh noise. Every later frame reuses that of an earlier one, a window before it, in
-an order shuffled inside each group of `stride` frames: distant frames stay related, and still no two groups are alike.
+The frames of the first window have fresh noise. Every later frame has that of an earlier one, a window before it, with
+the order shuffled inside each group of `stride` frames: distant frames stay related, and yet no two groups are alike.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PLAIN_STEPS = range(5, 16)
 
 
 def rescheduled(noise: Tensor, windows: Windows, source: NoiseSource) -> Tensor:
-    """Noise b c f h w for a long clip, made of its own first frames. One drawn row of numbers for each group of frames
-    gives the order, the same for all samples. A clip of one window is left as it is, and nothing is drawn for it."""
+    """Noise b c f h w for a long clip, rescheduled from its first frames. A row of numbers is drawn for each group of
+    frames and gives its order, the same for all samples. A clip of one window is returned as it is, without a draw."""
     groups = range(windows.size, noise.shape[2], windows.stride)
     orders = (source.draw((windows.stride,), "cpu", noise.dtype).argsort().tolist() for _ in groups)
     return reordered(noise, windows, orders)
@@ -40,7 +40,7 @@ def reordered(noise: Tensor, windows: Windows, orders: Iterable[Sequence[int]]) 
 
 def with_motion_injection(model: Model) -> Model:
     """A model that uses a conditioning's `early_text` in the published steps of a run alone: the first ones, which
-    make the layout, and the late ones; between them frames move as their own texts say."""
+    decide the layout, and the late ones; in between, frames move by their own texts."""
 
     def predict(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         if conditioning.early_text is not None and evaluation.step in PLAIN_STEPS:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising.guidance import guide
+from vc_core.network.call import Pass
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import PRESETS, AutoencoderSpec, ModelSpec, UNetSpec
 
@@ -133,4 +134,4 @@ class Network:
         self.network = network
 
     def __call__(self, x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
-        return run(self.network)(x, timestep, given.text, given.image, given.fps, temporal=evaluation.temporal)
+        return run(self.network)(x, timestep, given, Pass(evaluation))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Noise, Sampling, sample
+from vc_core.network.call import Pass
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.shapes.captions import caption
 from worlds.shapes.world import Scene, random_scene, render
@@ -93,8 +94,7 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
 
     def predict(x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         dtype = crafter.parts.dtype
-        cast = given.to(dtype=dtype)
-        out: Tensor = unet(x.to(dtype), timestep, cast.text, cast.image, cast.fps, temporal=evaluation.temporal)
+        out: Tensor = unet(x.to(dtype), timestep, given.to(dtype=dtype), Pass(evaluation))
         return out
 
     side = spec.size_multiple

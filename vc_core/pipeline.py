@@ -32,11 +32,12 @@ from .denoising.freenoise import with_motion_injection
 from .denoising.windows import windowed
 from .frames.fitting import Fit, fit, fit_ends, picture_latent
 from .frames.pixels import to_network, to_unit
-from .network.contexts import KeptContexts
-from .network.hooks import NO_HOOKS, Hooks
+from .network.adapter import Adapter, Recording
+from .network.adapters.contexts import KeptContexts
+from .network.adapters.deep import KeepDeep
+from .network.call import Deep, Pass
 from .network.memory import free_bytes
 from .network.replay import CudaRecorder, Replay
-from .network.unet import Deep
 from .request import PLAIN, Request, Settings
 from .specs import Windows
 
@@ -46,7 +47,8 @@ class VideoCrafter:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.hooks: Hooks | None = None  # those of every pass; None keeps keys and values for each run
+        self.adapters: tuple[Adapter, ...] = ()  # of every pass, in this order
+        self.compiled = False
         self.graphs = True  # whether passes are replayed where that is possible, see `replay`
 
     @classmethod
@@ -71,7 +73,7 @@ class VideoCrafter:
         check_compiler(self.parts.device)
         assert self.parts.unet is not None
         self.parts.unet.compile()
-        self.hooks = NO_HOOKS
+        self.compiled = True
 
     def schedule(self, request: Request) -> NoiseSchedule:
         """The schedule that a request samples under: the model's, without the timesteps before the request's start."""
@@ -156,8 +158,8 @@ class VideoCrafter:
     def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
         """The model of a run, with its caches and windows."""
         cache = None if request.step_cache is None else step_cache(len(levels) - 1, request.step_cache)
-        hooks = self.hooks or KeptContexts()
-        predict = partial(self.predict, windows=request.windows, cache=cache, hooks=hooks, network=replay)
+        adapters = self.adapters if self.compiled else (*self.adapters, KeptContexts())
+        predict = partial(self.predict, windows=request.windows, cache=cache, adapters=adapters, network=replay)
         model = with_motion_injection(predict)
         if request.context is None or settings.frames <= request.context.size:
             return model
@@ -175,9 +177,10 @@ class VideoCrafter:
 
     def replay(self) -> Replay | None:
         """What replays the passes of a run as CUDA graphs, for `predict`; None where they should run one launch at a
-        time: on other devices, with hooks, compiled, and where `graphs` is switched off."""
+        time: on other devices, with adapters that cannot be recorded, compiled, and where `graphs` is switched off."""
         nvidia = self.parts.device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None
-        if not (nvidia and self.graphs) or self.hooks is not None:
+        refused = any(adapter.recording is Recording.REFUSED for adapter in self.adapters)
+        if not (nvidia and self.graphs) or self.compiled or refused:
             return None
         assert self.parts.unet is not None
         return Replay(self.parts.unet, CudaRecorder(self.parts.device))
@@ -286,7 +289,7 @@ class VideoCrafter:
         *,
         windows: Windows | None = None,
         cache: Cache | None = None,
-        hooks: Hooks = NO_HOOKS,
+        adapters: tuple[Adapter, ...] = (),
         network: Replay | None = None,
     ) -> Tensor:
         """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f. `network` is what calls
@@ -294,33 +297,21 @@ class VideoCrafter:
         unet = self.parts.unet
         assert unet is not None
         dtype = self.parts.dtype
-
         given = conditioning.to(dtype=dtype)
-        motion = given.motion
-        if motion is not None:
+        if given.motion is not None:
             moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
-            motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
+            motion = torch.where(moving.to(given.motion.device), given.motion, torch.zeros_like(given.motion))
+            given = replace(given, motion=motion)
         key, step = (evaluation.key, conditioning.early_text is None), evaluation.step
-        deep = None if cache is None or step is None else Deep(SHALLOW, cache.get(key, step))
-        computed = deep is not None and deep.features is None
+        known = None if cache is None or step is None else cache.get(key, step)
+        deep = None if known is None else Deep(SHALLOW, known)
+        keep = KeepDeep(SHALLOW)
+        if cache is not None and known is None:
+            adapters = (keep, *adapters)
         call = unet.in_memory if network is None else network
-        out = call(
-            x.to(dtype),
-            timestep,
-            given.text,
-            given.image,
-            given.fps,
-            hooks=hooks,
-            temporal=evaluation.temporal,
-            concat=given.concat,
-            guidance=given.guidance,
-            motion=motion,
-            windows=windows,
-            early_text=given.early_text,
-            deep=deep,
-        )
-        if computed and cache is not None and step is not None and deep is not None and deep.features is not None:
-            cache.add(key, step, deep.features)
+        out = call(x.to(dtype), timestep, given, Pass(evaluation, windows, adapters, deep))
+        if cache is not None and step is not None and keep.result is not None:
+            cache.add(key, step, keep.result)
         return out
 
 

@@ -1,4 +1,4 @@
-"""The deep features that a run keeps for the network, and which pass may continue them."""
+"""The deep features that a run keeps for the network, and which pass may continue from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ...vc_core.denoising.caching import SHALLOW, Cache, step_index
-from ...vc_core.network.unet import Deep
 from .branches import branches_of
 
 STEP_CACHE = "videocrafter_step_cache"
@@ -20,7 +19,7 @@ STEP_CACHE = "videocrafter_step_cache"
 class StepRun:
     """The deep features of one run.
 
-    A pass is known again by its conditioning, its context window and its number among such passes at one noise level:
+    A pass is recognized by its conditioning, its context window and its number among such passes at one noise level:
     nodes that guide by a changed model, as Perturbed-Attention Guidance does, run a conditioning more than once.
     """
 
@@ -31,8 +30,9 @@ class StepRun:
         self.numbers: Counter[Hashable] = Counter()
         self.keys: list[Hashable] = []
 
-    def deep(self, options: dict[str, Any], clips: int) -> Deep:
-        """What the pass that begins now should do: continue, or run whole and then be given to `keep`."""
+    def features(self, options: dict[str, Any], clips: int) -> Tensor | None:
+        """The features that the pass which begins now should continue from; None for a whole pass, whose features are
+        then given to `keep`."""
         level = float(options["sigmas"].flatten()[0])
         if level != self.level:
             self.level, self.step = level, step_index(self.starts, level)
@@ -43,7 +43,7 @@ class StepRun:
         self.keys = [(name, where, self._number((name, where))) for name in names]
         found = [self.cache.get(key, self.step) for key in self.keys]
         known = [features for features in found if features is not None]
-        return Deep(SHALLOW, torch.cat(known) if len(known) == len(found) else None)
+        return torch.cat(known) if len(known) == len(found) else None
 
     def keep(self, features: Tensor) -> None:
         """The features of the pass that has just run whole, (b f) c h w."""
@@ -56,5 +56,5 @@ class StepRun:
 
 
 def shallow_control(control: Any) -> Any:
-    """The residuals of a ControlNet for a pass that leaves the deep blocks out."""
+    """The residuals of a ControlNet for a pass without the deep blocks."""
     return {**control, "output": control["output"][:SHALLOW]} if control and "output" in control else control

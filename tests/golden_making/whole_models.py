@@ -195,7 +195,8 @@ def turbo_e2e(folder: Path) -> Path:
     def predict(x: Tensor, timestep: Tensor, _: Evaluation) -> Tensor:
         motion = torch.full((2,), 0.2 if float(timestep[0]) > 550 else 0.0)
         network: VideoUNet = crafter.parts.unet
-        return network(x, timestep, text, fps=torch.full((2,), 9.0), guidance=torch.full((2,), 4.0), motion=motion)
+        scales = {"guidance": torch.full((2,), 4.0), "motion": motion}
+        return network(x, timestep, Conditioning(text, fps=torch.full((2,), 9.0), **scales))
 
     run = consistent(predict, timesteps, x, noise)
     tensors.update({"run0/x_T": x, "run0/noise": noise, "run0/x": run["x"], "run0/denoised": run["denoised"]})

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vc_core.conditions import Conditioning
+from vc_core.network.call import Pass
 from vc_core.network.layers import ResBlock
 from vc_core.network.transformers import SpatialTransformer, TemporalTransformer
 from vc_core.network.unet import VideoUNet
@@ -88,16 +90,15 @@ class Passes:
     def given(self, texts: int = 1) -> list[Any]:
         """What the network is called with, for so many texts."""
         unet, device, dtype = self.spec.unet, self.card.device, next(self.network.parameters()).dtype
-        told = models.told(unet, 2, device, dtype)
         x = models.latents(unet, self.size, device, dtype)
-        text = torch.cat([told.text] + [models.told(unet, seed, device, dtype).text for seed in range(3, 2 + texts)])
-        return [x, torch.full((1,), 500.0, device=device), text, None, told.fps]
+        conditioning = Conditioning.joined([models.told(unet, seed, device, dtype) for seed in range(2, 2 + texts)])
+        return [x, torch.full((1,), 500.0, device=device), conditioning]
 
     @cached_property
     def operations(self) -> int:
         """Of one pass with one text."""
         meta = VideoUNet(self.spec.unet, device="meta")
-        given = [one.to("meta", torch.float32) if isinstance(one, Tensor) else one for one in self.given()]
+        given = [one.to("meta", torch.float32) for one in self.given()]
         return operations(lambda: meta(*given))
 
     def report(self, way: str, call: Callable[..., Tensor], texts: int = 1, profiled: bool = False) -> None:
@@ -230,7 +231,8 @@ def windows(card: Card) -> None:
     spec, (frames, height, width) = models.case("vc2_320x512", card.tiny)
     network = models.unet(spec.unet, card.device, card.half)
     here = Passes(card, "windows", spec, (4 * frames, height, width), network)
-    call = partial(models.run(network), windows=Windows(size=frames, stride=max(1, frames // 4)))
+    windows = Windows(size=frames, stride=max(1, frames // 4))
+    call = partial(models.run(network), run=Pass(windows=windows))
     with models.by_plain_layers(network):
         here.report("plain", call)
     models.arrange(network)

@@ -15,6 +15,7 @@ from torch import Tensor
 from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.denoising.guidance import Guidance, guide
 from vc_core.errors import UserError
+from vc_core.network.call import Pass
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import ModelSpec, Windows
@@ -64,9 +65,8 @@ class Bench:
         """What a UNet is called with."""
         device, dtype = device or self.device, dtype or self.dtype
         unet = self.spec.unet
-        told = models.told(unet, 2, device, dtype)
         timestep = torch.tensor([500.0], device=device)
-        return [models.latents(unet, size, device, dtype), timestep, told.text, None, told.fps]
+        return [models.latents(unet, size, device, dtype), timestep, models.told(unet, 2, device, dtype)]
 
     def operations(self, size: Size, **keywords: Any) -> int:
         """Of one UNet pass."""
@@ -150,7 +150,7 @@ def guided(bench: Bench) -> None:
     model = models.Network(network)
     for size in [size for size in bench.sizes if bench.operations(size) / bench.rate < bench.longest / 10]:
         x, timestep = bench.inputs(size)[:2]
-        step = guide(model, positive, negative, Guidance(scale=12.0), **models.TOGETHER)
+        step = guide(model, {"positive": positive, "negative": negative}, Guidance(scale=12.0), **models.TOGETHER)
         expected = 2 * bench.operations(size) / bench.rate
 
         def passes(x: Tensor = x, timestep: Tensor = timestep) -> None:
@@ -182,7 +182,7 @@ def growth(bench: Bench) -> None:
             given = bench.inputs(size)
 
             def run(given: list[Any] = given, windows: Windows | None = windows) -> None:
-                models.run(network)(*given, windows=windows)
+                models.run(network)(*given, Pass(windows=windows))
 
             each = bench.clock.once(run) / frames
             first = first or each
@@ -257,13 +257,13 @@ def compiled(bench: Bench) -> None:
     crafter = VideoCrafter.load(SMALL_MODEL, device=bench.device, dtype=bench.dtype)
     unet = crafter.parts.unet
     assert unet is not None
-    told = crafter.condition("a red square moves to the left", None, 8.0)
+    conditioning = crafter.condition("a red square moves to the left", None, 8.0)
     sizes = [(16, 8, 8), (24, 8, 8), (32, 8, 8)]
     given = [
         [models.latents(unet.spec, size, bench.device, bench.dtype), torch.tensor([500.0], device=bench.device)]
         for size in sizes
     ]
-    plain = [bench.clock.seconds(lambda one=one: unet(*one, told.text, None, told.fps)) for one in given]  # type: ignore[misc]
+    plain = [bench.clock.seconds(lambda one=one: unet(*one, conditioning)) for one in given]  # type: ignore[misc]
     if not hasattr(crafter, "compile"):
         bench.result["compiled"] = {"left_out": "this revision cannot"}
         return
@@ -272,8 +272,8 @@ def compiled(bench: Bench) -> None:
     except UserError as error:
         bench.result["compiled"] = {"left_out": str(error)}
         return
-    first = [bench.clock.once(lambda one=one: unet(*one, told.text, None, told.fps)) for one in given]  # type: ignore[misc]
-    later = [bench.clock.seconds(lambda one=one: unet(*one, told.text, None, told.fps)) for one in given]  # type: ignore[misc]
+    first = [bench.clock.once(lambda one=one: unet(*one, conditioning)) for one in given]  # type: ignore[misc]
+    later = [bench.clock.seconds(lambda one=one: unet(*one, conditioning)) for one in given]  # type: ignore[misc]
     bench.result["compiled"] = {
         name(size): {"first_call_seconds": begun, "over_plain": now / was}
         for size, begun, now, was in zip(sizes, first, later, plain, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,12 +31,14 @@ def pass_bytes(spec: ModelSpec, size: Size, network: VideoUNet | None = None) ->
     """What lives at the most in one UNet pass of this size in fp16, without the weights."""
     network = network or VideoUNet(spec.unet, device="meta", dtype=torch.float16, attention=fused)
     meta = torch.device("meta")
-    told = models.told(spec.unet, 2, meta, torch.float16)
+    conditioning = models.told(spec.unet, 2, meta, torch.float16)
     x = models.latents(spec.unet, size, meta, torch.float16)
-    image = told.text[:, :16] if spec.unet.image_attention else None
-    concat = x[:, : spec.unet.concat_channels] if spec.unet.concat_channels else None
+    if spec.reads_images:
+        conditioning = replace(conditioning, image=conditioning.text[:, :16])
+    if spec.continues_images:
+        conditioning = replace(conditioning, concat=x[:, : spec.unet.concat_channels])
     timestep = torch.tensor([500.0], device=meta)
-    return live_bytes(lambda: network(x, timestep, told.text, image, told.fps, concat=concat))
+    return live_bytes(lambda: network(x, timestep, conditioning))
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vc_core.denoising import Sampling, Step
-from vc_core.longer import Long, frames
+from vc_core.long import frames
+from vc_core.long.off import Off
 from vc_core.pipeline import Request, VideoCrafter
 
 from .detector import observe
@@ -33,7 +34,7 @@ def in_rounds(crafter: VideoCrafter, case: Case, rounds: int, sampling: Sampling
             found.append(step.x)
 
     request = Request(seed=case.seed, fps=case.scene.fps, sampling=sampling)
-    for _ in frames(crafter, case.prompt, request=request, long=Long(method="off", free_init=rounds), on_step=keep):
+    for _ in frames(crafter, case.prompt, request=request, method=Off(free_init=rounds), on_step=keep):
         pass
     return [np.asarray(crafter.decode(latents).cpu().numpy(), dtype=np.float32) for latents in found]
 

@@ -29,7 +29,15 @@ import torch
 from vc_core.denoising import Sampling
 from vc_core.frames.pixels import save_picture
 from vc_core.frames.sheet import contact_sheet
-from vc_core.longer import Long, frames
+from vc_core.long import Method, frames
+from vc_core.long.continuing import Continue
+from vc_core.long.fifo import Fifo
+from vc_core.long.freelong import FreeLong
+from vc_core.long.freenoise import FreeNoise
+from vc_core.long.loop import Loop
+from vc_core.long.off import Off
+from vc_core.long.windows import OverlappingWindows
+from vc_core.long.windows_fast import ShiftedWindows
 from vc_core.pipeline import Request, VideoCrafter
 from worlds.shapes.world import DIRECTIONS
 
@@ -43,19 +51,19 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 SEGMENT = 16
-WAYS: dict[str, Long] = {
-    "freenoise": Long(method="freenoise"),
-    "freelong": Long(method="freelong"),
-    "windows": Long(method="windows", stride=8),
-    "windows every 12": Long(method="windows", stride=12),
-    "windows shifted": Long(method="windows", stride=16, order="shifted"),
-    "windows static": Long(method="windows", stride=8, order="static"),
-    "windows looped": Long(method="windows", stride=8, order="looped"),
-    "continue": Long(method="continue"),
-    "continue sharing 4": Long(method="continue", overlap=4),
-    "continue sharing 3": Long(method="continue", overlap=3),
-    "fifo": Long(method="fifo"),
-    "plain": Long(method="off"),
+WAYS: dict[str, Method] = {
+    "freenoise": FreeNoise(),
+    "freelong": FreeLong(),
+    "windows": OverlappingWindows(),
+    "windows every 12": OverlappingWindows(stride=12),
+    "windows shifted": ShiftedWindows(),
+    "windows static": OverlappingWindows(order="static"),
+    "windows looped": Loop(),
+    "continue": Continue(),
+    "continue sharing 4": Continue(overlap=4),
+    "continue sharing 3": Continue(overlap=3),
+    "fifo": Fifo(),
+    "plain": Off(),
 }
 BORDERS = {
     "windows static": 8,
@@ -97,10 +105,10 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def make(crafter: VideoCrafter, case: Case, long: Long, count: int, steps: int) -> Array:
+def make(crafter: VideoCrafter, case: Case, method: Method, count: int, steps: int) -> Array:
     """One clip f h w 3; DDIM without fresh noise, as FreeNoise's authors take it."""
     request = Request(seed=case.seed, frames=count, fps=case.scene.fps, sampling=Sampling(steps=steps, eta=0.0))
-    made = list(frames(crafter, case.prompt, request=request, long=long))
+    made = list(frames(crafter, case.prompt, request=request, method=method))
     return np.asarray(torch.stack(made).numpy(), dtype=np.float32)
 
 
@@ -190,9 +198,9 @@ def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:
     crafter = VideoCrafter.load(model)
     case = long_cases(1)[0]
 
-    def seconds(frames: int, long: Long) -> float:
+    def seconds(frames: int, method: Method) -> float:
         begin = time.process_time()
-        make(crafter, case, long, frames, steps)
+        make(crafter, case, method, frames, steps)
         return (time.process_time() - begin) / frames
 
     plain = WAYS["plain"]

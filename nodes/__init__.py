@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import analytic, caching, checkpoint, combine, conditioning, denoising, frames, long, pictures, renamed, windows
+from . import (
+    analytic,
+    caching,
+    checkpoint,
+    combine,
+    conditioning,
+    frames,
+    ksampler,
+    long,
+    pictures,
+    renamed,
+    sampler,
+    scheduler,
+    windows,
+)
 from .host import replacing
 
 
@@ -16,7 +30,20 @@ class VideoCrafterExtension(ComfyExtension):
         await replacing.register(renamed.RENAMED)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        modules = (checkpoint, conditioning, pictures, denoising, long, windows, caching, frames, combine, analytic)
+        modules = (
+            checkpoint,
+            conditioning,
+            pictures,
+            ksampler,
+            sampler,
+            scheduler,
+            long,
+            windows,
+            caching,
+            frames,
+            combine,
+            analytic,
+        )
         return [node for module in modules for node in module.NODES]
 
 

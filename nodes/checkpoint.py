@@ -37,9 +37,9 @@ def _preset() -> io.Combo.Input:
         "preset",
         options=[AUTO, *PRESETS],
         default=AUTO,
-        tooltip="Which published model the file is. auto reads it from the file and is right for all published files "
-        "and for those converted by this project; choose one only for a file whose noise schedule and defaults are "
-        "not in it.",
+        tooltip="Which published model the file is. auto reads it from the file's tensors; choose one only for a file "
+        "whose noise schedule and defaults are not in it, or whose tensors could also be those of another published "
+        "model (see docs/presets.md).",
         **advanced(io.Combo.Input),
     )
 

@@ -171,7 +171,7 @@ def with_settings(
     """The conditionings with the settings of a run, for a MODEL of any kind. An fps of 0 and a negative motion leave
     what is there. A model that reads its guidance scale gets it, and is then run without guidance."""
     spec = getattr(model.model, "spec", None)
-    reads_scale = spec is not None and bool(spec.unet.guidance_width)
+    reads_scale = spec is not None and spec.embeds_guidance
     values: dict[str, Any] = {}
     if reads_scale:
         values[GUIDANCE] = float(cfg)
@@ -208,7 +208,7 @@ def _projector(model: Any) -> Any:
         raise UserError(
             "The model input is not a VideoCrafter model. Connect the one from VideoCrafter's checkpoint loader."
         )
-    if not spec.unet.image_attention:
+    if not spec.reads_images:
         raise UserError(
             f"{spec.name} is a text-to-video model: it cannot see pictures. Load an image-to-video model "
             "(VideoCrafter1 I2V-512), or leave this node out."

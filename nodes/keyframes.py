@@ -1,87 +1,73 @@
-"""A row of key frames in the host: a CONDITIONING that knows every way from a picture to the next."""
+"""A row of key frames in the host: a CONDITIONING that holds the images of every section."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..vc_core.errors import UserError
-from ..vc_core.keyframes import length as core_length
+from ..vc_core.long.keyframes import KeyFrames
 from .host.model import KEY_FRAMES
 
 Conditioning = list[tuple[Any, dict[str, Any]]]
-FRAMES = "frames"
+FRAMES, SECTIONS = "frames", "ways"
+"""Keys of a row in the CONDITIONING."""
 
 
-def length(pictures: int, frames: int, *, loop: bool) -> int:
-    """Frames of the latent: those of the video, and for a loop the last one, which is the first again. One picture
-    alone makes a clip of `frames`."""
-    if pictures == 1:
+def length(images: int, frames: int, *, loop: bool) -> int:
+    """Frames of the latent: those of the video, and for a loop the last one, which is the first again. One image alone
+    makes a clip of `frames`."""
+    if images == 1:
         return frames + int(loop)
-    return core_length(pictures, frames, closed=loop) + int(loop)
+    return KeyFrames(sections=images - (not loop), frames=frames).length
 
 
-def with_ways(conditioning: Conditioning, ways: Sequence[Mapping[str, Any]], frames: int) -> Conditioning:
-    """The conditioning of a row: what each way adds to it, and how many frames a way has."""
-    row = {"ways": [dict(way) for way in ways], FRAMES: frames}
-    return [(text, {**told, KEY_FRAMES: row}) for text, told in conditioning]
+def with_sections(conditioning: Conditioning, sections: Sequence[Mapping[str, Any]], frames: int) -> Conditioning:
+    """The conditioning of a row: what each section adds to it, and how many frames a section has."""
+    row = {SECTIONS: [dict(section) for section in sections], FRAMES: frames}
+    return [(text, {**values, KEY_FRAMES: row}) for text, values in conditioning]
 
 
-def ways_of(conditionings: Sequence[Conditioning | None]) -> int:
-    """How many ways the conditionings of a run hold; 0 for a plain clip. Raises UserError where they differ."""
-    rows = [told.get(KEY_FRAMES) for each in conditionings if each is not None for _, told in each]
-    counts = {0 if row is None else len(row["ways"]) for row in rows}
-    if len(counts) > 1:
+def of_section(values: dict[str, Any], number: int) -> dict[str, Any]:
+    """The values of a conditioning for one section; those of a plain clip stay as they are."""
+    if KEY_FRAMES not in values:
+        return values
+    plain = {key: value for key, value in values.items() if key != KEY_FRAMES}
+    return {**plain, **values[KEY_FRAMES][SECTIONS][number]}
+
+
+def has_row(conditionings: Iterable[Conditioning | None]) -> bool:
+    """Whether the conditionings of a run hold a row of key frames. Raises UserError where they differ."""
+    return _row(conditionings) is not None
+
+
+def row_of(conditionings: Iterable[Conditioning | None], latents: Tensor, mask: Tensor | None) -> KeyFrames | None:
+    """The row of key frames that the conditionings of a run hold, if any.
+
+    Raises UserError where they differ, for a noise mask, and for a latent of another length than the row.
+    """
+    row = _row(conditionings)
+    if row is None:
+        return None
+    if mask is not None:
+        raise UserError("A noise mask is not supported with a row of key frames: leave the mask out.")
+    if latents.shape[0] != row.length:
+        raise UserError(
+            f"The latent has {latents.shape[0]} frames, but this row of key frames makes {row.length}: {row.sections} "
+            f"sections of {row.frames} frames whose ends they share. Connect the latent that VideoCrafter Picture to "
+            "Video returns."
+        )
+    return row
+
+
+def _row(conditionings: Iterable[Conditioning | None]) -> KeyFrames | None:
+    found = [values.get(KEY_FRAMES) for each in conditionings if each is not None for _, values in each]
+    rows = {None if row is None else KeyFrames(sections=len(row[SECTIONS]), frames=row[FRAMES]) for row in found}
+    if len(rows) > 1:
         raise UserError(
             "Only some of the conditionings hold the row of key frames. Connect positive, negative and, if it is used, "
             "picture_only of the same VideoCrafter Picture to Video."
         )
-    return counts.pop() if counts else 0
-
-
-def along(
-    make: Callable[..., Tensor],
-    told: Mapping[str, Conditioning | None],
-    latents: Tensor,
-    mask: Tensor | None,
-    seed: int,
-) -> Tensor:
-    """The ways one after the other, as `vc_core.keyframes` joins them: latents f c h w without doubled frames.
-
-    make: (where a clip starts, its noise mask, its seed, conditionings by name) -> the clip.
-    Raises UserError for a noise mask, and for a latent of another length than the row.
-    """
-    positive = told["positive"]
-    assert positive  # a row was found in it
-    row = positive[0][1][KEY_FRAMES]
-    ways, frames = len(row["ways"]), row[FRAMES]
-    wanted = ways * (frames - 1) + 1
-    if mask is not None:
-        raise UserError("A row of key frames does not go together with a noise mask: leave the mask out.")
-    if latents.shape[0] != wanted:
-        raise UserError(
-            f"The latent has {latents.shape[0]} frames, but this row of key frames makes {wanted}: {ways} ways of "
-            f"{frames} frames whose ends they share. Connect the latent that VideoCrafter Picture to Video gives."
-        )
-    parts = []
-    for way in range(ways):
-        start = latents[way * (frames - 1) :][:frames]
-        chosen = {name: None if each is None else _of_way(each, way, frames) for name, each in told.items()}
-        clip = make(start, None, (seed + way) % 2**64, chosen)
-        parts.append(clip if way == ways - 1 else clip[:-1])
-    return torch.cat(parts)
-
-
-def _of_way(conditioning: Conditioning, way: int, frames: int) -> Conditioning:
-    """What one way adds to the conditioning; of a text for each frame, those of its own frames."""
-    first = way * (frames - 1)
-    return [
-        (
-            text[first : first + frames] if text.shape[0] > 1 else text,
-            {**{key: value for key, value in told.items() if key != KEY_FRAMES}, **told[KEY_FRAMES]["ways"][way]},
-        )
-        for text, told in conditioning
-    ]
+    return rows.pop() if rows else None

@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..vc_core.conditioning.types import text_over_time
-from ..vc_core.denoising.windows import ContextWindows
+from ..vc_core.conditioning import text_over_time
 from ..vc_core.errors import UserError
-from ..vc_core.specs import Windows
+from ..vc_core.long import METHODS, Method, method_named
+from ..vc_core.long.method import Feature, OneClip, Parameter, Use, Video
+from ..vc_core.long.off import Off
+from ..vc_core.long.table import check, settled, with_eta
+from ..vc_core.long.video import model_uses
+from ..vc_core.specs import ModelSpec, UNetSpec, Windows
 from .frames import check_latents
-from .host.compat import advanced, aliases
-from .host.long import check_not_nested, with_freenoise, with_passes_in_windows
+from .host.compat import advanced, aliases, choice
+from .host.long import check_not_nested, with_freenoise
 from .host.model import EARLY_TEXT, PICTURES, check_text_frames
-from .keyframes import ways_of
+from .host.sampling import first_level
+from .keyframes import has_row
 
 CATEGORY = "VideoCrafter/long"
+ROUNDS = "free_init"
+"""The parameter that is a widget of the sampler node, for all methods."""
 
-OFF, FREENOISE, CONTINUE, FREELONG = "off", "freenoise", "continue", "freelong"
-WINDOWS, LOOP, FIFO = "windows", "loop", "fifo"
-WINDOWS_FAST = "windows_fast"
-LONG_VIDEO = (OFF, FREENOISE, CONTINUE, FREELONG, WINDOWS, LOOP, FIFO, WINDOWS_FAST)
-"""The sampler node's ways to long clips."""
-PATCHES: dict[str, Callable[[Any], Any]] = {
-    FREENOISE: lambda model: with_freenoise(model, Windows(), reuse=True),
-    FREELONG: lambda model: with_freenoise(model, Windows(spectral=True), reuse=True),
-    WINDOWS: lambda model: with_passes_in_windows(model, ContextWindows(order="uniform")),
-    LOOP: lambda model: with_passes_in_windows(model, ContextWindows(order="looped")),
-    WINDOWS_FAST: lambda model: with_passes_in_windows(model, ContextWindows(stride=16, order="shifted")),
-}
-"""Those that are something done to the model."""
-SEGMENT = 16
-"""Frames that the models were trained on; up to so many, all methods are plain sampling."""
-MOST_ROUNDS = 10
-"""Of FreeInit."""
+MOST_ROUNDS = max(int(item.high or 0) for item in Off.parameters() if item.name == ROUNDS)
+LongVideoSettings = io.Custom("VIDEOCRAFTER_LONG_VIDEO")
+"""The socket of a method with its settings."""
+TRAINED = UNetSpec().temporal_length
+"""Frames that models of another kind count as trained on."""
+LONG_VIDEO = (
+    f"For clips longer than the model was trained on, usually {TRAINED} frames; shorter ones do not change. Use eta 0, "
+    f"but 1 with {' and '.join(with_eta(1))}. Time "
+    f"is per frame, relative to clips of {TRAINED} frames.\n"
+) + "\n".join(f"{name}: {each.summary}; time {each.time}." for name, each in METHODS.items())
 NOISE_MODES = ("shuffled", "fresh")
 
 
 class VideoCrafterFreeNoise(io.ComfyNode):
-    """A patch that lets a model of 16 frames make many more."""
+    """A patch that lets a model that was trained on 16 frames make many more."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -51,7 +52,7 @@ class VideoCrafterFreeNoise(io.ComfyNode):
             display_name="VideoCrafter FreeNoise",
             category=CATEGORY,
             description="Lets the model make clips of 32, 64, 128 or more frames that stay one scene: frames see each "
-            "other in overlapping windows, and the noise of the first frames is used again for the later ones "
+            "other in overlapping windows, and the later frames reuse the noise of the first ones "
             "(FreeNoise). Clips of one window or less do not change.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
@@ -167,66 +168,114 @@ def _text(conditioning: Any) -> Tensor:
     return text
 
 
-def check_long(
-    name: str, model: Any, latents: Tensor, told: tuple[Any, ...], *, from_noise: bool, rounds: int = 0
+class VideoCrafterLongVideo(io.ComfyNode):
+    """A long-video method with its settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterLongVideo",
+            display_name="VideoCrafter Long Video",
+            category=CATEGORY,
+            description="A method for long clips with settings of its own, for long_video_settings of VideoCrafter "
+            "KSampler. Without this node, long_video of VideoCrafter KSampler takes the settings that measured best.",
+            inputs=[
+                choice(
+                    "method",
+                    {
+                        name: [_widget(item) for item in each.parameters() if item.name != ROUNDS]
+                        for name, each in METHODS.items()
+                        if name != Off.name
+                    },
+                    tooltip="The method; its settings are below. What each is for: see long_video of VideoCrafter "
+                    "KSampler.",
+                )
+            ],
+            outputs=[
+                LongVideoSettings.Output(
+                    display_name="long_video_settings", tooltip="For long_video_settings of VideoCrafter KSampler."
+                )
+            ],
+            **aliases("videocrafter", "long video", "window", "overlap", "stride"),
+        )
+
+    @classmethod
+    def execute(cls, method: dict[str, Any] | str) -> io.NodeOutput:
+        values = {"method": method} if isinstance(method, str) else dict(method)
+        return io.NodeOutput(method_named(values.pop("method"))(**values))
+
+
+def _widget(item: Parameter) -> Any:
+    """The widget of a method's parameter."""
+    tooltip = f"{item.help[0].upper()}{item.help[1:]}."
+    if item.choices:
+        return io.Combo.Input(item.name, options=list(item.choices), default=item.default, tooltip=tooltip)
+    kind, step = (io.Int, 1) if item.kind is int else (io.Float, 0.05)
+    return kind.Input(item.name, default=item.default, min=item.low or 0, max=item.high, step=step, tooltip=tooltip)
+
+
+def chosen(name: str, settings: Method | None, rounds: int, model: Any, frames: int) -> Method:
+    """The method of a run by a MODEL, with `rounds` of FreeInit. settings: those of VideoCrafter Long Video, which take
+    the place of the name. Raises UserError for names and rounds that do not exist, and rounds with other methods."""
+    spec = getattr(model.model, "spec", None)
+    method = settled(
+        method_named(name)() if settings is None else settings,
+        trained=TRAINED if spec is None else spec.unet.temporal_length,
+        frames=frames,
+    )
+    if isinstance(method, OneClip):
+        return replace(method, free_init=rounds)
+    if rounds:
+        raise UserError(
+            f"free_init is not supported with long_video {method.name}, which has no rounds: set it to 0, or choose "
+            "freenoise."
+        )
+    return method
+
+
+def check_used(
+    method: Method,
+    model: Any,
+    conditionings: Mapping[str, Any],
+    latent: Mapping[str, Any],
+    denoise: float,
+    sigmas: Callable[[float], Tensor],
 ) -> None:
-    """Raises UserError for a way to long videos that does not exist or does not go with the sampler's other inputs."""
-    if name not in LONG_VIDEO:
-        raise UserError(f"There is no way {name!r} to long videos; choose one of {', '.join(LONG_VIDEO)}.")
-    if not 0 <= rounds <= MOST_ROUNDS:
-        raise UserError(f"free_init is {rounds}; it should be from 0 (off) to {MOST_ROUNDS} further rounds.")
-    long = latents.shape[0] > SEGMENT
-    if long and name != OFF:
-        check_not_nested(model, f"long_video {name}")
-    for what, asked in ((f"long_video {name}", long and name in (CONTINUE, FIFO)), ("free_init", rounds > 0)):
-        if asked and not from_noise:
-            raise UserError(
-                f"{what} makes clips from noise alone: set denoise to 1 and leave the noise mask out, or choose "
-                "long_video freenoise without free_init."
-            )
-    if rounds and long and name in (CONTINUE, FIFO):
-        raise UserError(f"free_init does not go together with long_video {name}: set it to 0, or choose freenoise.")
-    if rounds or (long and name in (CONTINUE, FIFO)):
-        _check_row(told)
-    if name == CONTINUE and long:
-        _check_end(told)
-    if name == FIFO and long:
-        _check_queue(model, told)
+    """Raises UserError where a method does not support the sampler's other inputs."""
+    frames = len(latent["samples"])
+    if not method.is_plain(frames):
+        check_not_nested(model, f"long_video {method.name}")
+    uses = _uses(conditionings, getattr(model.model, "spec", None))
+    if denoise < 1:
+        uses[Feature.SOURCE] = Use(given=f"A denoise of {denoise:g}", cure="Set denoise to 1")
+    if latent.get("noise_mask") is not None:
+        uses[Feature.MASK] = Use(given="A noise mask", cure="Leave the noise mask out")
+    video = Video(frames=frames, first=lambda: first_level(model, sigmas(1.0)), option="long_video", uses=uses)
+    check(method, video)
 
 
-def check_texts(told: Mapping[str, Any], frames: int) -> None:
-    """Raises UserError for prompts over time of another length than the clip. Ways to long videos cut them later."""
-    for name, conditioning in told.items():
+def _uses(conditionings: Mapping[str, Any], spec: ModelSpec | None) -> dict[Feature, Use]:
+    """What a method may not support of the conditionings and the model."""
+    uses = {} if spec is None else model_uses(spec)
+    entries = [entry for each in conditionings.values() for entry in each or ()]
+    if has_row(conditionings.values()):
+        given = "A row of key frames"
+        uses[Feature.KEY_FRAMES] = Use(given=given, cure="Give VideoCrafter Picture to Video two images at most")
+    if any(len(values.get(PICTURES, ())) > 1 for _, values in entries):
+        cure = "Leave end_image and loop of VideoCrafter Picture to Video out"
+        uses[Feature.END_IMAGE] = Use(given="An end image or a loop", cure=cure)
+    if any(text.shape[0] > 1 for text, _ in entries):
+        uses[Feature.FRAME_TEXTS] = Use(given="VideoCrafter Prompts Over Time", cure="Connect one prompt")
+    if any(values.get("control") is not None for _, values in entries):
+        uses[Feature.CONTROL] = Use(given="ControlNet", cure="Leave ControlNet out")
+    return uses
+
+
+def check_texts(conditionings: Mapping[str, Any], frames: int) -> None:
+    """Raises UserError for prompts over time of another length than the clip, before a method cuts them."""
+    for name, conditioning in conditionings.items():
         for text, _ in conditioning or ():
             check_text_frames(text, frames, name)
 
 
-def _check_row(told: tuple[Any, ...]) -> None:
-    if ways_of(told):
-        raise UserError(
-            "A row of key frames is made way by way, each a clip of its own: set long_video to off and free_init to 0."
-        )
-
-
-def _check_end(told: tuple[Any, ...]) -> None:
-    if any(len(each.get(PICTURES, ())) > 1 for conditioning in told for _, each in conditioning):
-        raise UserError(
-            "long_video continue goes on from the last frame of each clip, so it comes to no end picture and to no "
-            "loop: choose windows or freenoise, or leave end_image and loop of VideoCrafter Picture to Video out."
-        )
-
-
-def _check_queue(model: Any, told: tuple[Any, ...]) -> None:
-    spec = getattr(model.model, "spec", None)
-    cure = "choose freenoise, windows or continue"
-    if any(text.shape[0] > 1 for conditioning in told for text, _ in conditioning):
-        raise UserError(f"long_video fifo does not know prompts over time: {cure}.")
-    if any(each.get("control") is not None for conditioning in told for _, each in conditioning):
-        raise UserError(
-            "long_video fifo does not know ControlNet, whose hints each belong to a frame: choose freenoise."
-        )
-    if spec is not None and (spec.unet.concat_channels or spec.unet.motion_width):
-        raise UserError(f"long_video fifo cannot drive models that continue a picture or have motion guidance: {cure}.")
-
-
-NODES: list[type[io.ComfyNode]] = [VideoCrafterFreeNoise, VideoCrafterPromptsOverTime]
+NODES: list[type[io.ComfyNode]] = [VideoCrafterFreeNoise, VideoCrafterPromptsOverTime, VideoCrafterLongVideo]

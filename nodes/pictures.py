@@ -19,7 +19,7 @@ from .frames import empty_latent
 from .host.compat import advanced, aliases
 from .host.model import IMAGE_TOKENS, PICTURES
 from .host.vae import encode_frames, encode_sampled, looks_at_ends
-from .keyframes import length, with_ways
+from .keyframes import length, with_sections
 from .references import with_row
 
 POSTERIORS = ("mean", "sampled")
@@ -179,10 +179,11 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
         def told(conditioning: Conditioning, which: int) -> Conditioning:
             if len(row) <= 2 and not ring:
                 return with_values(conditioning, {IMAGE_TOKENS: tokens[0][which], PICTURES: latents})
-            ways = [
-                {IMAGE_TOKENS: tokens[way][which], PICTURES: latents[way : way + 2]} for way in range(len(latents) - 1)
+            sections = [
+                {IMAGE_TOKENS: tokens[number][which], PICTURES: latents[number : number + 2]}
+                for number in range(len(latents) - 1)
             ]
-            return with_ways(conditioning, ways, frames)
+            return with_sections(conditioning, sections, frames)
 
         return io.NodeOutput(told(positive, 0), told(negative, 1), told(negative, 0), latent)
 
@@ -199,7 +200,7 @@ def _picture_latents(vae: Any, pictures: Sequence[Tensor], posterior: str, seed:
 
 def _check_continues(model: Any, frames: int, *, ends: bool) -> None:
     spec = getattr(model.model, "spec", None)
-    if spec is None or not spec.unet.concat_channels:
+    if spec is None or not spec.continues_images:
         name = "The model" if spec is None else spec.name
         raise UserError(
             f"{name} does not continue pictures: this node is for DynamiCrafter and ToonCrafter. For VideoCrafter1 "

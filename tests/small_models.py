@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vc_core.checkpoint import METADATA_KEY, PREFIXES
+from vc_core.checkpoint import METADATA_KEY, PARTS
 from vc_core.checkpoint.building import build_empty
 from vc_core.checkpoint.lora import GUIDANCE, _in_order
 from vc_core.denoising import NoiseSchedule
@@ -81,11 +81,11 @@ def state_dict(spec: ModelSpec, seed: int = 5) -> dict[str, torch.Tensor]:
     """A whole checkpoint's tensors: every part the spec has, and the noise schedule."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for part, prefix in PREFIXES.items():
-        if part.startswith("image") and getattr(spec, part) is None:
+    for part, record in PARTS.items():
+        if getattr(spec, part, None) is None:
             continue
         for name, value in _randomised(build_empty(spec, part), generator).items():
-            tensors[prefix + name] = value
+            tensors[record.prefix + name] = value
     schedule = NoiseSchedule.from_spec(spec.diffusion)
     tensors["alphas_cumprod"] = schedule.alphas_cumprod.float()
     if spec.diffusion.rescale is not None:

@@ -10,10 +10,10 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
+from syntax import code, files, tree
 
 from comfyui.base import comfy_path, make_base
 from run import ROOT
@@ -24,19 +24,19 @@ ARROWS = {
     "specs": set(),
     "checks": {"specs"},
     "bundled": set(),
-    "network": {"specs"},
-    "conditioning": {"specs", "network"},
+    "conditions": set(),
+    "network": {"specs", "conditions"},
+    "conditioning": {"specs", "network", "conditions"},
     "files": set(),
     "frames": {"specs", "files"},
     "autoencoder": {"specs", "network", "frames"},
     "video": {"frames", "files"},
-    "denoising": {"specs", "conditioning"},
+    "denoising": {"specs", "conditions"},
     "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {
     "pipeline",
-    "keyframes",
-    "longer",
+    "long",
     "cli",
     "demo",
     "options",
@@ -85,33 +85,10 @@ class Import:
         return f"{self.file.as_posix()}:{self.line} imports {self.module}"
 
 
-def _files(*folders: str) -> list[Path]:
-    found = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    assert found, f"no code in {folders}"
-    return [path.relative_to(ROOT) for path in found]
-
-
-def _code() -> list[Path]:
-    return [
-        *_files("vc_core", "nodes", "worlds", "training", "evaluation", "benchmarks"),
-        Path("run.py"),
-        Path("__init__.py"),
-    ]
-
-
-@cache
-def _tree(file: Path) -> ast.Module:
-    return ast.parse((ROOT / file).read_text(encoding="utf-8"), str(file))
-
-
-def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(_tree(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
 def _deferred(file: Path) -> set[ast.AST]:
     """Everything that does not run when the file is imported."""
     found: set[ast.AST] = set()
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             found.update(ast.walk(node))
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -122,7 +99,7 @@ def _deferred(file: Path) -> set[ast.AST]:
 def _imports(file: Path) -> Iterator[Import]:
     deferred = _deferred(file)
     package = file.parent.parts
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(file, node.lineno, alias.name, False, node in deferred)
@@ -138,7 +115,7 @@ def _part(file: Path) -> str:
     return file.parts[1].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", _files("vc_core"), ids=str)
+@pytest.mark.parametrize("file", files("vc_core"), ids=str)
 def test_arrows_inside_the_core(file: Path):
     part = _part(file)
     assert part in ARROWS or part in EVERYTHING, f"{file}: say in ARROWS what {part!r} may import"
@@ -151,7 +128,7 @@ def test_arrows_inside_the_core(file: Path):
         assert allowed, f"{item}, but {part} may import {sorted(ARROWS.get(part, ()))} only"
 
 
-@pytest.mark.parametrize("file", _files("vc_core", "nodes"), ids=str)
+@pytest.mark.parametrize("file", files("vc_core", "nodes"), ids=str)
 def test_the_pack_imports_itself_relatively(file: Path):
     """ComfyUI names the package after its path, so an absolute name of ours would be another module, or none."""
     in_host = file.parts[:2] == ("nodes", "host")
@@ -161,13 +138,13 @@ def test_the_pack_imports_itself_relatively(file: Path):
         assert not item.relative or item.top in {"vc_core", "nodes"}, f"{item}: not part of what ComfyUI loads"
 
 
-@pytest.mark.parametrize("file", _files("vc_core", "worlds", "training", "evaluation"), ids=str)
+@pytest.mark.parametrize("file", files("vc_core", "worlds", "training", "evaluation"), ids=str)
 def test_only_nodes_know_comfyui(file: Path):
     for item in _imports(file):
         assert item.relative or item.top not in COMFYUI, f"{item}: only nodes may"
 
 
-@pytest.mark.parametrize("file", _files("nodes"), ids=str)
+@pytest.mark.parametrize("file", files("nodes"), ids=str)
 def test_only_the_host_touches_comfyui_internals(file: Path):
     for item in _imports(file):
         if item.relative or item.top not in COMFYUI or file.parts[:2] == ("nodes", "host"):
@@ -175,15 +152,15 @@ def test_only_the_host_touches_comfyui_internals(file: Path):
         assert item.module.startswith("comfy_api.latest"), f"{item}: ask nodes/host for it"
 
 
-@pytest.mark.parametrize("file", _files("vc_core", "nodes"), ids=str)
+@pytest.mark.parametrize("file", files("vc_core", "nodes"), ids=str)
 def test_heavy_packages_are_imported_when_used(file: Path):
     for item in _imports(file):
         assert item.when_used or item.top not in WHEN_USED, f"{item} at import: move it into the function that uses it"
 
 
-@pytest.mark.parametrize("file", _code(), ids=str)
+@pytest.mark.parametrize("file", code(), ids=str)
 def test_no_unsafe_calls(file: Path):
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(tree(file)):
         where = f"{file}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in UNSAFE, f"{where}: {node.func.id}()"
@@ -197,9 +174,9 @@ def test_no_unsafe_calls(file: Path):
             assert "NotImplementedError" not in ast.unparse(node.exc), f"{where}: a stub"
 
 
-@pytest.mark.parametrize("file", _files("vc_core", "nodes"), ids=str)
+@pytest.mark.parametrize("file", files("vc_core", "nodes"), ids=str)
 def test_no_global_settings(file: Path):
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(tree(file)):
         where = f"{file}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = ast.unparse(node.func)
@@ -213,27 +190,11 @@ def test_no_global_settings(file: Path):
                 assert not target.startswith(("torch.", "os.environ", "sys.path")), f"{where}: sets {target}"
 
 
-@pytest.mark.parametrize("file", _code(), ids=str)
-def test_files_and_functions_stay_small(file: Path):
-    lines = len((ROOT / file).read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{file} has {lines} lines; give its second noun a file of its own"
-    for function in _functions(file):
-        where = f"{file}:{function.lineno} {function.name}"
-        # Triton takes every argument of a kernel by position, and gives each a line of its own.
-        kernel = any(ast.unparse(item).startswith("triton.jit") for item in function.decorator_list)
-        first = function.body[0].lineno if kernel else function.lineno
-        if function.name != "define_schema":  # a table of inputs and tooltips
-            assert (function.end_lineno or 0) - first < 60, f"{where} is longer than 60 lines"
-        arguments = [item.arg for item in function.args.posonlyargs + function.args.args]
-        if function.name != "execute" and not kernel:  # the arguments of `execute` are the node's inputs
-            assert len(set(arguments) - {"self", "cls"}) <= 8, f"{where} takes more than 8 positional arguments"
-
-
 def test_node_ids_are_literal_prefixed_and_unique():
     """The registry's scanner reads them without running anything."""
     ids = []
-    for file in _files("nodes"):
-        for node in ast.walk(_tree(file)):
+    for file in files("nodes"):
+        for node in ast.walk(tree(file)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("io.Schema", "Schema"):
                 given = {word.arg: word.value for word in node.keywords}["node_id"]
                 assert isinstance(given, ast.Constant), f"{file}:{node.lineno}: node_id is not a plain string"
@@ -249,7 +210,7 @@ def test_requirements_and_project_file_agree():
     line = next(line for line in project.splitlines() if line.startswith("dependencies = "))
     assert json.loads(line.removeprefix("dependencies = ")) == written
     assert not any(name.startswith("torch") for name in written), "ComfyUI brings PyTorch; a pack must not replace it"
-    sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in _files("vc_core", "nodes"))
+    sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in files("vc_core", "nodes"))
     for line in written:
         name = re.split(r"[>=]", line)[0]
         module = {"pillow": "PIL", "open_clip_torch": "open_clip"}.get(name, name)

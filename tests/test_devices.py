@@ -11,7 +11,9 @@ from pretended import PretendedCuda
 
 from vc_core.denoising import Sampling, Source
 from vc_core.denoising.windows import ContextWindows
-from vc_core.longer import Long, frames
+from vc_core.long import frames
+from vc_core.long.continuing import Continue
+from vc_core.long.fifo import Fifo
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import Windows
 
@@ -92,8 +94,8 @@ def test_video_to_video_runs_on_another_device(crafter):
 
 
 @pytest.mark.parametrize("crafter", ["text"], indirect=True)
-@pytest.mark.parametrize("method", ["fifo", "continue"])
+@pytest.mark.parametrize("method", [Fifo(window=2, partitions=1), Continue(window=2, overlap=1)])
 def test_long_videos_run_on_another_device(crafter, method):
-    request, long = Request(frames=3, sampling=SAMPLING, **SIZE), Long(method=method, window=2, overlap=1, partitions=1)
+    request = Request(frames=3, sampling=SAMPLING, **SIZE)
     with PretendedCuda():
-        assert len(list(frames(crafter, "a red square", request=request, long=long))) == 3
+        assert len(list(frames(crafter, "a red square", request=request, method=method))) == 3

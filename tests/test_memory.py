@@ -90,7 +90,7 @@ def test_attention_in_blocks_equals_the_whole(monkeypatch):
     block = AttentionBlock(512, Layers()).eval()
     q, k, v = torch.randn(3, 2, 45, 512)
     whole = sdpa_attention(q, k, v, heads=1)
-    block.budget.values = 2 * 45 * 7
+    block.plan.budget.values = 2 * 45 * 7
     seen = []
 
     def watched(q, k, v, heads):

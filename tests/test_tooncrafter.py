@@ -11,10 +11,12 @@ from PIL import Image
 from test_family_cli import PICTURED, count, run, save
 from torch import Tensor
 
-from vc_core import cli, keyframes, longer
+from vc_core import cli
 from vc_core.checkpoint import inspect_checkpoint
 from vc_core.frames.pixels import load_picture
-from vc_core.longer import Long
+from vc_core.long import frames, key_frames
+from vc_core.long.video import applied
+from vc_core.long.windows import OverlappingWindows
 from vc_core.pipeline import Request, VideoCrafter
 
 TOON = replace(PICTURED, name="tiny_tooncrafter", autoencoder=replace(PICTURED.autoencoder, reference_levels=(2, 3)))
@@ -56,32 +58,32 @@ def test_generate_shows_the_decoder_both_ends(
     first, end = pictures
     end_picture = end if case == "two pictures" else None
     request = replace(REQUEST, loop=case == "a loop")
-    frames = crafter.generate("a boat", first, request=request, end_picture=end_picture)
-    latents = last(crafter.steps("a boat", first, request=request, end_picture=end_picture))
+    frames = crafter.generate("a boat", first, request=request, end_image=end_picture)
+    latents = last(crafter.steps("a boat", first, request=request, end_image=end_picture))
     shown = pictures if end_picture is not None else (first, first)
     wanted = crafter.decode(latents, shown)
     assert torch.equal(frames, wanted[:-1] if request.loop else wanted)
     assert float((wanted - crafter.decode(latents)).abs().max()) > 0.01
 
 
-def test_every_way_of_a_row_is_decoded_between_its_own_pictures(
+def test_every_section_of_a_row_is_decoded_between_its_own_images(
     crafter: VideoCrafter, pictures: tuple[Tensor, Tensor]
 ) -> None:
     first, end = pictures
-    frames = list(keyframes.frames(crafter, ["a"], [first, end, first], request=REQUEST))
-    assert len(frames) == 11
-    ways = [
-        crafter.generate("a", start, request=replace(REQUEST, seed=seed), end_picture=stop)
+    made = list(key_frames(crafter, ["a"], [first, end, first], request=REQUEST))
+    assert len(made) == 11
+    sections = [
+        crafter.generate("a", start, request=replace(REQUEST, seed=seed), end_image=stop)
         for seed, start, stop in ((3, first, end), (4, end, first))
     ]
-    torch.testing.assert_close(torch.stack(frames), torch.cat([ways[0][:-1], ways[1]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.stack(made), torch.cat([sections[0][:-1], sections[1]]), atol=1e-4, rtol=0)
 
 
 def test_a_long_clip_is_decoded_at_once(crafter: VideoCrafter, pictures: tuple[Tensor, Tensor]) -> None:
     request = replace(REQUEST, frames=9)
-    way = Long(method="windows", window=5, stride=2, overlap=2)
-    made = torch.stack(list(longer.frames(crafter, "a", pictures[0], request=request, long=way)))
-    latents = last(crafter.steps("a", pictures[0], request=way.applied(request)))
+    method = OverlappingWindows(window=5, stride=2)
+    made = torch.stack(list(frames(crafter, "a", pictures[0], request=request, method=method)))
+    latents = last(crafter.steps("a", pictures[0], request=applied(method, request, crafter.parts.spec)))
     torch.testing.assert_close(made, crafter.decode(latents, pictures[:1]), atol=1e-5, rtol=0)
 
 

@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from vc_core.checkpoint.lora import GUIDANCE
 from vc_core.checkpoint.saving import save_tensors
+from vc_core.conditions import Conditioning
 from vc_core.denoising.schedule import NoiseSchedule
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import T2V_TURBO
@@ -74,9 +75,8 @@ class Student(nn.Module):
         for name, up, down in zip(self.places, self.ups, self.downs, strict=True):
             weight = self.unet.get_parameter(name)
             weights[name] = weight + (up @ down).view_as(weight)
-        out: Tensor = functional_call(
-            self.unet, weights, (x, timesteps, text, None, fps), {"guidance": scale}, strict=False
-        )
+        conditioning = Conditioning(text, fps=fps, guidance=scale)
+        out: Tensor = functional_call(self.unet, weights, (x, timesteps, conditioning), strict=False)
         return out
 
     def tensors(self) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class Guide:
         x = (z * self.rescaled.signal_of(sigma)).repeat(2, 1, 1, 1, 1)
         when = self.rescaled.timestep_of(sigma).expand(len(x))
         with torch.autocast(z.device.type, torch.bfloat16):
-            both = self.teacher.unet(x, when, texts, None, fps.repeat(2))
+            both = self.teacher.unet(x, when, Conditioning(texts, fps=fps.repeat(2)))
         conditional, other = (z - sigma * noise for noise in both.float().chunk(2))
         return other + _wide(scale) * (conditional - other)
 

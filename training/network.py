@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vc_core.conditioning.text_encoder import TextEncoder
+from vc_core.conditions import Conditioning
 from vc_core.network.transformers import TemporalTransformer
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import (
@@ -85,7 +86,7 @@ class Network(nn.Module):
         """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip."""
         with torch.autocast(x.device.type, enabled=False):  # 16 bits are slower than 32 in so narrow a tower
             text = self.text.encode(rows)
-        out: Tensor = self.unet(x, timesteps, text, image, fps, concat=concat)
+        out: Tensor = self.unet(x, timesteps, Conditioning(text, image, fps, concat))
         return out
 
 

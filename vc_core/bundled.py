@@ -1,4 +1,4 @@
-"""The small models that come with this repository: where they lie, their short name, and the words that they know."""
+"""The bundled models, which are small: their files, their short name, and the words that they were trained on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CONTINUING = FOLDER / "videocrafter_small_dynamicrafter.safetensors"
 TURBO_LORA = FOLDER / "videocrafter_small_turbo_lora.safetensors"
 
 SHORT_NAME = "small"
-"""Stands for whichever of them a command needs."""
+"""Short for whichever of them a command needs."""
 NAMES = "videocrafter_small_"
-"""How the names in their specs begin, also after a LoRA."""
+"""The beginning of the names in their specs, also after a LoRA."""
 
 _WORDS = """
 red green blue yellow orange purple violet cyan turquoise white black grey navy brown
@@ -28,8 +28,8 @@ WORDS = frozenset(_WORDS.split())
 
 
 def model_for(*, picture: bool, continues: bool) -> Path:
-    """The model that makes videos from text; of a `picture`; or, where it `continues` one, up to a last picture or back
-    to the first."""
+    """The model for videos from text, from an image (`picture`), or from an image up to a last one or back to the first
+    (`continues`)."""
     if continues:
         return CONTINUING
     return IMAGE if picture else TEXT
@@ -41,8 +41,8 @@ def resolved(path: Path, bundled: Path) -> Path:
 
 
 def warning(model: str, prompt: str) -> str:
-    """What to tell about a prompt none of whose words the model of this name (in its spec) was trained on; empty where
-    there is nothing to tell, as for every model that is not one of these."""
+    """A warning about a prompt that has none of the words that the bundled model of this name (in its spec) was trained
+    on; empty for other prompts and other models."""
     words = re.findall(r"\w+", prompt.lower())
     if not model.startswith(NAMES) or not words or not WORDS.isdisjoint(words):
         return ""

@@ -1,4 +1,4 @@
-"""What a request and a model must have in common."""
+"""Checks of a request against the model that it is for, and against the machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from .specs import ModelSpec
 
 
 def check_picture(spec: ModelSpec, *, given: bool, encoder: bool) -> None:
-    """Raises UserError when an image-to-video model lacks a picture or its image encoder, or when another model was
-    given a picture. `encoder` says whether both parts that read pictures are there."""
-    wanted = spec.unet.image_attention or bool(spec.unet.concat_channels)
-    if wanted and not given:
-        raise UserError("This is an image-to-video model: give it a picture to start from (image-to-video --picture).")
-    if given and not wanted:
-        raise UserError("This is a text-to-video model: it cannot take a picture. Use an image-to-video model.")
-    if spec.unet.image_attention and not encoder:
+    """Raises UserError when an image-to-video model lacks an image or its image encoder, or when another model was
+    given an image. `encoder` says whether both parts that read images are there."""
+    if spec.needs_image and not given:
+        raise UserError("This is an image-to-video model: give it an image to start from (image-to-video --picture).")
+    if given and not spec.needs_image:
+        raise UserError("This is a text-to-video model: it does not take an image. Use an image-to-video model.")
+    if spec.reads_images and not encoder:
         raise UserError(
             "This is an image-to-video model whose image encoder is missing. Give the file that holds it as well; of "
             "a split model it is the one whose name ends in _image."
@@ -29,28 +28,28 @@ def check_picture(spec: ModelSpec, *, given: bool, encoder: bool) -> None:
 
 
 def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
-    """Raises UserError when a last picture or a loop is asked of a model that knows none, or both at once."""
-    if (wanted or loop) and not spec.unet.concat_channels:
+    """Raises UserError when a last image or a loop is asked of a model that supports neither, or both at once."""
+    if (wanted or loop) and not spec.continues_images:
         raise UserError(
-            "Loops and clips between two pictures need a model that continues pictures (best ToonCrafter for drawings, "
-            f"and DynamiCrafter's 512 model for interpolation for all else); {spec.name} is none."
+            "Loops and clips between two images need a model that continues images (ToonCrafter for drawings, "
+            f"DynamiCrafter 512 for interpolation for everything else); {spec.name} does not."
         )
     if wanted and loop:
-        raise UserError("A loop ends with the picture that it begins with: leave out the last picture, or the loop.")
+        raise UserError("A loop ends with the image that it begins with: leave out the last image, or the loop.")
 
 
 def check_settings(spec: ModelSpec, *, image_cfg: float | None, motion: float | None) -> None:
     """Raises UserError for a setting that a model does not have."""
-    if image_cfg is not None and not spec.unet.image_attention:
-        raise UserError("A guidance scale for the picture was given, but this model makes videos from text alone.")
-    if motion is not None and not spec.unet.motion_width:
+    if image_cfg is not None and not spec.reads_images:
+        raise UserError("A guidance scale for the image was given, but this model makes videos from text alone.")
+    if motion is not None and not spec.embeds_motion:
         raise UserError(
-            f"A motion guidance of {motion:g} was given, but {spec.name} has none (T2V-Turbo v2 has). Leave it out."
+            f"A motion guidance of {motion:g} was given, but {spec.name} has none (T2V-Turbo v2 does). Leave it out."
         )
 
 
 def checked_pixels(pixels: Tensor) -> Tensor:
-    """What an autoencoder decoded, any shape. Raises UserError where it holds NaN or infinite values."""
+    """The decoded pixels of an autoencoder, any shape. Raises UserError where they hold NaN or infinite values."""
     if not bool(pixels.isfinite().all()):
         raise UserError(
             "The autoencoder (VAE) gave NaN or infinite values, which would be black frames. Run the model in fp32 "

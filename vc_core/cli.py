@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import bundled
-from .checkpoint import DTYPES, Part, convert, inspect_checkpoint, open_checkpoint
+from .checkpoint import DTYPES, convert, inspect_checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.report import describe, size_of, table
 from .checkpoint.statistics import read_statistics
@@ -31,9 +31,10 @@ from .demo import run_demo
 from .denoising import AnalyticInit, NoiseSchedule, Source, Step
 from .errors import UserError
 from .frames.pixels import load_picture
-from .keyframes import frames as key_frames
-from .longer import Long, check_way
-from .longer import frames as long_frames
+from .long import Method, frames, key_frames
+from .long.method import Feature, Use
+from .long.off import Off
+from .long.video import applied, check_method
 from .machine import choose_device, choose_dtype
 from .options import (
     add_picture_options,
@@ -58,12 +59,10 @@ INTERRUPTED = 130
 UNUSABLE = 2
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 """What torch says of a GPU, of the CPU on Linux and macOS, and of the CPU on Windows."""
-WHOLE = ("off", "freenoise", "freelong")
-"""Ways to long videos that take everything a short one takes."""
 STRENGTH = 0.6
 SMALL = 10**7
 """Parameters of a UNet up to which a second thread costs more on a CPU than it gains."""
-NEEDED: tuple[Part, ...] = ("unet", "autoencoder", "text_encoder")
+NEEDED: tuple[str, ...] = ("unet", "autoencoder", "text_encoder")
 
 EXAMPLES = """examples:
   python -m vc_core text-to-video "a boat on the sea, sunset" --model model.ckpt --output boat.mp4
@@ -91,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         first = str(error).partition("\n")[0] or "out of memory"
         return _complain(
-            f"The memory is not enough ({first}). Try --dtype fp16, a smaller --width and --height, or fewer --frames.",
+            f"There is not enough memory ({first}). Try --dtype fp16, smaller --width and --height, or fewer --frames.",
             UNUSABLE,
         )
     return 0
@@ -123,9 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     text.set_defaults(
         picture=None, end_picture=[], loop=False, fit=None, image_cfg=None, start_timestep=None, analytic_init=None
     )
-    image = _command(commands, "image-to-video", "make a video from a picture and a prompt", _make_video)
+    image = _command(commands, "image-to-video", "make a video from an image and a prompt", _make_video)
     image.set_defaults(video=None, strength=None)
-    image.add_argument("--picture", "-i", type=Path, required=True, help="the picture that the video shows, any size")
+    image.add_argument("--picture", "-i", type=Path, required=True, help="the image that the video shows, of any size")
     add_video_options(image)
     add_picture_options(image)
     inspect = _command(commands, "inspect", "say what a model file holds, without loading it", _inspect)
@@ -147,7 +146,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
-    parser.add_argument("--verbose", "-v", action="store_true", help="tell what is assumed about the file")
+    parser.add_argument("--verbose", "-v", action="store_true", help="report what is assumed about the file")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
     return parser
 
@@ -179,11 +178,9 @@ def _make_video(options: argparse.Namespace) -> None:
     check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
     check_used(options, spec)
     ends = [load_picture(path) for path in options.end_picture]
-    long = long_of(options)
-    _check_long(options, long)
-    request = long.applied(request_of(options, spec))
+    long, given = _chosen(options, spec)
+    request = applied(long, given, spec)
     settings = request.settle(spec)
-    check_way(spec, request, long)
     unchanged = spec is checkpoint.spec
     schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
     settings.sampling.levels(schedule.until(request.start))
@@ -192,7 +189,7 @@ def _make_video(options: argparse.Namespace) -> None:
     if options.video is not None:
         clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
-    _warn(options, spec, None if long.method != "off" or ends else settings.frames)
+    _warn(options, spec, None if long.name != "off" or ends else settings.frames)
     with _threads(device, sum(tensor.numel() for tensor in checkpoint.detection.contents.parts["unet"].values())):
         crafter = VideoCrafter.load(
             options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora
@@ -202,14 +199,12 @@ def _make_video(options: argparse.Namespace) -> None:
             crafter.compile()
         if clip is not None:
             source = Source(crafter.encode(clip), options.strength or STRENGTH)
-        frames = _sampled(crafter, options, (request, long), (picture, ends), source)
+        sampled = _sampled(crafter, options, given, long, (picture, *ends), source)
         made = write(
             options.output,
-            frames,
+            sampled,
             fps=save_fps,
-            metadata=tags(
-                _recipe(options, spec, request, long=asdict(long), save_fps=float(save_fps), dtype=str(dtype))
-            ),
+            metadata=tags(_recipe(options, spec, request, long=long, save_fps=float(save_fps), dtype=str(dtype))),
             overwrite=options.overwrite,
         )
     for message in made.messages:
@@ -253,7 +248,18 @@ def _threads(device: torch.device, parameters: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _recipe(options: argparse.Namespace, spec: ModelSpec, request: Request, **more: Any) -> dict[str, Any]:
+def _chosen(options: argparse.Namespace, spec: ModelSpec) -> tuple[Method, Request]:
+    """The long-video method and the request. Raises UserError where the method does not support the other options."""
+    method, request = long_of(options), request_of(options, spec)
+    if is_row(options) and options.analytic_init is not None:
+        raise UserError("--analytic-init is not supported with a row of key frames. Give one --end-picture.")
+    check_method(method, request, spec, _uses(options), "--long")
+    return method, request
+
+
+def _recipe(
+    options: argparse.Namespace, spec: ModelSpec, request: Request, *, long: Method, **more: Any
+) -> dict[str, Any]:
     """How the video was made, kept in its file: all settings, and the names of the files that went in."""
     given = {"picture": options.picture, "video": options.video, "analytic_init": options.analytic_init}
     return recipe(
@@ -265,54 +271,53 @@ def _recipe(options: argparse.Namespace, spec: ModelSpec, request: Request, **mo
         loras=[[file.name, share] for file, share in options.lora],
         **{name: file.name for name, file in given.items() if file is not None},
         **({} if options.video is None else {"strength": options.strength or STRENGTH}),
+        long={"method": long.name, **asdict(long)},
         **({"end_pictures": [file.name for file in options.end_picture]} if options.end_picture else {}),
         **more,
     )
 
 
 def _warn(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> None:
-    """Tells, before the work begins, what will probably not come out as wished. `whole` are the frames of a video that
-    is made as one clip."""
+    """Warns, before work starts, of what will probably not turn out as wished. whole: frames of a video that is sampled
+    as one clip."""
     for prompt in (options.prompt, *options.then):
         words = bundled.warning(spec.name, prompt)
         if words:
             log.warning("%s", words)
     if whole is not None and whole > spec.defaults.frames:
         log.warning(
-            "All %d frames are made as one clip, though the model was trained with %d; --long freenoise keeps them one "
+            "All %d frames are made as one clip, though the model was trained on %d; --long freenoise keeps them one "
             "scene.",
             whole,
             spec.defaults.frames,
         )
 
 
-def _check_long(options: argparse.Namespace, long: Long) -> None:
-    """Raises UserError where a way to long videos does not go together with what else is asked for."""
-    if is_row(options) and options.analytic_init is not None:
-        raise UserError("--analytic-init does not go together with a row of key frames: give one --end-picture.")
-    if long.method in WHOLE and not long.free_init:
-        return
+def _uses(options: argparse.Namespace) -> dict[Feature, Use]:
+    """What a long-video method may not support, by its option."""
+    row = is_row(options)
     given = {
-        "--video": options.video,
-        "--end-picture": options.end_picture or None,
-        "--loop": options.loop or None,
-        "--analytic-init": options.analytic_init,
+        Feature.SOURCE: "--video" if options.video is not None else None,
+        Feature.KEY_FRAMES: "--end-picture" if row else None,
+        Feature.END_IMAGE: "--end-picture" if options.end_picture and not row else None,
+        Feature.LOOP: "--loop" if options.loop and not row else None,
+        Feature.ANALYTIC_INIT: "--analytic-init" if options.analytic_init is not None else None,
+        Feature.IMAGE_SCALE: "--image-cfg" if options.image_cfg is not None else None,
     }
-    for name in (name for name, value in given.items() if value is not None):
-        what = "--free-init" if long.free_init else f"--long {long.method}"
-        raise UserError(f"{name} does not go together with {what}. Leave one of them out, or use --long freenoise.")
+    return {feature: Use(given=name, cure=f"Leave {name} out") for feature, name in given.items() if name is not None}
 
 
 def _sampled(
     crafter: VideoCrafter,
     options: argparse.Namespace,
-    request: tuple[Request, Long],
-    pictures: tuple[Tensor | None, Sequence[Tensor]],
+    request: Request,
+    long: Method,
+    pictures: Sequence[Tensor | None],
     source: Source | AnalyticInit | None,
 ) -> Tensor | Iterator[Tensor]:
-    """The frames; of some videos one after the other, while the rest is being made. `pictures` are that of the first
-    frame, and those that the video then comes to."""
-    (wanted, long), (picture, ends) = request, pictures
+    """The frames, of long videos one after the other while the rest is sampled. pictures: the first frame's, then those
+    that the video comes to."""
+    picture, *ends = pictures
     log.info("Sampling starts on %s in %s.", crafter.parts.device, crafter.parts.dtype)
     bar = tqdm(desc="sampling", unit="step", disable=True if options.quiet else None)
 
@@ -321,17 +326,28 @@ def _sampled(
             bar.reset(total=step.total)
         bar.update()
 
-    if long.method not in WHOLE or long.free_init:
-        return _closing(bar, long_frames(crafter, options.prompt, picture, request=wanted, long=long, on_step=on_step))
     if picture is not None and is_row(options):
-        row, prompts = (picture, *ends), (options.prompt, *options.then)
-        made = key_frames(crafter, prompts, row, request=wanted, closed=options.loop, on_step=on_step)
+        row, prompts = [picture, *(end for end in ends if end is not None)], (options.prompt, *options.then)
+        request = applied(long, request, crafter.parts.spec)
+        made = key_frames(crafter, prompts, row, request=request, closed=options.loop, on_step=on_step)
         return _closing(bar, made)
-    with bar:
-        end = ends[0] if ends else None
-        return crafter.generate(
-            options.prompt, picture, request=wanted, source=source, on_step=on_step, end_picture=end
-        )
+    end = ends[0] if ends else None
+    if long == Off():
+        with bar:
+            return crafter.generate(
+                options.prompt, picture, request=request, source=source, on_step=on_step, end_image=end
+            )
+    made = frames(
+        crafter,
+        options.prompt,
+        picture,
+        request=request,
+        method=long,
+        source=source,
+        end_image=end,
+        on_step=on_step,
+    )
+    return _closing(bar, made)
 
 
 def _closing(bar: Any, frames: Iterator[Tensor]) -> Iterator[Tensor]:

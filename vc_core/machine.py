@@ -1,4 +1,4 @@
-"""Where to compute, and in which type: the names that people give, checked against what this machine has."""
+"""The device and the type to compute in, by the names that users give, checked against this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU if there is one. Raises UserError when it is not there."""
+    """The device of that name; "auto" is a GPU if there is one. Raises UserError for one that does not exist here."""
     there = [kind for kind, found in (("cuda", torch.cuda.is_available()), ("mps", _has_mps())) if found] + ["cpu"]
     if name == AUTO:
         return torch.device(there[0])
@@ -29,7 +29,7 @@ def _has_mps() -> bool:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of the UNet's weights: "auto" halves them on a GPU and keeps fp32 on a CPU, which is slow in halves."""
+    """The type of the UNet's weights: "auto" is fp16 on a GPU, and fp32 on a CPU, which is slow in fp16."""
     if name == AUTO:
         return torch.float32 if device.type == "cpu" else torch.float16
     return DTYPES[name]

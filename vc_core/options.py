@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from dataclasses import replace
 from pathlib import Path
 
 from .checkpoint import AUTO, DTYPES
 from .denoising import SAMPLERS, Sampling
 from .denoising.caching import QUALITIES
-from .denoising.windows import ORDERS, Order
 from .errors import UserError
 from .frames.fitting import FITS
-from .keyframes import check_prompts
-from .longer import METHODS, Long
+from .long import METHODS, Method, method_named
+from .long.keyframes import KeyFrames
+from .long.method import Parameter
+from .long.table import options as long_options
 from .pipeline import Request
 from .specs import PRESETS, ModelSpec
 
 SEEDS = 2**64
-STRIDED = ("freenoise", "windows", "continue")
-"""Ways to long videos whose windows or clips may begin more or less often."""
-STEADY = ("freenoise", "windows", "continue")
-"""Ways to long videos whose frames share noise, which fresh noise in each step would undo: eta is 0 if not given."""
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +28,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
         default=AUTO,
         choices=(AUTO, *PRESETS),
         metavar="NAME",
-        help=f"whose noise schedule and defaults to use: {AUTO} (told by the file), {', '.join(PRESETS)}",
+        help=f"whose noise schedule and defaults to use: {AUTO} (detected from the file), {', '.join(PRESETS)}",
     )
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
-    """Everything that both ways of making a video take."""
+    """The options of both commands that make videos."""
     parser.add_argument("prompt", help="what the video shows; about 70 words are read")
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -63,12 +59,13 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         type=lora,
         default=[],
         metavar="FILE[:STRENGTH]",
-        help="a LoRA file, with a strength other than 1 behind a colon; may be given several times; 'small' is the "
+        help="a LoRA file, with a strength other than 1 after a colon; may be given several times; 'small' is the "
         "bundled T2V-Turbo LoRA of the small model",
     )
     files.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_preset(parser)
     _add_what(parser.add_argument_group("what to make (the model's own default where none is given)"))
+    _add_long(parser.add_argument_group("long videos"))
     _add_how(parser.add_argument_group("how to sample (the model's own default where none is given)"))
     machine = parser.add_argument_group("where to compute")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -76,12 +73,14 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("auto", *DTYPES), default="auto", help="auto: fp16 on a GPU, fp32 on a CPU"
     )
     machine.add_argument(
-        "--compile", action="store_true", help="compile the network first (torch.compile): minutes, once for a size"
+        "--compile",
+        action="store_true",
+        help="compile the network first (torch.compile), which takes minutes for each size",
     )
     machine.add_argument(
         "--no-cuda-graphs",
         action="store_true",
-        help="on an NVIDIA GPU, launch every operation of a step by itself: slower, with less memory",
+        help="on an NVIDIA GPU, launch every operation of a step separately: slower, with less memory",
     )
 
 
@@ -90,41 +89,14 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=seed, default=None, help="0 .. 2^64-1; the same seed gives the same frames")
     group.add_argument("--width", type=int, default=None, help="pixels, a multiple of 8")
     group.add_argument("--height", type=int, default=None, help="pixels, a multiple of 8")
-    group.add_argument("--frames", type=int, default=None, help="how many; the models were trained with 16")
-    group.add_argument(
-        "--long",
-        choices=METHODS,
-        default="off",
-        help="for more than 16 frames: freenoise keeps one scene, with attention in windows and noise that is reused; "
-        "freelong too, with full attention to near frames and the slow part of attention to all; "
-        "windows needs less memory; fifo makes any length at constant memory; continue adds clip after clip",
-    )
-    group.add_argument(
-        "--window-order",
-        choices=ORDERS,
-        default=None,
-        help="of --long windows: looped makes a video that ends where it begins (default: shifted, or uniform "
-        "with a --window-stride)",
-    )
-    group.add_argument(
-        "--window-stride",
-        type=int,
-        default=None,
-        metavar="N",
-        help="frames from one window or clip to the next, 1 to 16, of continue 1 to 15: more is faster and shows "
-        "borders sooner (default: 4 with --long freenoise, 16 with shifted windows, 8 with others and with continue, "
-        "which take twice the time of single clips then)",
-    )
-    group.add_argument(
-        "--free-init", type=int, default=0, metavar="N", help="N further rounds for steadier frames (authors: 2 to 4)"
-    )
+    group.add_argument("--frames", type=int, default=None, help="how many; the models were trained on 16")
     group.add_argument(
         "--then",
         action="append",
         default=[],
         metavar="PROMPT",
-        help="what the video shows after that; it turns from one prompt to the next; may be given several times (with "
-        "--long continue each clip has one prompt, so at most as many as there are clips)",
+        help="what the video shows afterwards: one prompt blends into the next; may be given several times (with "
+        "--long continue each clip has one prompt, so give at most as many as there are clips)",
     )
     group.add_argument(
         "--fps",
@@ -135,23 +107,60 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--save-fps", type=float, default=None, help="frames per second at which the file plays")
 
 
+def _add_long(group: argparse._ArgumentGroup) -> None:
+    """The choice of a method, and every parameter of every method once, from their records."""
+    summaries = ". ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
+    group.add_argument(
+        "--long",
+        choices=tuple(METHODS),
+        default="off",
+        help=f"the method for videos longer than the model was trained on. {summaries}. (default: %(default)s)",
+    )
+    for name, found in long_options().items():
+        first = next(iter(found.values()))
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=first.kind,
+            choices=sorted({choice for item in found.values() for choice in item.choices}) or None,
+            default=None,
+            metavar=None if first.choices else "N",
+            help=_help_of(found),
+        )
+
+
+def _help_of(found: dict[str, Parameter]) -> str:
+    """What a parameter means to the methods that have it, with its defaults."""
+    meanings: dict[str, list[str]] = {}
+    for method, item in found.items():
+        meanings.setdefault(item.help, []).append(f"{item.default} with {method}")
+    if len({item.default for item in found.values()}) == len(meanings) == 1:
+        return f"{next(iter(meanings))} (default: {next(iter(found.values())).default})"
+    return "; ".join(f"{meaning} (default: {', '.join(defaults)})" for meaning, defaults in meanings.items())
+
+
 def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=int, default=None, help="denoising steps; more is slower and finer")
     group.add_argument(
         "--cfg", type=float, default=None, help="how closely the prompt is followed; 1 switches guidance off"
     )
     group.add_argument(
-        "--sampler", choices=tuple(SAMPLERS), default=None, help="ddim is the authors', and lcm that of T2V-Turbo"
+        "--sampler",
+        choices=tuple(SAMPLERS),
+        default=None,
+        help="ddim is that of VideoCrafter's authors, lcm that of T2V-Turbo",
     )
     group.add_argument(
-        "--spacing", choices=("uniform", "trailing", "lcm"), default=None, help="of the steps over the noise"
+        "--spacing", choices=("uniform", "trailing", "lcm"), default=None, help="of the steps over the noise levels"
     )
     group.add_argument("--eta", type=float, default=None, help="0..1, fresh noise in each step")
-    group.add_argument("--guidance-rescale", type=float, default=None, help="0..1, against burnt contrast at high cfg")
+    group.add_argument("--guidance-rescale", type=float, default=None, help="0..1, against oversaturation at high cfg")
     group.add_argument(
-        "--temporal-guidance", type=float, default=0.0, help="0 is off; above, steadier motion, a pass more"
+        "--temporal-guidance",
+        type=float,
+        default=0.0,
+        help="0 is off; higher values give steadier motion, for one more pass in each step",
     )
-    for name, what in (("step", "deep layers continued from step to step"), ("guidance", "fewer negative passes")):
+    for name, what in (("step", "deep layers reused from step to step"), ("guidance", "fewer negative passes")):
         group.add_argument(
             f"--{name}-cache", choices=QUALITIES, default=None, help=f"{what}: nearly the same video, faster"
         )
@@ -159,8 +168,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
-    """What only videos of a picture take."""
-    group = parser.add_argument_group("models that continue a picture (DynamiCrafter, ToonCrafter)")
+    """The options of image-to-video alone."""
+    group = parser.add_argument_group("models that continue an image (DynamiCrafter, ToonCrafter)")
     group.add_argument(
         "--end-picture",
         action="append",
@@ -168,19 +177,24 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="what the last frame shows; given several times, a row of key frames: --frames counts those from one to "
-        "the next, both included, and each --then is the prompt of the next way",
+        "the next, both included, and each --then is the prompt of the next section",
     )
     group.add_argument(
-        "--loop", action="store_true", help="the video ends where it begins, also by way of the end pictures"
+        "--loop",
+        action="store_true",
+        help="the video ends where it begins, with end pictures after passing through them",
     )
     group.add_argument(
         "--fit",
         choices=FITS,
         default=None,
-        help="a picture of another shape: cut off (crop, the default), set in black, or the authors'",
+        help="how an image of another shape is fitted: cropped (the default), padded with black, or as the authors do",
     )
     group.add_argument(
-        "--image-cfg", type=float, default=None, help="how closely the picture is followed; --cfg is then the prompt's"
+        "--image-cfg",
+        type=float,
+        default=None,
+        help="how closely the image is followed; --cfg then counts for the prompt alone",
     )
     begin = parser.add_argument_group("the start of DynamiCrafter-CIL, for more motion")
     begin.add_argument(
@@ -195,7 +209,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FILE",
-        help="give the first noise the mean and the spread of videos, from the authors' file for this size",
+        help="give the first noise the mean and the variance of videos, from the authors' file for this size",
     )
 
 
@@ -218,7 +232,7 @@ def output(text: str) -> Path:
 
 
 def strength(text: str) -> float:
-    """A share above 0, or the parser's error."""
+    """A number above 0 and at most 1, or the parser's error."""
     try:
         value = float(text)
     except ValueError:
@@ -229,7 +243,7 @@ def strength(text: str) -> float:
 
 
 def lora(text: str) -> tuple[Path, float]:
-    """FILE or FILE:STRENGTH; a colon that no number follows belongs to the name."""
+    """FILE or FILE:STRENGTH; a colon that no number follows is part of the name."""
     name, colon, behind = text.rpartition(":")
     try:
         value = float(behind) if colon and name else None
@@ -240,7 +254,7 @@ def lora(text: str) -> tuple[Path, float]:
 
 def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
     """The request that the options make of a model, with a seed drawn where none is given."""
-    defaults = spec.defaults
+    defaults, eta = spec.defaults, method_named(options.long).eta
     sampler = options.sampler or defaults.sampler
     own_spacing = None if "lcm" in (sampler, defaults.spacing) and sampler != defaults.sampler else defaults.spacing
     return Request(
@@ -261,7 +275,7 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
             steps=defaults.steps if options.steps is None else options.steps,
             sampler=sampler,
             spacing=options.spacing or own_spacing,
-            eta=(0.0 if options.long in STEADY else defaults.eta) if options.eta is None else options.eta,
+            eta=next(value for value in (options.eta, eta, defaults.eta) if value is not None),
         ),
         start=options.start_timestep,
         fit=options.fit or "crop",
@@ -274,14 +288,15 @@ def check_used(options: argparse.Namespace, spec: ModelSpec) -> None:
     """Raises UserError for an option that would have no effect."""
     if options.strength is not None and options.video is None:
         raise UserError(f"--strength {options.strength:g} needs a --video to start from. Leave it out, or give one.")
-    if options.fit is not None and not spec.unet.concat_channels:
+    if options.fit is not None and not spec.continues_images:
         raise UserError(
-            f"--fit {options.fit} is for models that continue a picture (DynamiCrafter, ToonCrafter); {spec.name} sees "
-            "pictures of every shape whole. Leave it out."
+            f"--fit {options.fit} is for models that continue an image (DynamiCrafter, ToonCrafter); {spec.name} sees "
+            "images of every shape whole. Leave it out."
         )
     if is_row(options):
-        pictures = 1 + len(options.end_picture)
-        check_prompts(1 + len(options.then), ways=pictures if options.loop else pictures - 1)
+        sections = len(options.end_picture) + options.loop
+        frames = spec.defaults.frames if options.frames is None else options.frames
+        KeyFrames(sections=sections, frames=frames, closed=options.loop).check_prompts(1 + len(options.then))
 
 
 def is_row(options: argparse.Namespace) -> bool:
@@ -289,18 +304,17 @@ def is_row(options: argparse.Namespace) -> bool:
     return len(options.end_picture) > (0 if options.loop else 1)
 
 
-def long_of(options: argparse.Namespace) -> Long:
-    """The way to a long video that the options ask for. Raises UserError for what does not go together."""
-    stride, order = options.window_stride, options.window_order
-    if stride is not None and options.long not in STRIDED:
-        raise UserError(f"--window-stride works with --long {', '.join(STRIDED)} only. Leave it out, or choose one.")
-    if order is not None and options.long != "windows":
-        raise UserError(f"--window-order {order} works with --long windows only. Leave it out, or choose that.")
-    long = Long(method=options.long, free_init=options.free_init)
-    if options.long == "continue":
-        return long if stride is None else replace(long, overlap=long.window - stride)
-    if options.long == "windows":
-        chosen: Order = order or ("shifted" if stride is None else "uniform")
-        usual = 16 if chosen == "shifted" else 8
-        return replace(long, order=chosen, stride=usual if stride is None else stride)
-    return long if stride is None else replace(long, stride=stride)
+def long_of(options: argparse.Namespace) -> Method:
+    """The long-video method that the options choose. Raises UserError for a parameter that it does not have."""
+    values = {}
+    for name, found in long_options().items():
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if options.long not in found:
+            flag = name.replace("_", "-")
+            raise UserError(
+                f"--{flag} works with --long {', '.join(found)} only. Leave it out, or choose one of these."
+            )
+        values[name] = value
+    return method_named(options.long)(**values)

@@ -1,5 +1,5 @@
-"""How a video was made, for the file that holds it: every setting as JSON under `videocrafter`, and the main ones as a
-`comment` for people. Neither is a workflow, and ComfyUI's page does not take it for one."""
+"""How a video was made, for the metadata of its file: every setting as JSON under `videocrafter`, and the main ones as
+a `comment` for people. Neither is a workflow, and ComfyUI does not load it as one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .specs import ModelSpec
 
 
 def recipe(spec: ModelSpec, prompt: str, request: Request, **more: Any) -> dict[str, Any]:
-    """All settings of a run, with the model's own in place of those that the request leaves open. `more` is kept
-    beside them: the names of files, for example."""
+    """All settings of a run, with the model's defaults for those that the request leaves open. `more` is added to them:
+    the names of files, for example."""
     settings = request.settle(spec)
     sampling, guidance = settings.sampling, settings.sampling.guidance
     spacing = sampling.spacing or ("lcm" if sampling.sampler == "lcm" else "uniform")
@@ -37,7 +37,7 @@ def tags(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comment(recipe: Mapping[str, Any]) -> str:
-    """The prompts, then the seed and the main settings in a line, in text that every container can hold."""
+    """The prompts, then the seed and the main settings in one line, as text that every container can hold."""
     sampling = recipe["sampling"]
     lines = [recipe["prompt"], *(f"Then: {prompt}" for prompt in recipe["then"])]
     if recipe["negative"]:

@@ -1,4 +1,4 @@
-"""What is wanted of a model, and what that is with the model's own settings in place of all that is left open."""
+"""What is asked of a model, and its settings: the request with the model's defaults in place of each None."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .specs import ModelSpec, Windows
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is wanted. A None takes the model's own default.
+    """What is asked of a model. None takes the model's own default.
 
-    width, height: pixels, multiples of 8. frames: 1 or more; the models were trained with 16.
+    width, height: pixels, multiples of 8. frames: 1 or more; the models were trained on 16.
     fps: that of the *motion*, a condition of the network, about 1 to 30; not the rate at which a file is saved.
     cfg, guidance_rescale, temporal_guidance, image_cfg: see `denoising.Guidance`. Networks with a guidance embedding
         (T2V-Turbo) read cfg themselves: they need no negative prompt, and it has no effect.
@@ -30,15 +30,15 @@ class Request:
     start: the start time M of DynamiCrafter-CIL (arXiv:2406.15735), 1 to 1000: sampling begins at timestep M - 1, as
         if the model had been trained with no more noise, for more motion. None begins where the spacing does.
 
-    For models that continue a picture (DynamiCrafter, ToonCrafter):
-    fit: how the pictures are brought to the clip's size, see `frames.fitting`.
+    For models that continue an image (DynamiCrafter, ToonCrafter):
+    fit: how the images are fitted to the clip's size, see `frames.fitting`.
     loop: the clip ends where it begins. Its last frame, which equals the first, is left out of the video.
-    sharp: take the likeliest latent of a picture instead of a random one, which is what the authors take.
+    sharp: encode an image to the mean of the autoencoder's posterior, instead of a sample of it as the authors do.
 
     For clips longer than the model was trained on:
-    windows: temporal attention in windows and noise used again (FreeNoise, with eta 0 as published; or FreeLong).
-    context: windows of whole model calls instead, see `denoising.windows`. `longer` has further ways to long clips.
-    then: prompts that follow the first one over time, each turning into the next.
+    windows: temporal attention in windows and rescheduled noise (FreeNoise, with eta 0 as published; or FreeLong).
+    context: windows of whole model calls instead, see `denoising.windows`. `long` has all methods.
+    then: prompts that follow the first one over time, each blending into the next.
     """
 
     negative: str = ""
@@ -83,7 +83,7 @@ class Request:
             temporal=self.temporal_guidance,
             image_scale=self.image_cfg,
         )
-        if spec.unet.guidance_width:
+        if spec.embeds_guidance:
             guidance = replace(guidance, scale=1.0)
         check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
         sampling = self.sampling or Sampling(
@@ -98,12 +98,12 @@ class Request:
             frames=defaults.frames if self.frames is None else self.frames,
             fps=float(defaults.fps if self.fps is None else self.fps),
             sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache),
-            guidance=cfg if spec.unet.guidance_width else None,
-            motion=(defaults.motion if self.motion is None else self.motion) if spec.unet.motion_width else None,
+            guidance=cfg if spec.embeds_guidance else None,
+            motion=(defaults.motion if self.motion is None else self.motion) if spec.embeds_motion else None,
         )
         if self.windows is not None and self.context is not None:
             raise UserError(
-                "Windows inside the network and windows of whole model calls were both asked for; take one."
+                "Windows inside the network and windows of whole model calls were both asked for; choose one."
             )
         for quality in filter(None, (self.step_cache, self.guidance_cache)):
             check_quality(quality)
@@ -123,7 +123,7 @@ PLAIN = Request()
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is made: a request for one model, complete."""
+    """A request for one model, complete."""
 
     width: int
     height: int

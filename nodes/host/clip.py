@@ -1,6 +1,7 @@
 """CLIP: the text encoder as ComfyUI's own text model, so prompt weights, embeddings, LoRA and CLIP skip work.
 
-The tower's size comes from our spec: a published ViT-H-14 or a boxed model's small one, in the same classes.
+The size of the encoder comes from our spec: a published ViT-H-14 or the small one of a bundled model, in the same
+classes.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ Tokens = list[list[tuple[Any, ...]]]
 
 
 def text_model(spec: TextEncoderSpec, name: str = "") -> comfy.supported_models_base.ClipTarget:
-    """The classes from which ComfyUI builds tokenizer and tower for this spec, of the model of this name."""
+    """The classes from which ComfyUI builds the tokenizer and the encoder of this spec, for the model of this name."""
 
-    class Tower(comfy.sd1_clip.SDClipModel):
+    class TextTransformer(comfy.sd1_clip.SDClipModel):
         """The penultimate layer's tokens after the final norm."""
 
         def __init__(
@@ -61,7 +62,12 @@ def text_model(spec: TextEncoderSpec, name: str = "") -> comfy.supported_models_
             self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None, **more: Any
         ) -> None:
             super().__init__(
-                device=device, dtype=dtype, model_options=model_options or {}, clip_name="h", clip_model=Tower, **more
+                device=device,
+                dtype=dtype,
+                model_options=model_options or {},
+                clip_name="h",
+                clip_model=TextTransformer,
+                **more,
             )
 
     class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
@@ -75,8 +81,8 @@ def text_model(spec: TextEncoderSpec, name: str = "") -> comfy.supported_models_
 
 
 class WordTokenizer(comfy.sd1_clip.SDTokenizer):
-    """One row of `context_length` tokens, padded with zeros, as the published models were trained: a longer prompt is
-    cut, with a warning, instead of being continued in further rows."""
+    """One row of `context_length` tokens, padded with zeros, as in the training of the published models: a longer
+    prompt is cut, with a warning, instead of continuing in further rows."""
 
     def __init__(
         self, spec: TextEncoderSpec, model: str, embedding_directory: Any, tokenizer_data: dict[str, Any]
@@ -125,7 +131,7 @@ def load_clip(checkpoint: Checkpoint, weight_dtype: str = "default", disable_dyn
 
 
 def load_clip_file(path: Path, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
-    """CLIP of a file: one of ours, OpenCLIP's, or one with the names that ComfyUI's users know."""
+    """CLIP of a file: one of ours, OpenCLIP's, or one with the names that are usual in ComfyUI."""
     file = read_mapped(path)
     mark = next((name for name in file.tensors if name.endswith(HOST_MARK)), None)
     if mark is None:
@@ -138,7 +144,7 @@ def load_clip_file(path: Path, weight_dtype: str = "default", disable_dynamic: b
 
 
 def load_clip_patcher(path: Path, weight_dtype: str, disable_dynamic: bool = False) -> Any:
-    """The patcher alone, made fresh: ComfyUI asks for it when it copies a model to another device."""
+    """The patcher alone, made again: ComfyUI calls this when it copies a model to another device."""
     return load_clip_file(path, weight_dtype, disable_dynamic).patcher
 
 
@@ -161,7 +167,7 @@ def _assemble(
 
 
 def _check(spec: TextEncoderSpec, tensors: dict[str, Tensor]) -> None:
-    """Raise UserError when the tensors, in ComfyUI's names, are not those of this tower."""
+    """Raise UserError when the tensors, by ComfyUI's names, are not those of this encoder."""
     difference = compare_shapes(towers.text_shapes(spec), tensors, towers.UNUSED_TEXT)
     if difference:
         left = [*difference.missing, *difference.unexpected, *difference.misshapen]
@@ -202,7 +208,7 @@ def _from_host_names(file: File, prefix: str) -> tuple[TextEncoderSpec, dict[str
 
 
 def _config(spec: TextEncoderSpec) -> dict[str, Any]:
-    """The tower in the words of ComfyUI's configuration files."""
+    """The encoder as ComfyUI's configuration files describe it."""
     return {
         "hidden_size": spec.width,
         "intermediate_size": 4 * spec.width,

@@ -1,4 +1,4 @@
-"""CLIP_VISION: the image encoder as ComfyUI's own, and pictures prepared for it as the reference does."""
+"""CLIP_VISION: the image encoder as ComfyUI's own, and images prepared for it as the reference does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load_clip_vision(checkpoint: Checkpoint) -> Any:
 
 
 def load_clip_vision_file(path: Path) -> Any:
-    """CLIP_VISION of a file: one of ours, OpenCLIP's, or one with the names that ComfyUI's users know."""
+    """CLIP_VISION of a file: one of ours, OpenCLIP's, or one with the names that are usual in ComfyUI."""
     file = read_mapped(path)
     if any(name.endswith(HOST_MARK) for name in file.tensors):
         encoder = comfy.clip_vision.load(str(path))
@@ -61,20 +61,20 @@ def load_clip_vision_file(path: Path) -> Any:
 
 
 def load_clip_vision_patcher(path: Path, disable_dynamic: bool = False) -> Any:
-    """The patcher alone, made fresh."""
+    """The patcher alone, made again."""
     del disable_dynamic  # image encoders have no part that depends on it
     return load_clip_vision_file(path).patcher
 
 
 def encode_pictures(encoder: Any, pictures: Tensor, *, pooled: bool = False) -> Tensor:
-    """All tokens before the last norm, n tokens width, of pictures n 3 h w in -1..1; or `pooled`, CLIP's embedding.
+    """All tokens before the last norm, n tokens width, of images n 3 h w in -1..1; or `pooled`, CLIP's embedding.
 
-    Prepared as the reference does: the whole picture squeezed to a square, not its centre cut out.
+    Prepared as the reference does: the whole image resized to a square, not its centre cropped.
     """
     if not hasattr(encoder, "encode_image"):
         raise UserError(f"The clip_vision input is {type(encoder).__name__}, not an image encoder.")
     if not hasattr(encoder, "model"):
-        encoder.encode_image(pictures)  # a stand-in says why there is no encoder
+        encoder.encode_image(pictures)  # raises, and says why there is no encoder
     comfy.model_management.load_model_gpu(encoder.patcher)
     prepared = preprocess(pictures, size=encoder.image_size).to(encoder.load_device, torch.float32)
     with torch.inference_mode():
@@ -84,23 +84,23 @@ def encode_pictures(encoder: Any, pictures: Tensor, *, pooled: bool = False) -> 
 
 
 def encoded_picture(output: Any, *, pooled: bool = False) -> Tensor:
-    """The same of one picture, 1 tokens width or 1 width, out of what core's CLIP Vision Encode has made of it."""
+    """The same of one image, 1 tokens width or 1 width, from the output of core's CLIP Vision Encode."""
     found: Tensor | None = getattr(output, "image_embeds" if pooled else "last_hidden_state", None)
     if found is None:
         raise UserError(
-            f"The clip_vision_output input is {type(output).__name__}, not what CLIP Vision Encode gives. Connect that "
-            "node, or an image."
+            f"The clip_vision_output input is {type(output).__name__}, not the output of CLIP Vision Encode. Connect "
+            "that node, or an image."
         )
     if found.shape[0] != 1:
         raise UserError(
-            f"The clip_vision_output input holds {found.shape[0]} pictures and the model takes one. Choose it with "
-            "Image From Batch in front of CLIP Vision Encode."
+            f"The clip_vision_output input holds {found.shape[0]} images and the model takes one. Choose it with "
+            "Image From Batch before CLIP Vision Encode."
         )
     return found.float().cpu()
 
 
 def _config(spec: ImageEncoderSpec) -> dict[str, Any]:
-    """The tower in the words of ComfyUI's configuration files."""
+    """The encoder as ComfyUI's configuration files describe it."""
     return {
         "model_type": "clip_vision_model",
         "hidden_size": spec.width,

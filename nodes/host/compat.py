@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -38,6 +38,15 @@ def aliases(*names: str) -> dict[str, Any]:
 def advanced(kind: Callable[..., Any]) -> dict[str, Any]:
     """Folds an input away among the advanced ones (ComfyUI 0.10 and later); `kind` is its class, as `io.Int.Input`."""
     return known(kind, advanced=True)
+
+
+def choice(name: str, options: Mapping[str, Sequence[Any]], *, tooltip: str) -> Any:
+    """A combo input that shows the inputs of the option that is chosen; before ComfyUI had such combos, a plain one."""
+    dynamic = getattr(io, "DynamicCombo", None)
+    if dynamic is None:
+        return io.Combo.Input(name, options=list(options), tooltip=tooltip)
+    found = [dynamic.Option(key, list(inputs)) for key, inputs in options.items()]
+    return dynamic.Input(name, options=found, tooltip=tooltip)
 
 
 def is_dynamic(patcher: Any) -> bool:

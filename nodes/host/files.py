@@ -10,21 +10,21 @@ import folder_paths
 from ...vc_core import bundled
 from ...vc_core.errors import UserError
 
-BOXED = bundled.FOLDER
-"""The small models of this pack; they are listed among the checkpoints and the LoRA files, and read where they lie."""
+BUNDLED = bundled.FOLDER
+"""The folder of the small models of this pack; they are listed among the checkpoints and the LoRA files."""
 
-BOXED_FOLDERS = ("checkpoints", "loras")
+BUNDLED_FOLDERS = ("checkpoints", "loras")
 LORA = "_lora.safetensors"
 SHOWN = 5
-"""Names in a message about a file that is not there: those most like it."""
+"""The number of names, those most like it, in a message about a file that does not exist."""
 
 
-def boxed_names(folder: str) -> list[str]:
-    """The names of the files of this pack that belong into a folder of ComfyUI."""
-    if folder not in BOXED_FOLDERS or not BOXED.is_dir():
+def bundled_names(folder: str) -> list[str]:
+    """The files of this pack for a folder of ComfyUI, by name."""
+    if folder not in BUNDLED_FOLDERS or not BUNDLED.is_dir():
         return []
     is_lora = folder == "loras"
-    return sorted(path.name for path in BOXED.glob("*.safetensors") if path.name.endswith(LORA) == is_lora)
+    return sorted(path.name for path in BUNDLED.glob("*.safetensors") if path.name.endswith(LORA) == is_lora)
 
 
 def own(folder: str) -> list[str]:
@@ -36,19 +36,19 @@ def own(folder: str) -> list[str]:
 def choices(folder: str) -> list[str]:
     """What a loader's list shows for a folder of ComfyUI: the user's files, then those of this pack."""
     there = own(folder)
-    return there + [name for name in boxed_names(folder) if name not in there]
+    return there + [name for name in bundled_names(folder) if name not in there]
 
 
 def resolve(folder: str, name: str) -> Path:
-    """The path of a chosen file. A user's file goes before a boxed one of the same name.
+    """The path of a chosen file. Of a user's file and a bundled one of the same name it is the user's.
 
     Raises UserError when there is none, naming what there is.
     """
     path = folder_paths.get_full_path(folder, name)
     if path is not None:
         return Path(path)
-    if name in boxed_names(folder):
-        return BOXED / name
+    if name in bundled_names(folder):
+        return BUNDLED / name
     there = choices(folder)
     places = ", ".join(folder_paths.get_folder_paths(folder))
     near = get_close_matches(name, there, SHOWN, cutoff=0.0)
@@ -61,8 +61,8 @@ def resolve(folder: str, name: str) -> Path:
 
 
 def fingerprint(folder: str, name: str | None) -> str:
-    """Changes when the file behind a name does, so that a replaced file is read again. ComfyUI does not tell the name
-    that comes from another node: that is None, and always the same."""
+    """Changes when the file of that name does, so that a replaced file is read again. A name that comes from another
+    node is None here, and always the same."""
     if name is None:
         return ""
     try:
@@ -73,6 +73,6 @@ def fingerprint(folder: str, name: str | None) -> str:
 
 
 def embedding_folders() -> list[str]:
-    """Where textual inversion embeddings lie."""
+    """The folders of textual inversion embeddings."""
     folders: list[str] = folder_paths.get_folder_paths("embeddings")
     return folders

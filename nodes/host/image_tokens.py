@@ -1,4 +1,4 @@
-"""The part of an image-to-video model that makes tokens of an encoded picture, as ComfyUI holds and moves models."""
+"""The part of an image-to-video model that makes tokens of an encoded image, as ComfyUI holds and moves models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .compat import remember_types
 
 
 class ImageTokens:
-    """What the image encoder gives, n tokens width (n width where `pooled`) -> n m d, float32 on the CPU."""
+    """The output of the image encoder, n tokens width (n width where `pooled`) -> n m d, float32 on the CPU."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         management = comfy.model_management
         device = management.text_encoder_device()
         spec = checkpoint.spec.image_tokens
-        assert spec is not None  # a file with this part has its spec
+        assert spec is not None  # detection gives a spec to every part of a file
         self.width = spec.embedding_dim
         self.pooled = isinstance(spec, LinearTokensSpec)
         self.module = checkpoint.build("image_tokens", operations=comfy.ops.manual_cast)

@@ -1,4 +1,4 @@
-"""What a model's latents are to ComfyUI: their scale, and the colours of its previews."""
+"""The latent format of a model in ComfyUI: the scale of latents, and the colours of previews."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.specs import AutoencoderSpec
 
 NATIVE_GROUPS = 32
-"""ComfyUI's autoencoder norms in this many groups, so its widths are multiples of it."""
+"""Norm groups of ComfyUI's autoencoder, whose widths are multiples of it."""
 RESHAPES = hasattr(comfy.latent_formats.LatentFormat, "latent_rgb_factors_reshape")
 """Whether the host lets a format turn latents into something else before it takes their colours."""
 
 
 class OwnLatents(comfy.latent_formats.SD15):
     """Latents of an autoencoder that is not Stable Diffusion's. No linear map gives their colours, so the autoencoder
-    itself makes the previews: such models are small."""
+    itself decodes the previews: such models are small."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__(autoencoder.spec.scale_factor)
         self.autoencoder = autoencoder
         self.taesd_decoder_name = None
         self.latent_rgb_factors = torch.eye(3).tolist() if RESHAPES else None
-        self.latent_rgb_factors_reshape = self.pictures
+        self.latent_rgb_factors_reshape = self.decoded
 
-    def pictures(self, latents: Tensor) -> Tensor:
-        """The first picture of latents n c h w, as the sampler has them: 1 3 (f h) (f w), about -1..1."""
+    def decoded(self, latents: Tensor) -> Tensor:
+        """The first image of latents n c h w, as the sampler has them: 1 3 (f h) (f w), about -1..1."""
         first = latents[:1].to(torch.float32)
         return self.autoencoder.to(first.device).decode(first)
 
 
 def is_native(spec: AutoencoderSpec) -> bool:
     """Whether ComfyUI can build this autoencoder; the others are ToonCrafter's and the small ones of this project."""
-    return _has_published_norms(spec) and spec.reference_levels is None
+    return _has_published_norms(spec) and not spec.sees_ends
 
 
 def _has_published_norms(spec: AutoencoderSpec) -> bool:
@@ -45,8 +45,8 @@ def _has_published_norms(spec: AutoencoderSpec) -> bool:
 
 
 def latent_format(checkpoint: Checkpoint) -> Any:
-    """The LatentFormat of an opened file. One whose own autoencoder is not there has no previews: no colours are better
-    than wrong ones."""
+    """The LatentFormat of an opened file. A model without its own autoencoder has no previews, as the colours would be
+    wrong."""
     spec = checkpoint.spec.autoencoder
     if _has_published_norms(spec):
         return comfy.latent_formats.SD15(spec.scale_factor)

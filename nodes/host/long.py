@@ -38,6 +38,13 @@ def with_passes_in_windows(model: Any, windows: ContextWindows) -> Any:
     return model
 
 
+def with_windows(model: Any, windows: Windows | ContextWindows | None) -> Any:
+    """A MODEL that runs in the windows of a long-video method; itself for a method without any."""
+    if isinstance(windows, Windows):
+        return with_freenoise(model, windows, reuse=True)
+    return model if windows is None else with_passes_in_windows(model, windows)
+
+
 def with_reordered_noise(model: Any, windows: Windows | None) -> Any:
     """A copy of the MODEL whose runs begin with reordered noise; None takes that back."""
     model = model.clone()

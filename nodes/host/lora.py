@@ -1,7 +1,7 @@
 """LoRA files as weight patches of ComfyUI's own kind, for a MODEL of ours.
 
-Core's loader reads most files for this network by itself. Ours reads as well those whose tensors have no names
-(T2V-Turbo's), and says what does not fit instead of leaving it out.
+Core's loader reads most files for this network. Ours also reads those whose tensors have no names (T2V-Turbo's), and
+raises for what does not fit instead of leaving it out.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ SETTINGS = (
     "hook_patches",
     "forced_hooks",
 )
-"""What nodes set on a MODEL besides patches of its weights."""
+"""The attributes that nodes set on a MODEL besides patches of its weights."""
 
 
 def load_grown(init: tuple[Any, ...], width: int, disable_dynamic: bool = False) -> Any:
-    """A fresh MODEL with a guidance embedding of this width. `init` is the `cached_patcher_init` of the one without."""
+    """A new MODEL with a guidance embedding of this width. `init` is the `cached_patcher_init` of the one without."""
     load, arguments, *index = init
     loaded = load(*arguments, disable_dynamic=disable_dynamic)
     return _grown(loaded[index[0]] if index else loaded, width)
@@ -97,6 +97,6 @@ def _grown(model: Any, width: int) -> Any:
 
 
 def _unpatched(model: Any, name: str, value: Tensor) -> Tensor:
-    """A weight as the file has it, also while patches are worked into it."""
+    """A weight as the file has it, also while patches are applied to it."""
     kept = model.backup.get(NETWORK + name)
     return value if kept is None else kept.weight

@@ -1,4 +1,4 @@
-"""What stands on an output when the file lacks that part: it says so when it is used, and not before."""
+"""Outputs for parts that a file does not have: they raise when they are used, and not before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...vc_core.specs import ModelSpec
 
 
 class Missing:
-    """Knows the file that lacks the part."""
+    """The output for a part that the file at `path` does not have."""
 
     what = ""
     cure = ""
@@ -24,7 +24,7 @@ class Missing:
 
 
 class MissingClip(Missing):
-    """In the place of a CLIP."""
+    """Instead of a CLIP."""
 
     what = "text encoder"
     cure = "Load it with VideoCrafter CLIP Loader: OpenCLIP ViT-H-14 for the published models."
@@ -32,29 +32,29 @@ class MissingClip(Missing):
 
 
 class MissingVae(Missing):
-    """In the place of a VAE."""
+    """Instead of a VAE."""
 
     what = "VAE"
-    cure = "Load it with VideoCrafter VAE Loader; VAE files for Stable Diffusion 1 and 2 fit, too."
+    cure = "Load it with VideoCrafter VAE Loader; VAE files for Stable Diffusion 1 and 2 work as well."
     decode = decode_tiled = encode = encode_tiled = get_sd = Missing.refuse
     throw_exception_if_invalid = spacial_compression_decode = spacial_compression_encode = Missing.refuse
 
 
 class MissingClipVision(Missing):
-    """In the place of a CLIP_VISION."""
+    """Instead of a CLIP_VISION."""
 
     encode_image = get_sd = Missing.refuse
 
     def __init__(self, path: Path, spec: ModelSpec) -> None:
         super().__init__(path)
         self.what = "image encoder"
-        if spec.unet.image_attention:
+        if spec.reads_images:
             self.cure = (
                 "It is an image-to-video model whose file was saved without one: load the encoder with VideoCrafter "
                 "CLIP Vision Loader (OpenCLIP ViT-H-14 for the published models), or the whole checkpoint."
             )
         else:
             self.cure = (
-                "It is a text-to-video model; for an image as input load an image-to-video checkpoint (VideoCrafter1 "
+                "It is a text-to-video model; to use an image, load an image-to-video checkpoint (VideoCrafter1 "
                 "I2V-512, DynamiCrafter)."
             )

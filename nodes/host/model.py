@@ -1,7 +1,7 @@
 """MODEL: our UNet as a model of ComfyUI's own kind.
 
-The loaders of ComfyUI keep everything about a model in a configuration (`BASE`) and a module (`BaseModel`), and hand it
-around in a patcher. Ours derive from those, so samplers, LoRA, merging, saving, streaming and casts are ComfyUI's.
+ComfyUI's loaders keep everything about a model in a configuration (`BASE`) and a module (`BaseModel`), and pass it on
+in a patcher. Ours derive from those, so samplers, LoRA, merging, saving, streaming and casts are ComfyUI's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...vc_core.checkpoint.building import Checkpoint
-from ...vc_core.checkpoint.detection import METADATA_KEY
+from ...vc_core.checkpoint.parts import PARTS
+from ...vc_core.checkpoint.reading import METADATA_KEY
 from ...vc_core.conditioning import tokens_for_frames
 from ...vc_core.denoising import NoiseSchedule
 from ...vc_core.errors import UserError
@@ -50,10 +51,11 @@ PICTURES = "videocrafter_pictures"
 GUIDANCE = "videocrafter_guidance"
 MOTION = "videocrafter_motion"
 KEY_FRAMES = "videocrafter_key_frames"
-"""Keys of a CONDITIONING: frames per second (a number); the tokens of a picture (1 m d, or frames m d); the latents of
-the picture at the beginning and perhaps of the one at the end of a clip (a list of one or two, each 1 c h w, as the VAE
-gives them); the guidance scale and the motion guidance for networks that read them (numbers); and of a row of key
-frames, which our sampler node makes way by way, what each way adds to the conditioning (see `nodes.keyframes`)."""
+"""Keys of a CONDITIONING: frames per second (a number); the tokens of an image (1 m d, or frames m d); the latents of
+the image at the beginning and perhaps of the one at the end of a clip (a list of one or two, each 1 c h w, as the VAE
+gives them); the guidance scale and the motion guidance for networks that read them (numbers); and, for a row of key
+frames, which our sampler node makes one interpolation at a time, what each of them adds to the conditioning (see
+`nodes.keyframes`)."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -67,14 +69,14 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 
 
 class VideoCrafterConfig(comfy.supported_models_base.BASE):
-    """What ComfyUI asks of a model's configuration. `unet_config` carries the facts that core nodes read."""
+    """The configuration of a model as ComfyUI reads it. `unet_config` has the values that core nodes look up."""
 
     unet_extra_config: dict[str, Any] = {}
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 0.58
     """By accounting (`benchmarks.memory`) a pass holds 0.40 of ComfyUI's unit, and 0.5 with relative positions; the
-    rest is for what kernels take beside."""
-    clip_vision_prefix = "embedder.model.visual."
+    rest is for the workspace of kernels."""
+    clip_vision_prefix = towers.PUBLISHED_IMAGE
 
     def __init__(self, spec: ModelSpec, schedule: NoiseSchedule, latent_format: Any) -> None:
         self.spec, self.schedule = spec, schedule
@@ -108,7 +110,7 @@ class VideoCrafterConfig(comfy.supported_models_base.BASE):
 
 class VideoCrafterModel(comfy.model_base.BaseModel):
     """The network between ComfyUI's samplers and conditionings. `image_tokens` is the part of an image-to-video model
-    that turns pictures into tokens; it is loaded by itself, when a picture is encoded."""
+    that turns images into tokens; it is loaded separately, when an image is encoded."""
 
     def __init__(self, config: VideoCrafterConfig, device: Any = None) -> None:
         super().__init__(config, model_type=config.model_type(None), device=device, unet_model=NativeUNet)
@@ -140,30 +142,30 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
                 image = tokens_for_frames(image[None], len(noise))[0]
             out["image"] = comfy.conds.CONDRegular(image.to(kwargs["device"]))
             out["image_per_frame"] = comfy.conds.CONDConstant(image.shape[0] > 1)
-        pictures = kwargs.get(PICTURES)
+        images = kwargs.get(PICTURES)
         if kwargs.get(KEY_FRAMES) is not None:
             raise UserError(
-                "The conditioning holds a row of key frames, which VideoCrafter KSampler makes way by way. Sample it "
-                "with that node, or give VideoCrafter Picture to Video two pictures at most."
+                "The conditioning holds a row of key frames, which only VideoCrafter KSampler can sample. Use that "
+                "node, or give VideoCrafter Picture to Video two images at most."
             )
-        self._check_pictures(pictures, noise)
+        self._check_images(images, noise)
         if image is None:
             self._check_no_image(which)
-        if pictures is not None:
-            latents = [self.process_latent_in(picture) for picture in pictures]
-            beside = to_frames(picture_latent(latents[0], len(noise), *latents[1:]))
-            out["c_concat"] = comfy.conds.CONDNoiseShape(beside.to(kwargs["device"]))
+        if images is not None:
+            latents = [self.process_latent_in(latent) for latent in images]
+            concat = to_frames(picture_latent(latents[0], len(noise), *latents[1:]))
+            out["c_concat"] = comfy.conds.CONDNoiseShape(concat.to(kwargs["device"]))
         return out | self._scales(kwargs.get(GUIDANCE), kwargs.get(MOTION))
 
     def _scales(self, guidance: float | None, motion: float | None) -> dict[str, Any]:
         """The conditions of networks that read guidance scales; the authors' own where none is given."""
-        unet, defaults = self.spec.unet, self.spec.defaults
+        spec, defaults = self.spec, self.spec.defaults
         out = {}
-        if unet.guidance_width:
+        if spec.embeds_guidance:
             out["guidance"] = comfy.conds.CONDConstant(float(defaults.cfg if guidance is None else guidance))
         motion = defaults.motion if motion is None else motion
-        if unet.motion_width and motion is not None:
-            start = self.spec.diffusion.timesteps * (1 - defaults.motion_share)
+        if spec.embeds_motion and motion is not None:
+            start = spec.diffusion.timesteps * (1 - defaults.motion_share)
             out["motion"] = comfy.conds.CONDConstant((float(motion), start))
         return out
 
@@ -177,7 +179,8 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """A pass that works on as much at once as the host has memory free; asked outside of what may be compiled."""
+        """A pass that works on as much at once as fits into the host's free memory, which is read here, outside of what
+        may be compiled."""
         options = {} if transformer_options is None else transformer_options
         free = free_bytes(x.device, self.current_patcher)
         computed = self.manual_cast_dtype or self.get_dtype()
@@ -190,8 +193,8 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if not bool(torch.isfinite(latent).all()):
             raise UserError(
                 "Sampling ended with NaN or infinite values. Load the model with weight_dtype fp32 or bf16 if it "
-                "runs in fp16, lower cfg, and try another sampler; VideoCrafter's own KSampler says at which step it "
-                "begins."
+                "runs in fp16, lower cfg, or try another sampler; VideoCrafter KSampler says at which step they first "
+                "occur."
             )
         return super().process_latent_out(latent)
 
@@ -199,7 +202,8 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         """The published names, with the parts that no core node knows, and the spec as a tensor of its JSON text."""
         out: dict[str, Tensor] = super().state_dict_for_saving(*args, **kwargs)
         if self.image_tokens is not None:
-            out.update({f"image_proj_model.{name}": value for name, value in self.image_tokens.state_dict().items()})
+            prefix = PARTS["image_tokens"].prefix
+            out.update({prefix + name: value for name, value in self.image_tokens.state_dict().items()})
         out[METADATA_KEY] = torch.frombuffer(bytearray(to_json(self.spec).encode()), dtype=torch.uint8)
         return out
 
@@ -228,32 +232,32 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
             )
         return text
 
-    def _check_pictures(self, pictures: list[Tensor] | None, noise: Tensor) -> None:
-        wanted = self.spec.unet.concat_channels > 0
-        if wanted and pictures is None:
+    def _check_images(self, images: list[Tensor] | None, noise: Tensor) -> None:
+        wanted = self.spec.continues_images
+        if wanted and images is None:
             raise UserError(
-                f"{self.spec.name} continues a picture, and the conditioning holds none. Put VideoCrafter Picture to "
+                f"{self.spec.name} continues an image, and the conditioning holds none. Put VideoCrafter Picture to "
                 "Video between the prompts and the sampler."
             )
-        if pictures is None:
+        if images is None:
             return
         if not wanted:
             raise UserError(
-                f"The conditioning holds a picture to continue, but {self.spec.name} does not continue pictures. Load "
+                f"The conditioning holds an image to continue, but {self.spec.name} does not continue images. Load "
                 "a DynamiCrafter or ToonCrafter model, or leave VideoCrafter Picture to Video out."
             )
-        given, size = pictures[0].shape[-2:], noise.shape[-2:]
+        given, size = images[0].shape[-2:], noise.shape[-2:]
         if given != size:
             raise UserError(
-                f"The picture was made for clips of {given[1] * 8} x {given[0] * 8} pixels, but the latent has "
-                f"{size[1] * 8} x {size[0] * 8}. Connect the latent that VideoCrafter Picture to Video gives out."
+                f"The image was prepared for clips of {given[1] * 8} x {given[0] * 8} pixels, but the latent has "
+                f"{size[1] * 8} x {size[0] * 8}. Connect the latent output of VideoCrafter Picture to Video."
             )
 
     def _check_no_image(self, which: str) -> None:
         """Image attention without an image would run on text alone, which no model was trained on."""
-        if not self.spec.unet.image_attention:
+        if not self.spec.reads_images:
             return
-        node = "Picture to Video" if self.spec.unet.concat_channels else "Image Conditioning"
+        node = "Picture to Video" if self.spec.continues_images else "Image Conditioning"
         raise UserError(
             f"{self.spec.name} is an image-to-video model, and the {which} conditioning holds no image. Put "
             f"VideoCrafter {node} between the prompts and the sampler and connect both of its outputs, positive and "
@@ -261,14 +265,14 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         )
 
     def _check_image(self, image: Tensor) -> None:
-        if not self.spec.unet.image_attention:
+        if not self.spec.reads_images:
             raise UserError(
-                "The conditioning holds a picture, but this is a text-to-video model: it cannot see pictures. Load an "
+                "The conditioning holds an image, but this is a text-to-video model: it does not read images. Load an "
                 "image-to-video model, or leave VideoCrafter Image Conditioning out."
             )
         if image.shape[-1] != self.spec.unet.context_dim:
             raise UserError(
-                f"The picture was encoded for another model ({image.shape[-1]} wide, this model reads "
+                f"The image was encoded for another model ({image.shape[-1]} wide, this model reads "
                 f"{self.spec.unet.context_dim}). Connect VideoCrafter Image Conditioning to the model that samples."
             )
 
@@ -283,7 +287,7 @@ def check_text_frames(text: Tensor, frames: int, which: str) -> None:
 
 
 def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable_dynamic: bool = False) -> Any:
-    """MODEL of an opened file: checked strictly, built on `meta`, the file's tensors assigned.
+    """MODEL of an opened file: checked strictly, built on `meta`, with the file's tensors assigned.
 
     A dynamic patcher keeps them in the type of the file, and casts each on the GPU when its layer runs.
     """
@@ -317,7 +321,7 @@ def load_model_file(path: Path, preset: str, weight_dtype: str, disable_dynamic:
 
 
 def remember(patcher: Any, load: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Tells the patcher how it was made, where the host wants to know."""
+    """Records on the patcher how to make it again, for hosts that do so."""
     if hasattr(patcher, "cached_patcher_init"):
         patcher.cached_patcher_init = (load, arguments)
     return patcher
@@ -330,7 +334,7 @@ def patcher_class(disable_dynamic: bool = False) -> type:
 
 
 def _choose_dtype(config: VideoCrafterConfig, weight_dtype: str, parameters: int, stored: torch.dtype) -> torch.dtype:
-    """The type the weights are held in; sets on `config` the type in which they compute."""
+    """The type in which the weights are held; sets on `config` the type in which they compute."""
     if weight_dtype not in WEIGHT_DTYPES:
         raise UserError(f"There is no weight dtype {weight_dtype!r}; choose one of {', '.join(WEIGHT_DTYPES)}.")
     management = comfy.model_management

@@ -1,4 +1,4 @@
-"""The weights of ComfyUI's layers, for what computes a layer in another way than the layer itself."""
+"""The weights of ComfyUI's layers, for kernels that compute a layer in its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...vc_core.network.fused import Weights
 from .compat import known
 
 LATER = known(comfy.ops.cast_bias_weight, offloadable=True)
-"""ComfyUI 0.4 and later stream weights beside the work, where the layer says when it is done with them."""
+"""ComfyUI 0.4 and later stream weights during the computation, where the layer reports when it is done with them."""
 
 
 def weights_of(operations: Any) -> Weights | None:

@@ -1,8 +1,8 @@
-"""What core nodes do inside the network: patches, ControlNet residuals, other attention, and Cancel.
+"""What ComfyUI's core does inside the network, as adapters: patches, ControlNet residuals, attention overrides, Cancel.
 
 Nodes such as FreeU, HyperTile, ToMe or Perturbed-Attention Guidance put functions into `transformer_options`. ComfyUI's
-own UNet calls them at certain places; here the same functions are called at the same places of ours. Tensors are
-`(b f) c h w` and `(b f) n d`: to a patch, frames are pictures of a batch.
+own UNet calls them at certain sites; here the same functions are called at the same sites of ours. Tensors are
+`(b f) c h w` and `(b f) n d`: to a patch, frames are images of a batch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...vc_core.network.attentions import CrossAttention, Projections, SelfAttention
-from ...vc_core.network.hooks import Hooks, Stage
+from ...vc_core.network.adapter import Adapter, Attend, Place, Site
+from ...vc_core.network.attention import Attention
 
 ATTENTION_PRECISION = torch.float32
 """For backends that hold the logits: in half precision those of this family overflow."""
 
 TICK = "videocrafter_tick"
 """Where our sampler node puts a function that is called between blocks, for its animated previews."""
+
+NAMES = {"spatial_self": "attn1", "text": "attn2"}
+"""ComfyUI's names of the attentions that patches know."""
 
 
 def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -31,133 +34,157 @@ def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | N
     return out
 
 
-class PatchHooks(Hooks):
-    """One pass of the network: calls the patches in `options`, adds `control`, and lets the user interrupt.
+class BlockEntry(Adapter):
+    """Before each block: lets the user interrupt, updates previews, and fetches the block's weights by `fetch`."""
 
-    `call` holds what patches behind the middle block are shown (x, timesteps, context). `width` is the network's
-    `model_channels`.
-    """
-
-    def __init__(self, options: dict[str, Any], control: Any, *, width: int, call: dict[str, Any]) -> None:
-        self.options, self.control, self.width, self.call = options, control, width, call
-        self.patches: dict[str, list[Any]] = options.get("patches", {})
-        self.replacements: dict[str, dict[Any, Any]] = options.get("patches_replace", {})
+    def __init__(self, options: dict[str, Any], fetch: Callable[[], None]) -> None:
         self.tick: Callable[[], None] | None = options.get(TICK)
-        self.fetch: Callable[[], None] = lambda: None
-        """Called before each block: fetches its weights."""
-        options["transformer_index"] = -1
-        overridden = "optimized_attention_override" in options
-        self.attention = self.host_attention if overridden else None
-        self.whole = bool(self.patches or self.replacements or overridden)
+        self.fetch = fetch
 
-    def enter(self, stage: Stage, index: int) -> None:
+    def on_block(self, at: Place) -> None:
         if not torch.compiler.is_compiling():  # a compiled network stays one graph, and is interrupted between steps
             comfy.model_management.throw_exception_if_processing_interrupted()
             if self.tick is not None:
                 self.tick()
         self.fetch()
-        self.options["block"] = (stage, index)
+
+
+class ControlResiduals(Adapter):
+    """Adds the residuals of ControlNets, ComfyUI's `control`, which are used up."""
+
+    def __init__(self, control: dict[str, Any]) -> None:
+        self.control = control
+
+    def after_encoder_block(self, at: Place, h: Tensor) -> Tensor:
+        return self._added("input", h)
+
+    def after_middle_block(self, at: Place, h: Tensor) -> Tensor:
+        return self._added("middle", h)
+
+    def before_decoder_block(self, at: Place, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        return h, self._added("output", skip)
+
+    def _added(self, stage: str, h: Tensor) -> Tensor:
+        residuals = self.control.get(stage)
+        residual = residuals.pop() if residuals else None
+        return h if residual is None else h + residual.to(h)
+
+
+class CorePatches(Adapter):
+    """Calls the patches in ComfyUI's `transformer_options`, for one pass.
+
+    `call` holds what patches behind the middle block receive (x, timesteps, context). `width` is the network's
+    `model_channels`.
+    """
+
+    def __init__(self, options: dict[str, Any], *, width: int, call: dict[str, Any]) -> None:
+        self.options, self.width, self.call = options, width, call
+        self.patches: dict[str, list[Any]] = options.get("patches", {})
+        self.replacements: dict[str, dict[Any, Any]] = options.get("patches_replace", {})
+        self.overridden = "optimized_attention_override" in options
+        self.whole_frames = bool(self.patches or self.replacements or self.overridden)
+        self.extra: dict[str, Any] = {}  # of the attention layer that runs
+        options["transformer_index"] = -1
+        if not self.whole_frames:
+            self.sites = frozenset({"on_block"})
+
+    def uses(self, site: Site, at: Place) -> bool:
+        """Patches know spatial attention over pixels and text; an override takes part in every attention."""
+        if site in ("around_attention", "attention_inputs", "attention"):
+            return at.attention == "spatial_self" or (at.attention == "text" and self._patches_text)
+        if site == "before_attention":
+            return at.attention == "text"
+        return site != "attention_backend" or self.overridden
+
+    @property
+    def _patches_text(self) -> bool:
+        named = any(name in self.patches for name in ("attn2_patch", "attn2_output_patch"))
+        return named or bool(self.replacements.get("attn2"))
+
+    def on_block(self, at: Place) -> None:
+        self.options["block"] = (at.stage, at.index)
         self.options["block_index"] = -1
 
-    def embedding(self, emb: Tensor) -> Tensor:
+    def on_embedding(self, at: Place, embedding: Tensor) -> Tensor:
         for patch in self.patches.get("emb_patch", ()):
-            emb = patch(emb, self.width, self.options)
-        self.call["emb"] = emb
-        return emb
+            embedding = patch(embedding, self.width, self.options)
+        self.call["emb"] = embedding
+        return embedding
 
-    def after_input(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        h = self._with_control(h, "input")
+    def after_encoder_block(self, at: Place, h: Tensor) -> Tensor:
         for patch in self.patches.get("input_block_patch", ()):
             h = patch(h, self.options)
-        skip = h
+        return h
+
+    def after_skip(self, at: Place, h: Tensor) -> Tensor:
         for patch in self.patches.get("input_block_patch_after_skip", ()):
             h = patch(h, self.options)
-        return h, skip
+        return h
 
-    def after_middle(self, h: Tensor) -> Tensor:
-        h = self._with_control(h, "middle")
+    def after_middle_block(self, at: Place, h: Tensor) -> Tensor:
         for patch in self.patches.get("middle_block_after_patch", ()):
             h = patch({**self.call, "h": h, "y": None, "transformer_options": self.options})["h"]
         return h
 
-    def before_output(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        skip = self._with_control(skip, "output")
+    def before_decoder_block(self, at: Place, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         for patch in self.patches.get("output_block_patch", ()):
             h, skip = patch(h, skip, self.options)
         return h, skip
 
-    def self_attention(self, attention: SelfAttention, x: Tensor) -> Tensor:
-        self.options["block_index"] += 1
-        self.options["transformer_index"] += 1
-        extra = self._extra(attention)
-        context = value = x
-        for patch in self.patches.get("attn1_patch", ()):
-            x, context, value = patch(x, context, value, extra)
-        q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(value)
-        out = attention.to_out(self._attend("attn1", q, k, v, extra))
-        for patch in self.patches.get("attn1_output_patch", ()):
-            out = patch(out, extra)
-        return out
-
-    def between_attentions(self, x: Tensor) -> Tensor:
+    def before_attention(self, at: Place, x: Tensor) -> Tensor:
         for patch in self.patches.get("middle_patch", ()):
             x = patch(x, self.options)
         return x
 
-    def cross_attention(self, attention: CrossAttention, x: Tensor, text: Tensor, image: Tensor | None) -> Tensor:
-        if not self._patches_cross_attention():
-            q = attention.to_q(x)
-            out = self._rows(attention, q, attention.to_k(text), attention.to_v(text))
-            return attention.to_out(attention.add_image(out, q, image, attention=self.attention))
-        extra = self._extra(attention)
-        context = value = text.repeat_interleave(x.shape[0] // text.shape[0], dim=0)  # (b f) n d, as patches know it
-        for patch in self.patches.get("attn2_patch", ()):
-            x, context, value = patch(x, context, value, extra)
-        q = attention.to_q(x)
-        out = self._attend("attn2", q, attention.to_k(context), attention.to_v(value), extra)
-        out = attention.to_out(attention.add_image(out, q, image, attention=self.attention))
-        for patch in self.patches.get("attn2_output_patch", ()):
+    def around_attention(self, at: Place, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if at.attention == "spatial_self":
+            self.options["block_index"] += 1
+            self.options["transformer_index"] += 1
+        self.extra = self._extra(at)
+        extra, out = self.extra, layer(x)
+        for patch in self.patches.get(f"{self._name(at)}_output_patch", ()):
             out = patch(out, extra)
         return out
 
-    def _patches_cross_attention(self) -> bool:
-        return any(name in self.patches for name in ("attn2_patch", "attn2_output_patch")) or bool(
-            self.replacements.get("attn2")
-        )
+    def attention_inputs(self, at: Place, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if len(k) != len(q):
+            k = v = k.repeat_interleave(len(q) // len(k), dim=0)  # (b f) n d, as patches know texts
+        for patch in self.patches.get(f"{self._name(at)}_patch", ()):
+            q, k, v = patch(q, k, v, self.extra)
+        return q, k, v
 
-    def _attend(self, name: str, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        """Attention by what replaces it in this block, or by ComfyUI's own."""
-        replacements = self.replacements.get(name, {})
+    def attention(
+        self, at: Place, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        replacements = self.replacements.get(self._name(at), {})
         block = (*self.options["block"], self.options["block_index"])
         replacement = replacements.get(block, replacements.get(self.options["block"]))
-        if replacement is not None:
-            return replacement(q, k, v, extra)
-        return self.host_attention(q, k, v, extra["n_heads"])
+        if replacement is None:
+            return attend(q, k, v, mask)
+        out: Tensor = replacement(q, k, v, self.extra)
+        return out
+
+    def attention_backend(self, at: Place, function: Attention) -> Attention:
+        return self.host_attention
 
     def host_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-        """ComfyUI's attention, which asks `options` for one of the model's own."""
+        """ComfyUI's attention, which looks in `options` for one of the model's own."""
         out: Tensor = optimized_attention(
             q, k, v, heads, mask=mask, attn_precision=ATTENTION_PRECISION, transformer_options=self.options
         )
         return out
 
-    def _rows(self, attention: CrossAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (b f) n d over k, v of whole clips: all frames of a clip stand in one row."""
-        rows = q.reshape(k.shape[0], -1, q.shape[-1])
-        return self.host_attention(rows, k, v, attention.heads).reshape(q.shape)
+    @staticmethod
+    def _name(at: Place) -> str:
+        assert at.attention is not None
+        return NAMES[at.attention]
 
-    def _extra(self, attention: Projections) -> dict[str, Any]:
-        """What attention patches are told."""
-        told = {key: item for key, item in self.options.items() if key not in ("patches", "patches_replace")}
-        weight: Tensor = attention.to_q.get_parameter("weight")
+    def _extra(self, at: Place) -> dict[str, Any]:
+        """What attention patches receive beside tokens."""
+        options = {key: item for key, item in self.options.items() if key not in ("patches", "patches_replace")}
         return {
-            **told,
-            "n_heads": attention.heads,
-            "dim_head": weight.shape[0] // attention.heads,
+            **options,
+            "n_heads": at.heads,
+            "dim_head": at.head_channels,
             "attn_precision": ATTENTION_PRECISION,
         }
-
-    def _with_control(self, h: Tensor, place: str) -> Tensor:
-        residuals = (self.control or {}).get(place)
-        residual = residuals.pop() if residuals else None
-        return h if residual is None else h + residual.to(h)

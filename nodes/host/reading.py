@@ -1,4 +1,4 @@
-"""Model files as ComfyUI maps them, where it reads weights from the disk when a layer runs (dynamic VRAM)."""
+"""Model files as ComfyUI maps them where it reads weights from the disk when a layer runs (dynamic VRAM)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError:  # before dynamic VRAM
     memory = None
 
 HOST_ENDINGS = (".safetensors", ".sft")
-"""Endings by which ComfyUI recognizes a safetensors file."""
+"""The endings by which ComfyUI recognises a safetensors file."""
 
 
 def open_file(path: Path, preset: str = AUTO) -> Checkpoint:

@@ -23,7 +23,7 @@ def with_start(model: Any, count: int, init: AnalyticInit | None) -> Any:
 
 
 def check_start(model: Any, *, alone: bool) -> None:
-    """Raises UserError where the statistics of a clip do not go together with the way to make it."""
+    """Raises UserError for the statistics of a clip where it is not sampled alone."""
     sampling = model.get_model_object(MODEL_SAMPLING)
     if not alone and isinstance(sampling, RescaledSampling) and sampling.init is not None:
         raise UserError(

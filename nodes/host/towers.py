@@ -1,4 +1,4 @@
-"""Text and image towers by two sets of names: OpenCLIP's, which published files use, and those of ComfyUI's modules."""
+"""Text and image encoders by two sets of names: OpenCLIP's, as in published files, and those of ComfyUI's modules."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ...vc_core.checkpoint.parts import PARTS
 from ...vc_core.specs import ImageEncoderSpec, TextEncoderSpec
 
 CLIP_NAME = "clip_h"
-"""What ComfyUI calls this text tower; LoRA files of Stable Diffusion 2 use the name."""
+"""ComfyUI's name for this text encoder; LoRA files of Stable Diffusion 2 use it."""
 
 TEXT = f"{CLIP_NAME}.transformer."
 TEXT_NAMES = {
@@ -23,7 +24,7 @@ TEXT_NAMES = {
     "logit_scale": f"{CLIP_NAME}.logit_scale",
 }
 UNUSED_TEXT = (f"{CLIP_NAME}.logit_scale", f"{TEXT}text_projection.weight")
-"""Tensors of the text tower, by ComfyUI's names, that the video models do without."""
+"""Tensors of the text encoder, by ComfyUI's names, that the video models do not use."""
 
 IMAGE_NAMES = {
     "class_embedding": "vision_model.embeddings.class_embedding",
@@ -46,15 +47,15 @@ LAYER_NAMES = {
 QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 """Three in ComfyUI's modules, one (`attn.in_proj`) in OpenCLIP's."""
 
-PUBLISHED_TEXT = "cond_stage_model.model."
-PUBLISHED_IMAGE = "embedder.model.visual."
+PUBLISHED_TEXT = PARTS["text_encoder"].prefix + "model."
+PUBLISHED_IMAGE = PARTS["image_encoder"].prefix + "model.visual."
 
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def text_shapes(spec: TextEncoderSpec) -> Shapes:
-    """The tensors of a text tower, by ComfyUI's names."""
+    """The tensors of a text encoder, by ComfyUI's names."""
     width, model = spec.width, TEXT + "text_model."
     return {
         model + "embeddings.token_embedding.weight": (spec.vocab_size, width),
@@ -67,7 +68,7 @@ def text_shapes(spec: TextEncoderSpec) -> Shapes:
 
 
 def image_shapes(spec: ImageEncoderSpec) -> Shapes:
-    """The tensors of an image tower, by ComfyUI's names."""
+    """The tensors of an image encoder, by ComfyUI's names."""
     width, model, patch = spec.width, "vision_model.", spec.patch_size
     return {
         model + "embeddings.class_embedding": (width,),
@@ -81,7 +82,7 @@ def image_shapes(spec: ImageEncoderSpec) -> Shapes:
 
 
 def _layer_shapes(prefix: str, layers: int, width: int) -> Shapes:
-    """Those of a tower's transformer blocks, which are four times as wide inside."""
+    """Those of the transformer blocks, whose hidden layer is four times as wide."""
     out: Shapes = {}
     for layer in range(layers):
         place = f"{prefix}{layer}."
@@ -102,7 +103,7 @@ def text_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def image_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From `model.visual...`, as in our image encoder, to ComfyUI's names; text tensors beside it are left out."""
+    """From `model.visual...`, as in our image encoder, to ComfyUI's names; its text tensors are left out."""
     return _to_host(tensors, "model.visual.", IMAGE_NAMES, "vision_model.encoder.layers.")
 
 
@@ -112,7 +113,7 @@ def text_to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def image_to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From the names of ComfyUI's image tower to those of a published checkpoint."""
+    """From the names of ComfyUI's image encoder to those of a published checkpoint."""
     return _to_published(tensors, PUBLISHED_IMAGE, IMAGE_NAMES, "vision_model.encoder.layers.")
 
 
@@ -169,6 +170,6 @@ def _turned(tensor: Tensor) -> Tensor:
 
 
 def _settled(tensor: Tensor) -> Tensor:
-    """The values of a weight that ComfyUI may still have to patch (it hands out stand-ins while it saves)."""
+    """The values of a weight that ComfyUI may still have to patch (it passes lazy tensors while it saves)."""
     move: Callable[[str], Tensor] = tensor.to
     return move("cpu")

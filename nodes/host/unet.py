@@ -1,7 +1,8 @@
-"""Our UNet in the clothes of a ComfyUI diffusion model: frames on the batch axis, conditions as keywords."""
+"""Our UNet with the interface of a ComfyUI diffusion model: frames on the batch axis, conditions as keywords."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,17 +10,22 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ...vc_core.conditioning import Conditioning
-from ...vc_core.denoising.freenoise import PLAIN_STEPS
+from ...vc_core.conditions import SINGLE, Conditioning, Evaluation
+from ...vc_core.denoising.caching import SHALLOW
+from ...vc_core.denoising.freenoise import with_motion_injection
 from ...vc_core.denoising.guidance import Model
-from ...vc_core.denoising.windows import ContextWindows, Place, in_windows
+from ...vc_core.denoising.windows import ContextWindows, windowed
 from ...vc_core.errors import UserError
+from ...vc_core.network.adapter import Adapter
+from ...vc_core.network.adapters.deep import KeepDeep
+from ...vc_core.network.call import Deep, Pass
 from ...vc_core.network.layers import to_clips, to_frames
-from ...vc_core.network.unet import Deep, VideoUNet
-from ...vc_core.specs import UNetSpec, Windows
-from .deep import STEP_CACHE, WITHOUT_TIME, StepRun, shallow_control
+from ...vc_core.network.unet import VideoUNet
+from ...vc_core.specs import UNetSpec
+from .branches import branches_of
+from .deep import STEP_CACHE, StepRun, shallow_control
 from .operations import weights_of
-from .patches import PatchHooks, host_attention
+from .patches import BlockEntry, ControlResiduals, CorePatches, host_attention
 from .prefetch import prefetch
 
 WINDOWS = "videocrafter_windows"
@@ -32,11 +38,11 @@ HANDLER = "context_handler"
 """Where ComfyUI keeps its context windows, in `model_options`."""
 
 EACH_LEVEL = "videocrafter_each_level"
-"""Set in `transformer_options` where every frame has a noise level of its own."""
+"""Set in `transformer_options` where every frame has its own noise level."""
 
 
 class NativeUNet(VideoUNet):
-    """The names in its state dict are the published ones; everything else here is ComfyUI's way of calling."""
+    """The names in its state dict are the published ones; everything else here follows ComfyUI's calls."""
 
     def __init__(
         self,
@@ -95,8 +101,8 @@ class NativeUNet(VideoUNet):
         early_text: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """`x` carries the picture's latent behind the noised one, for networks that read one. `motion` is the motion
-        guidance and the timestep from which on it counts."""
+        """`x` holds the image's latent behind the noised one, for networks that read one. `motion` is the motion
+        guidance and the last timestep at which it applies."""
         clips = len(options.get("cond_or_uncond") or (0,))
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
@@ -104,20 +110,22 @@ class NativeUNet(VideoUNet):
         _check_nested(options)
         split = options.get(EACH_LEVEL) or (context_windows is not None and frames > context_windows.size)
         run: StepRun | None = None if split else options.get(STEP_CACHE)  # a pass of other frames continues none
-        deep = None if run is None else run.deep(options, clips)
-        if deep is not None and deep.features is not None:
-            control, run = shallow_control(control), None
+        features = None if run is None else run.features(options, clips)
+        deep, keep = None if features is None else Deep(SHALLOW, features), KeepDeep(SHALLOW)
+        if deep is not None:
+            control = shallow_control(control)
         call = {"x": x, "timesteps": timesteps, "context": context}
-        hooks = PatchHooks(options, control, width=self.spec.model_channels, call=call)
+        adapters: list[Adapter] = [keep] if run is not None and deep is None else []
+        adapters += [ControlResiduals(control)] if control else []
+        adapters.append(CorePatches(options, width=self.spec.model_channels, call=call))
+        settings = Pass(windows=options.get(WINDOWS), adapters=tuple(adapters), deep=deep)
         when = timesteps.view(clips, frames) if options.get(EACH_LEVEL) else timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
 
         def row(value: float | None) -> Tensor | None:
             return None if value is None else torch.full((clips,), float(value), device=x.device)
 
-        if early_text is not None and _place_of(options)[0] in PLAIN_STEPS:
-            early_text = None
-        told = Conditioning(
+        conditioning = Conditioning(
             text=_of_clips(context, frames, text_per_frame),
             early_text=None if early_text is None else early_text[::frames],
             image=None if image is None else _of_clips(image, frames, image_per_frame),
@@ -126,49 +134,38 @@ class NativeUNet(VideoUNet):
             guidance=row(guidance),
             motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),
         )
-        model: Model = partial(self._pass, hooks, options.get(WINDOWS), deep)
+        model: Model = partial(self._pass, settings, options)
         if context_windows is not None:
             _check_windows(control, frames, context_windows)
-            model = in_windows(model, context_windows, lambda _: _place_of(options))
-        out = model(latents[0], when, told, temporal=not options.get(WITHOUT_TIME, False))
-        if run is not None and deep is not None and deep.features is not None:
-            run.keep(deep.features)
+            model = windowed(model, context_windows)
+        evaluation = Evaluation(branches=branches_of(options))
+        if context_windows is not None or early_text is not None:
+            step, steps = _step_of(options)
+            evaluation = replace(evaluation, step=step, steps=steps)
+        out = with_motion_injection(model)(latents[0], when, conditioning, evaluation)
+        if run is not None and keep.result is not None:
+            run.keep(keep.result)
         return to_frames(out)
 
     def _pass(
         self,
-        hooks: PatchHooks,
-        windows: Windows | None,
-        deep: Deep | None,
+        settings: Pass,
+        options: dict[str, Any],
         x: Tensor,
         when: Tensor,
-        told: Conditioning,
+        conditioning: Conditioning,
+        evaluation: Evaluation = SINGLE,
         /,
-        *,
-        temporal: bool = True,
     ) -> Tensor:
-        hooks.fetch = prefetch(self._blocks(deep), x.device, hooks.options)
-        out = super().forward(
-            x,
-            when,
-            told.text,
-            told.image,
-            told.fps,
-            hooks=hooks,
-            temporal=temporal,
-            windows=windows,
-            concat=told.concat,
-            guidance=told.guidance,
-            motion=told.motion,
-            deep=deep,
-            early_text=told.early_text,
-        )
-        hooks.fetch()
+        entry = BlockEntry(options, prefetch(self._blocks(settings.deep), x.device, options))
+        run = replace(settings, evaluation=evaluation, adapters=(entry, *settings.adapters))
+        out = super().forward(x, when, conditioning, run)
+        entry.fetch()
         return out
 
     def _blocks(self, deep: Deep | None) -> list[nn.Module]:
         """The blocks that a pass runs, in order."""
-        if deep is None or deep.features is None:
+        if deep is None:
             return [*self.input_blocks, self.middle_block, *self.output_blocks]
         return [*self.input_blocks[: deep.shallow], *self.output_blocks[-deep.shallow :]]
 
@@ -185,8 +182,8 @@ def _check_nested(options: dict[str, Any]) -> None:
 def _check_windows(control: Any, frames: int, windows: ContextWindows) -> None:
     if control and frames > windows.size:
         raise UserError(
-            "Windows of whole passes do not know ControlNet. Use ComfyUI's context windows (VideoCrafter Context "
-            "Windows), or long_video freenoise."
+            "ControlNet is not supported with windows of whole passes. Use ComfyUI's context windows (VideoCrafter "
+            "Context Windows), or long_video freenoise."
         )
 
 
@@ -197,14 +194,13 @@ def rows_at_once(x: Tensor, options: dict[str, Any]) -> int:
     return len(x) if windows is None else min(len(x), clips * windows.size)
 
 
-def _place_of(options: dict[str, Any]) -> Place:
-    """The number of the step that runs, which is how many of the run's sigmas lie above its own, and how many follow;
-    `options` are the `transformer_options`."""
+def _step_of(options: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The index of the step that runs, which is how many of the run's sigmas lie above its own, and how many there are;
+    None where the `transformer_options` do not tell."""
     run, now = options.get("sample_sigmas"), options.get("sigmas")
     if run is None or now is None:
-        return 0, None
-    step = int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum())
-    return step, len(run) - 2 - step
+        return None, None
+    return int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum()), len(run) - 1
 
 
 def _of_clips(tokens: Tensor, frames: int, per_frame: bool) -> Tensor:

@@ -27,7 +27,7 @@ DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
 
 
 class OwnAutoencoder(Autoencoder):
-    """Ours, called as ComfyUI calls an autoencoder: latents are not scaled here, its samplers scale them."""
+    """Ours, called as ComfyUI calls an autoencoder: latents are not scaled here but by its samplers."""
 
     def encode(self, pixels: Tensor) -> Tensor:  # type: ignore[override]
         """n 3 h w in -1..1 -> the posterior's mean, n c h/8 w/8"""
@@ -61,7 +61,7 @@ def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
 
 
 def _estimate(vae: Any, spec: AutoencoderSpec) -> None:
-    """Tells ComfyUI what one frame takes, in place of its guess of 2178 and 1767 for every width."""
+    """Give ComfyUI the memory of one frame, instead of its constants of 2178 and 1767 for every width."""
     decode, encode = vae.memory_used_decode, vae.memory_used_encode
     down, up = DECODED * spec.channels / 2178, ENCODED * spec.channels / 1767
     vae.memory_used_decode = lambda shape, dtype: decode(shape, dtype) * down
@@ -78,8 +78,8 @@ def _around(checkpoint: Checkpoint, dtype: torch.dtype | None) -> Any:
     module = OwnAutoencoder(spec, operations=operations, weights=weights_of(operations), device="meta", dtype=kind)
     remember_types(module)
     vae.first_stage_model = module
-    # The plain patcher streams none of the weights of the decoder with references, and must load it whole.
-    vae.disable_offload = spec.reference_levels is not None
+    # The plain patcher cannot stream the weights of the decoder that sees the ends, and must load it whole.
+    vae.disable_offload = spec.sees_ends
     vae.patcher = type(vae.patcher)(
         module, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
     )
@@ -105,7 +105,7 @@ def load_vae_file(path: Path, weight_dtype: str = "default") -> Any:
 
 
 def load_vae_patcher(path: Path, weight_dtype: str, disable_dynamic: bool = False) -> Any:
-    """The patcher alone, made fresh."""
+    """The patcher alone, made again."""
     del disable_dynamic  # ComfyUI's VAE has no such choice
     return load_vae_file(path, weight_dtype).patcher
 
@@ -119,18 +119,18 @@ def decode_frames(vae: Any, latents: Tensor) -> Tensor:
 
 
 def looks_at_ends(vae: Any) -> bool:
-    """Whether this is a VAE whose decoder looks at the pictures at a clip's ends (ToonCrafter)."""
+    """Whether this is a VAE whose decoder sees the images at a clip's ends (ToonCrafter)."""
     module = getattr(vae, "first_stage_model", None)
-    return isinstance(module, OwnAutoencoder) and module.spec.reference_levels is not None
+    return isinstance(module, OwnAutoencoder) and module.spec.sees_ends
 
 
 ENDS = 2
-"""Frames' worth of memory that the pictures at the ends take in a decoder that looks at them."""
+"""Memory that the images at the ends take in a decoder that sees them, in frames."""
 
 
 def decode_clip(vae: Any, latents: Tensor, ends: Tensor) -> Tensor:
-    """IMAGE frames h w 3, float32 on the CPU, of a clip's latents frames c h w, decoded at once by a VAE that looks at
-    the pictures at its ends, 2 h w 3 in 0..1. Raises UserError where the memory is not enough."""
+    """IMAGE frames h w 3, float32 on the CPU, of a clip's latents frames c h w, decoded at once by a VAE that sees the
+    images at its ends, 2 h w 3 in 0..1. Raises UserError where the memory is not enough."""
     load = comfy.model_management.load_models_gpu
     memory = vae.memory_used_decode(latents.shape, vae.vae_dtype) * (len(latents) + ENDS)
     shown = vae.process_input(ends.movedim(-1, 1))
@@ -141,8 +141,8 @@ def decode_clip(vae: Any, latents: Tensor, ends: Tensor) -> Tensor:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The memory is not enough for {len(latents)} frames of {ends.shape[2]}x{ends.shape[1]}, which this VAE "
-            "decodes at once. Take fewer frames or a smaller size, or decode with VAE Decode (Tiled), which does not "
-            "look at the pictures."
+            "decodes at once. Use fewer frames or a smaller size, or decode with VAE Decode (Tiled), which ignores the "
+            "images at the ends."
         ) from error
     frames: Tensor = vae.process_output(out).movedim(1, -1)
     return frames
@@ -156,8 +156,8 @@ def encode_frames(vae: Any, frames: Tensor) -> Tensor:
     return out.to("cpu", torch.float32)
 
 
-def encode_sampled(vae: Any, picture: Tensor, noise: Noise) -> Tensor:
-    """As `encode_frames` of one picture h w 3, but a sample of the posterior: 1 c h w. Raises UserError for a VAE
+def encode_sampled(vae: Any, image: Tensor, noise: Noise) -> Tensor:
+    """As `encode_frames` of one image h w 3, but a sample of the posterior: 1 c h w. Raises UserError for a VAE
     without one."""
     module: Any = getattr(vae, "first_stage_model", None)
     if not hasattr(module, "encoder") or not hasattr(module, "quant_conv"):
@@ -165,7 +165,7 @@ def encode_sampled(vae: Any, picture: Tensor, noise: Noise) -> Tensor:
             "The posterior of this VAE cannot be sampled: connect the VAE of the model's own checkpoint, or choose "
             "the posterior mean."
         )
-    pixels = picture[None].movedim(-1, 1)
+    pixels = image[None].movedim(-1, 1)
     memory = vae.memory_used_encode(pixels.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
     pixels = vae.process_input(pixels).to(vae.device, vae.vae_dtype)
@@ -174,10 +174,10 @@ def encode_sampled(vae: Any, picture: Tensor, noise: Noise) -> Tensor:
 
 
 def check_vae(vae: Any, latents: Tensor) -> None:
-    """Raise UserError when these latents are not of the kind that the VAE decodes."""
+    """Raise UserError for latents that the VAE does not decode."""
     channels = getattr(vae, "latent_channels", latents.shape[1])
     if getattr(vae, "latent_dim", 2) != 2:
-        raise UserError("The VAE is one for latents with an axis of time; VideoCrafter's decodes frame by frame.")
+        raise UserError("The VAE is for latents with a time axis; VideoCrafter's decodes frame by frame.")
     if latents.shape[1] != channels:
         raise UserError(
             f"The latent has {latents.shape[1]} channels and the VAE decodes {channels}. Use the VAE of the model "
@@ -186,7 +186,7 @@ def check_vae(vae: Any, latents: Tensor) -> None:
 
 
 def _config(spec: AutoencoderSpec) -> dict[str, Any]:
-    """The autoencoder in the words of ComfyUI's configuration."""
+    """The autoencoder as ComfyUI's configuration describes it."""
     return {
         "embed_dim": spec.latent_channels,
         "ddconfig": {

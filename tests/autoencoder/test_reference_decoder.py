@@ -68,7 +68,7 @@ def test_parts_of_large_maps_equal_the_whole(tiny: Autoencoder) -> None:
     latents, ends = torch.randn(7, 4, 6, 5), torch.rand(2, 3, 12, 10) * 2 - 1
     with torch.inference_mode():
         whole = tiny.decode(latents, ends=ends)
-        tiny.decoder.budget.values = 500
+        tiny.decoder.plan.budget.values = 500
         torch.testing.assert_close(tiny.decode(latents, ends=ends), whole, atol=1e-5, rtol=0)
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vc_core.checkpoint import PREFIXES, Part, build_empty
+from vc_core.checkpoint import PARTS, build_empty
 from vc_core.denoising.schedule import NoiseSchedule
 from vc_core.specs import (
     PRESETS,
@@ -40,13 +40,13 @@ IMAGE_MODEL = replace(
     defaults=PRESETS["videocrafter1_i2v_512"].defaults,
 )
 
-PARTS: dict[str, tuple[Part, ...]] = {
+PARTS_OF: dict[str, tuple[str, ...]] = {
     "small_text": ("unet", "autoencoder", "text_encoder"),
     "small_image": ("unet", "autoencoder", "text_encoder", "image_encoder", "image_tokens"),
 }
 
 
-def part_weights(spec: ModelSpec, part: Part, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
+def part_weights(spec: ModelSpec, part: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
     """Weights of one part by the names in its module: small and random, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -56,7 +56,7 @@ def part_weights(spec: ModelSpec, part: Part, dtype: torch.dtype = torch.float32
 
 
 @lru_cache
-def shapes(spec: ModelSpec, part: Part) -> dict[str, torch.Size]:
+def shapes(spec: ModelSpec, part: str) -> dict[str, torch.Size]:
     """The names and shapes of a part."""
     return {name: tensor.shape for name, tensor in build_empty(spec, part).state_dict().items()}
 
@@ -74,7 +74,7 @@ def schedule_buffers(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> dic
 def published(spec: ModelSpec, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
     """A whole checkpoint with the published names."""
     tensors = schedule_buffers(spec, dtype)
-    for number, part in enumerate(PARTS[spec.name]):
+    for number, part in enumerate(PARTS_OF[spec.name]):
         weights = part_weights(spec, part, dtype, seed + number)
-        tensors.update({PREFIXES[part] + name: tensor for name, tensor in weights.items()})
+        tensors.update({PARTS[part].prefix + name: tensor for name, tensor in weights.items()})
     return tensors

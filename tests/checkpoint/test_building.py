@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.synthetic import IMAGE_MODEL, PARTS, TEXT_MODEL, part_weights, published, schedule_buffers
+from checkpoint.synthetic import IMAGE_MODEL, PARTS_OF, TEXT_MODEL, part_weights, published, schedule_buffers
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vc_core.checkpoint import METADATA_KEY, PREFIXES, Parts, load, open_checkpoint
+from vc_core.checkpoint import METADATA_KEY, PARTS, Parts, load, open_checkpoint
 from vc_core.checkpoint import building as building_module
+from vc_core.checkpoint.detection import IN_MODEL
 from vc_core.denoising.schedule import NoiseSchedule
 from vc_core.errors import UserError
 from vc_core.specs import ModelSpec, to_json
@@ -31,17 +32,17 @@ def test_loads_every_part_bit_for_bit(spec: ModelSpec, tmp_path: Path) -> None:
     tensors = published(spec)
     parts = load(save(tmp_path / "m.safetensors", tensors, spec))
     assert parts.spec == spec
-    for part in PREFIXES:
+    for part in IN_MODEL & PARTS.keys():
         module = getattr(parts, part)
-        if part not in PARTS[spec.name]:
+        if part not in PARTS_OF[spec.name]:
             assert module is None
             continue
         assert not module.training
         for name, value in module.state_dict().items():
-            assert torch.equal(value, tensors[PREFIXES[part] + name]), name
+            assert torch.equal(value, tensors[PARTS[part].prefix + name]), name
             assert not value.requires_grad
     assert parts.dtype == torch.float32
-    parts.require(*PARTS[spec.name])
+    parts.require(*PARTS_OF[spec.name])
 
 
 def test_a_ckpt_without_metadata_loads_with_chosen_spec(tmp_path: Path) -> None:
@@ -103,10 +104,10 @@ def test_an_image_encoder_without_the_texts_leftovers_loads(tmp_path: Path) -> N
 class TestSplitModels:
     def test_several_files_make_one_model(self, tmp_path: Path) -> None:
         paths = []
-        for part in PARTS["small_image"]:
-            weights = {PREFIXES[part] + name: t for name, t in part_weights(IMAGE_MODEL, part).items()}
+        for part in PARTS_OF["small_image"]:
+            weights = {PARTS[part].prefix + name: t for name, t in part_weights(IMAGE_MODEL, part).items()}
             paths.append(save(tmp_path / f"{part}.safetensors", weights, IMAGE_MODEL))
-        load(paths).require(*PARTS["small_image"])
+        load(paths).require(*PARTS_OF["small_image"])
 
     def test_a_later_file_replaces_a_part(self, tmp_path: Path) -> None:
         whole = save(tmp_path / "m.safetensors", published(TEXT_MODEL), TEXT_MODEL)

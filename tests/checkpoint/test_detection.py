@@ -1,4 +1,4 @@
-"""Which model a file holds, told by its tensors; and what a file seems to be that is not one of ours."""
+"""Which model a file holds, by its tensors; and what a file seems to be that is not one of ours."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import small_models
 import torch
-from checkpoint.synthetic import IMAGE_MODEL, PARTS, TEXT_MODEL, part_weights, published, schedule_buffers
+from checkpoint.synthetic import IMAGE_MODEL, PARTS_OF, TEXT_MODEL, part_weights, published, schedule_buffers
 from torch import Tensor
 
-from vc_core.checkpoint import METADATA_KEY, PREFIXES, build_empty, detect
+from vc_core.checkpoint import METADATA_KEY, PARTS, build_empty, detect
 from vc_core.checkpoint.plausible import check_spec
 from vc_core.denoising import NoiseSchedule
 from vc_core.errors import UserError
@@ -25,10 +25,10 @@ def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("spec", [TEXT_MODEL, IMAGE_MODEL], ids=lambda spec: spec.name)
-def test_our_own_metadata_tells_everything(spec: ModelSpec) -> None:
+def test_our_own_metadata_has_every_number(spec: ModelSpec) -> None:
     found = detect(published(spec), {METADATA_KEY: to_json(spec)})
     assert found.spec == spec
-    assert found.parts == PARTS[spec.name]
+    assert found.parts == PARTS_OF[spec.name]
 
 
 VARIANTS = {
@@ -45,17 +45,17 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("case", VARIANTS)
-def test_every_number_that_keys_give_is_read(case: str) -> None:
+def test_every_number_that_can_be_read_from_keys_is_read(case: str) -> None:
     unet = replace(VARIANTS[case], model_channels=32, context_dim=24, head_channels=16)
     spec = replace(TEXT_MODEL, unet=unet)
     found = detect(part_weights(spec, "unet")).spec.unet
-    untold = replace(unet, default_fps=found.default_fps)
-    assert found == untold
+    expected = replace(unet, default_fps=found.default_fps)
+    assert found == expected
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "image_encoder", "image_tokens"])
 def test_the_numbers_of_other_parts_are_read(part: str) -> None:
-    weights = {PREFIXES[part] + name: tensor for name, tensor in part_weights(IMAGE_MODEL, part).items()}
+    weights = {PARTS[part].prefix + name: tensor for name, tensor in part_weights(IMAGE_MODEL, part).items()}
     found = getattr(detect(weights).spec, part)
     wanted = getattr(IMAGE_MODEL, part)
     if part == "image_encoder":
@@ -66,16 +66,16 @@ def test_the_numbers_of_other_parts_are_read(part: str) -> None:
     assert found == wanted
 
 
-def test_linear_tokens_are_told() -> None:
+def test_linear_tokens_are_recognised() -> None:
     spec = replace(IMAGE_MODEL, image_tokens=LinearTokensSpec(tokens=3, embedding_dim=40, output_dim=24))
-    weights = {PREFIXES["image_tokens"] + name: t for name, t in part_weights(spec, "image_tokens").items()}
+    weights = {PARTS["image_tokens"].prefix + name: t for name, t in part_weights(spec, "image_tokens").items()}
     assert detect(weights).spec.image_tokens == spec.image_tokens
 
 
-@pytest.mark.parametrize("part", PARTS["small_image"])
-def test_a_part_alone_is_told_with_and_without_prefix(part: str) -> None:
+@pytest.mark.parametrize("part", PARTS_OF["small_image"])
+def test_a_part_alone_is_recognised_with_and_without_prefix(part: str) -> None:
     weights = part_weights(IMAGE_MODEL, part)
-    assert detect({PREFIXES[part] + name: t for name, t in weights.items()}).parts == (part,)
+    assert detect({PARTS[part].prefix + name: t for name, t in weights.items()}).parts == (part,)
     found = detect(weights)
     assert part in found.parts
     assert found.contents.parts[part].keys() <= weights.keys()
@@ -97,7 +97,7 @@ def test_a_whole_openclip_file_gives_text_and_image_encoder() -> None:
 class TestPublishedModelsOfOneKind:
     """VideoCrafter2, T2V-512 of October 2023 and T2V-256 have the same tensors."""
 
-    def test_the_rescale_tells_256_from_512(self) -> None:
+    def test_the_rescale_distinguishes_256_from_512(self) -> None:
         flat = replace(TEXT_MODEL, diffusion=DiffusionSpec(rescale=None))
         assert detect(published(flat)).spec.name == "videocrafter1_t2v_256"
         assert detect(published(TEXT_MODEL)).spec.name == "videocrafter2_512"
@@ -207,7 +207,7 @@ def test_no_number_in_the_metadata_leads_to_another_error(place: tuple[str, ...]
         except UserError:
             continue
         NoiseSchedule.from_spec(spec.diffusion)
-        for part in PARTS["small_image"]:
+        for part in PARTS_OF["small_image"]:
             build_empty(spec, part)
 
 
@@ -245,7 +245,7 @@ def test_metadata_that_cannot_be_read_is_refused(text: str) -> None:
 def test_a_text_encoder_of_the_wrong_width_is_refused() -> None:
     tensors = published(TEXT_MODEL)
     wide = replace(TEXT_MODEL, text_encoder=replace(TEXT_MODEL.text_encoder, width=40, heads=5, embed_dim=40))
-    tensors.update({PREFIXES["text_encoder"] + name: t for name, t in part_weights(wide, "text_encoder").items()})
+    tensors.update({PARTS["text_encoder"].prefix + name: t for name, t in part_weights(wide, "text_encoder").items()})
     with pytest.raises(UserError, match=r"40 wide, but this UNet reads text of 24.*ViT-H-14"):
         detect(tensors)
 

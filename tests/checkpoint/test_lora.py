@@ -17,6 +17,7 @@ from torch import Tensor
 
 from golden_cases import cases, fps_of, load, relative_error, row
 from vc_core.checkpoint.lora import GUIDANCE, apply, lora_spec, read_lora, restore, with_guidance
+from vc_core.conditions import Conditioning
 from vc_core.errors import UserError
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import PRESETS
@@ -46,16 +47,17 @@ def test_golden_list(path: Path, tmp_path: Path) -> None:
     (call,) = info["calls"]
     clips = len(t["in/x"])
     guidance = row(call["guidance"], clips) if "guidance" in call else scale_of(t["in/timestep_cond"])
-    given = (t["in/x"], t["in/timesteps"], t["in/context"], None, fps_of(call, t))
+    conditioning = Conditioning(t["in/context"], fps=fps_of(call, t), guidance=guidance)
+    given = (t["in/x"], t["in/timesteps"], conditioning)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    base = model(*given, guidance=guidance)
+    base = model(*given)
     assert relative_error(base, t["out/base"]) < TOLERANCE
     replaced = apply(model, lora)
     for name, value in t.items():
         if name.startswith("merged/"):
             merged = model.state_dict()[name.removeprefix("merged/")]
             torch.testing.assert_close(merged, value, atol=2e-6, rtol=0)  # float32 sums of four products
-    assert relative_error(model(*given, guidance=guidance), t["out/merged"]) < TOLERANCE
+    assert relative_error(model(*given), t["out/merged"]) < TOLERANCE
     restore(model, replaced)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -186,9 +188,10 @@ def test_a_list_for_a_model_without_guidance_embedding_brings_it(tmp_path: Path)
     assert lora.guidance_width == 24
     grown = with_guidance(unet, lora.guidance_width)
     x = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    given = (x, torch.tensor([500]), torch.zeros(1, 5, 24))
+    when, plain = torch.tensor([500]), Conditioning(torch.zeros(1, 5, 24))
     with torch.no_grad():
-        assert torch.equal(grown(*given, guidance=torch.tensor([7.5])), unet(*given))
+        guided = grown(x, when, replace(plain, guidance=torch.tensor([7.5])))
+        assert torch.equal(guided, unet(x, when, plain))
     spec = lora_spec(TEXT_MODEL, [(tmp_path / "unet_lora.pt", 1.0)])
     assert spec.unet == replace(TEXT_MODEL.unet, guidance_width=24)
     assert spec.diffusion.rescale is None

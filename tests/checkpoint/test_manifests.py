@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vc_core.checkpoint import PREFIXES, TITLES, build_empty, detect
+from vc_core.checkpoint import PARTS, build_empty, detect
 from vc_core.checkpoint.keys import SCHEDULE
-from vc_core.specs import PRESETS
+from vc_core.specs import PRESETS, TITLES
 
 FOLDER = Path(__file__).parent.parent / "manifests"
 
@@ -37,7 +37,7 @@ def manifest(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", PRESET_OF)
 class TestManifest:
-    def test_is_told_exactly(self, name: str) -> None:
+    def test_is_recognised_exactly(self, name: str) -> None:
         found = detect(manifest(name))
         assert found.spec == PRESETS[PRESET_OF[name]]
         assert found.title == TITLES[PRESET_OF[name]]
@@ -47,7 +47,7 @@ class TestManifest:
     def test_our_modules_have_every_key_and_shape_and_no_other(self, name: str) -> None:
         found = detect(manifest(name))
         ours = {
-            PREFIXES[part] + key: tuple(tensor.shape)
+            PARTS[part].prefix + key: tuple(tensor.shape)
             for part in found.parts
             for key, tensor in build_empty(found.spec, part).state_dict().items()
         }
@@ -60,13 +60,13 @@ class TestManifest:
         assert list(build_empty(found.spec, "unet").state_dict()) == list(found.contents.parts["unet"])
 
     @pytest.mark.parametrize("wrapper", ["_forward_module.", "module._forward_module.", "model."])
-    def test_is_told_with_further_prefixes(self, name: str, wrapper: str) -> None:
+    def test_is_recognised_with_further_prefixes(self, name: str, wrapper: str) -> None:
         found = detect({wrapper + key: tensor for key, tensor in manifest(name).items()})
         assert found.spec == PRESETS[PRESET_OF[name]]
         assert found.contents.unknown == ()
 
-    def test_its_unet_alone_is_told(self, name: str) -> None:
-        prefix = PREFIXES["unet"]
+    def test_its_unet_alone_is_recognised(self, name: str) -> None:
+        prefix = PARTS["unet"].prefix
         tensors = {k.removeprefix(prefix): t for k, t in manifest(name).items() if k.startswith(prefix)}
         found = detect(tensors)
         assert found.parts == ("unet",)
@@ -81,7 +81,7 @@ class TestManifest:
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_whole_unets_without_prefix_are_told(name: str) -> None:
+def test_whole_unets_without_prefix_are_recognised(name: str) -> None:
     found = detect(manifest(name))
     assert found.spec == PRESETS[UNETS[name]]
     assert found.title == TITLES[UNETS[name]]
@@ -91,8 +91,19 @@ def test_whole_unets_without_prefix_are_told(name: str) -> None:
     assert list(ours) == list(manifest(name))
 
 
+def test_t2v_turbo_v2_without_motion_guidance_is_a_preset_for_the_unet_of_version_1() -> None:
+    tensors = manifest("t2v_turbo_vc2_unet")
+    (note,) = [note for note in detect(tensors).notes if "could also be" in note]
+    assert "T2V-Turbo v2 without motion guidance" in note
+    found = detect(tensors, preset="t2v_turbo_v2_no_mg")
+    assert found.spec == PRESETS["t2v_turbo_v2_no_mg"]
+    assert found.title == "T2V-Turbo v2 without motion guidance"
+    assert not found.spec.embeds_motion
+    assert (found.spec.defaults.fps, found.spec.defaults.steps) == (8, 8)
+
+
 @pytest.mark.parametrize(("last", "name"), [(0.7, "dynamicrafter_512"), (0.3, "dynamicrafter_1024")])
-def test_the_last_scale_tells_dynamicrafter_512_from_1024(last: float, name: str) -> None:
+def test_the_last_scale_distinguishes_dynamicrafter_512_from_1024(last: float, name: str) -> None:
     tensors = dict(manifest("dynamicrafter_512_v1"))
     tensors["scale_arr"] = torch.full((1400,), last)
     found = detect(tensors)
@@ -106,12 +117,12 @@ def test_the_last_scale_tells_dynamicrafter_512_from_1024(last: float, name: str
 def tooncrafter() -> dict[str, Tensor]:
     """DynamiCrafter 512 with another autoencoder, whose names and shapes are those of the authors' source; their file
     itself was not at hand."""
-    prefix = PREFIXES["autoencoder"]
+    prefix = PARTS["autoencoder"].prefix
     others = {key: tensor for key, tensor in manifest("dynamicrafter_512_v1").items() if not key.startswith(prefix)}
     return {**others, **manifest("tooncrafter_512_v1_autoencoder")}
 
 
-def test_tooncrafter_is_told_by_its_decoder() -> None:
+def test_tooncrafter_is_recognised_by_its_decoder() -> None:
     found = detect(tooncrafter())
     assert found.spec == PRESETS["tooncrafter_512"]
     assert found.title == "ToonCrafter 512"
@@ -121,14 +132,16 @@ def test_tooncrafter_is_told_by_its_decoder() -> None:
     assert {key: tensor.shape for key, tensor in ours.items()} == {key: tensor.shape for key, tensor in theirs.items()}
 
 
-def test_tooncrafters_parts_alone_are_told() -> None:
-    alone = {k.removeprefix(PREFIXES["autoencoder"]): t for k, t in manifest("tooncrafter_512_v1_autoencoder").items()}
+def test_tooncrafters_parts_alone_are_recognised() -> None:
+    alone = {
+        k.removeprefix(PARTS["autoencoder"].prefix): t for k, t in manifest("tooncrafter_512_v1_autoencoder").items()
+    }
     found = detect(alone)
     assert found.spec.autoencoder == PRESETS["tooncrafter_512"].autoencoder
-    assert found.title == "autoencoder (VAE), with ToonCrafter's decoder, without a UNet"
-    unet = detect({k: t for k, t in tooncrafter().items() if k.startswith(PREFIXES["unet"])})
+    assert found.title == "the autoencoder (VAE), with ToonCrafter's decoder, without a UNet"
+    unet = detect({k: t for k, t in tooncrafter().items() if k.startswith(PARTS["unet"].prefix)})
     assert any("ToonCrafter 512" in note for note in unet.notes)
-    kept = tuple(PREFIXES[part] for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
+    kept = tuple(PARTS[part].prefix for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
     assert detect({k: t for k, t in tooncrafter().items() if k.startswith(kept)}).spec == PRESETS["tooncrafter_512"]
 
 
@@ -140,9 +153,9 @@ def test_the_published_name_of_the_256_models_fps_embedding_is_known() -> None:
     assert found.contents.parts["unet"].keys() == build_empty(found.spec, "unet").state_dict().keys()
 
 
-def test_a_file_without_text_encoder_and_schedule_is_told() -> None:
+def test_a_file_without_text_encoder_and_schedule_is_recognised() -> None:
     """As the pruned files have it: UNet, autoencoder and image parts alone."""
-    kept = tuple(PREFIXES[part] for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
+    kept = tuple(PARTS[part].prefix for part in ("unet", "autoencoder", "image_encoder", "image_tokens"))
     found = detect({k: t for k, t in manifest("dynamicrafter_512_v1").items() if k.startswith(kept)})
     assert found.spec == PRESETS["dynamicrafter_512"]
     assert found.parts == ("unet", "autoencoder", "image_encoder", "image_tokens")

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import pytest
 import torch
-from checkpoint.synthetic import IMAGE_MODEL, PARTS, TEXT_MODEL, part_weights, published
+from checkpoint.synthetic import IMAGE_MODEL, PARTS_OF, TEXT_MODEL, part_weights, published
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vc_core.checkpoint import METADATA_KEY, PREFIXES, convert, load, open_checkpoint, save_tensors
+from vc_core.checkpoint import METADATA_KEY, PARTS, convert, load, open_checkpoint, save_tensors
 from vc_core.checkpoint import saving as saving_module
 from vc_core.errors import UserError
 from vc_core.specs import ModelSpec, from_json
@@ -53,7 +53,7 @@ def test_split_files_join_to_the_same_model(spec: ModelSpec, tmp_path: Path) -> 
     for path in paths:
         assert open_checkpoint(path).spec == spec
     whole, joined = load(source, preset=spec), load(paths)
-    for part in PARTS[spec.name]:
+    for part in PARTS_OF[spec.name]:
         ours, theirs = getattr(joined, part).state_dict(), getattr(whole, part).state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -80,12 +80,12 @@ def test_the_same_conversion_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     source = make(tmp_path, TEXT_MODEL)
-    convert(source, tmp_path / "o.safetensors", preset=TEXT_MODEL, on_bytes=lambda *pair: told.append(pair))
+    convert(source, tmp_path / "o.safetensors", preset=TEXT_MODEL, on_bytes=lambda *pair: reported.append(pair))
     total = sum(tensor.nbytes for tensor in published(TEXT_MODEL).values())
-    assert told[-1] == (total, total)
-    assert [written for written, _ in told] == sorted(written for written, _ in told)
+    assert reported[-1] == (total, total)
+    assert [written for written, _ in reported] == sorted(written for written, _ in reported)
 
 
 def test_tensors_of_every_type_and_shape_are_written_as_safetensors_reads_them(tmp_path: Path) -> None:
@@ -210,4 +210,4 @@ def test_ignored_leftovers_are_not_carried_over(tmp_path: Path) -> None:
 def test_one_part_alone_converts(tmp_path: Path) -> None:
     torch.save(part_weights(TEXT_MODEL, "autoencoder"), tmp_path / "vae.pt")
     (path,) = convert(tmp_path / "vae.pt", tmp_path / "o.safetensors", preset=TEXT_MODEL)
-    assert all(name.startswith(PREFIXES["autoencoder"]) for name in load_file(str(path)))
+    assert all(name.startswith(PARTS["autoencoder"].prefix) for name in load_file(str(path)))

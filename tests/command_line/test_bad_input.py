@@ -29,15 +29,15 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "save fps": (("--save-fps", "-3"), "-3"),
     "preset": (("--preset", "videocrafter1_t2v_1024"), "does not fit this file"),
     "strength without a video": (("--strength", "0.5"), "--strength 0.5 needs a --video"),
-    "order without windows": (("--window-order", "looped"), "--window-order looped works with --long windows only"),
+    "order without windows": (("--order", "static"), "--order works with --long windows only"),
     "motion": (("--motion", "0.1"), "A motion guidance of 0.1 was given, but small_text has none"),
-    "rounds of FreeInit": (("--free-init", "-1"), "-1 further rounds of FreeInit were asked for; give 0 (off) or more"),
+    "rounds of FreeInit": (("--free-init", "-1"), "The free_init of off is -1; it should be 0 to 10"),
     "an ending alone": (("-o", ".mp4"), "'.mp4' is an ending without a name"),
     "a new folder": (("-o", "new/folder/a.mp4", "--preset", "dynamicrafter_512"), "does not fit this file"),
     "spacing": (("--steps", "27"), "On the command line: --spacing trailing"),
     "more prompts than segments": (
         ("--long", "continue", "--frames", "20", "--then", "b", "--then", "c"),
-        "but 20 frames are made as 2 segments of 16 frames, each with one prompt. Give at most 2 prompts, ask for at",
+        "but 20 frames are made as 2 clips of 16 frames, each with one prompt. Give at most 2 prompts, ask for at",
     ),
     "home of nobody": (("-m", "~nobody.safetensors"), "There is no file ~nobody.safetensors"),
 }
@@ -97,7 +97,7 @@ class TestBadInput:
         assert run("image-to-video", "a", "-i", picture, "-m", text_model, "-o", out, "--device", "cpu") == 2
         assert "text-to-video model" in one_line(capsys.readouterr().err)
         assert run("text-to-video", "a", "-m", image_model, "-o", out, "--device", "cpu") == 2
-        assert "give it a picture" in one_line(capsys.readouterr().err)
+        assert "give it an image" in one_line(capsys.readouterr().err)
         assert not out.exists()
 
     @pytest.mark.parametrize("taken", ["file", "folder", os.devnull])
@@ -132,7 +132,7 @@ class TestBadInput:
         monkeypatch.setattr(cli.VideoCrafter, "load", None)
         out = ("-o", tmp_path / "a.mp4", "--device", "cpu")
         assert run("text-to-video", "a", *models, *out) == 2
-        assert "This is an image-to-video model: give it a picture" in one_line(capsys.readouterr().err)
+        assert "This is an image-to-video model: give it an image" in one_line(capsys.readouterr().err)
         assert run("image-to-video", "a", "-i", picture, *models, *out) == 2
         said = one_line(capsys.readouterr().err)
         assert "image-to-video model whose image encoder is missing" in said
@@ -150,7 +150,7 @@ class TestBadInput:
     ) -> None:
         given = ("-i", picture, "-m", image_model, "-o", tmp_path / "a.mp4", "--fit", "pad", "--device", "cpu")
         assert run("image-to-video", "a", *given) == 2
-        assert "--fit pad is for models that continue a picture" in one_line(capsys.readouterr().err)
+        assert "--fit pad is for models that continue an image" in one_line(capsys.readouterr().err)
 
     def test_an_empty_name_is_no_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:

@@ -104,7 +104,7 @@ class TestInterruption:
         assert run(*words) == cli.UNUSABLE
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1
-        assert "The memory is not enough" in said[0]
+        assert "There is not enough memory" in said[0]
         assert "--dtype fp16" in said[0]
 
     def test_other_errors_of_torch_are_not_hidden(

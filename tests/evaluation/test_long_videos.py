@@ -14,7 +14,8 @@ from evaluation.free_init import ROUNDS, in_rounds
 from evaluation.generate import Case
 from evaluation.long_videos import border_error, followed, joined, judged, long_cases, main, segments, worst_place
 from vc_core.denoising import Sampling
-from vc_core.longer import Long, frames
+from vc_core.long import frames
+from vc_core.long.off import Off
 from vc_core.pipeline import Request, VideoCrafter
 from worlds.shapes.world import SIZE, Scene, render, velocity
 
@@ -79,7 +80,7 @@ def test_free_init_is_measured_after_its_rounds(tmp_path: Path) -> None:
     assert len(found) == 3
     request = Request(seed=case.seed, fps=case.scene.fps, sampling=once)
     for rounds in (0, 2):
-        clip = list(frames(crafter, case.prompt, request=request, long=Long(method="off", free_init=rounds)))
+        clip = list(frames(crafter, case.prompt, request=request, method=Off(free_init=rounds)))
         np.testing.assert_allclose(found[rounds], np.stack([frame.numpy() for frame in clip]), atol=1e-5)
     result = tmp_path / "result.json"
     asked = ["--ways", "--free-init", "1", "--free-init-steps", "1"]

@@ -12,6 +12,8 @@ from torch import Tensor
 from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.lora import apply, read_lora
 from vc_core.conditioning import ImageEncoder, Resampler, TextEncoder, text_over_time, tokenize
+from vc_core.conditions import Conditioning
+from vc_core.network.call import Pass
 from vc_core.network.layers import scale_sinusoid
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import (
@@ -43,9 +45,10 @@ def unet_case(
         described.append({"name": name, "b": clips, "t": frames, "h": height, "w": width, **told})
         stored = {key: given.pop(key) for key in list(given) if "/" in key}
         tensors.update({f"{name}/{key.removeprefix('/')}": value for key, value in stored.items()})
-        tensors[f"{name}/in/timesteps"] = given["timesteps"]
-        tensors.setdefault(f"{name}/in/x", given["x"])
-        tensors[f"{name}/out/y"] = model(**given)
+        x, timesteps, windows = given.pop("x"), given.pop("timesteps"), given.pop("windows", None)
+        tensors[f"{name}/in/timesteps"] = timesteps
+        tensors.setdefault(f"{name}/in/x", x)
+        tensors[f"{name}/out/y"] = model(x, timesteps, Conditioning(**given), Pass(windows=windows))
     return write(folder, kind, {"config": {**SIZES, **config}, "calls": described}, tensors, weights)
 
 
@@ -123,15 +126,15 @@ def turbo_lora(folder: Path) -> Path:
         items += [draw(out, 3, *(1 for _ in rest[1:])) * 0.1, draw(3, *rest) * 0.1]
     torch.save(items, folder / "made.pt")
     x, when, text = draw(1, 4, 5, 4, 6), torch.tensor([400]), draw(1, 77, 16)
-    given = (x, when, text, None, torch.tensor([23]))
     guidance = torch.tensor([3.25])
+    given = (x, when, Conditioning(text, fps=torch.tensor([23]), guidance=guidance))
     tensors = {f"lora/{index:04}": item for index, item in enumerate(items)}
     tensors.update(
         {"in/x": x, "in/timesteps": when, "in/context": text, "in/timestep_cond": scale_sinusoid(guidance, 24)}
     )
-    tensors["out/base"] = model(*given, guidance=guidance)
+    tensors["out/base"] = model(*given)
     apply(model, read_lora(folder / "made.pt", spec))
-    tensors["out/merged"] = model(*given, guidance=guidance)
+    tensors["out/merged"] = model(*given)
     info = {"config": {**SIZES, **PLAIN, "time_cond_proj_dim": 24}, "list_file": "made.pt"}
     info.update({"order": [[key] for key in order], "calls": [{"name": "c0", "fps": 23}]})
     return write(folder, "turbo_lora", info, tensors, weights)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 
 from golden_cases import relative_error
+from vc_core.conditions import Conditioning
+from vc_core.network.call import Pass
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import UNetSpec, Windows
 
@@ -26,8 +28,9 @@ SPEC = UNetSpec(
 def test_a_pass_by_the_kernels_equals_that_by_plain_layers() -> None:
     torch.manual_seed(0)
     network = VideoUNet(SPEC).eval()
-    inputs = (torch.randn(1, 4, 4, 3, 2), torch.tensor([500.0]), torch.randn(1, 5, 6))
-    fused = network(*inputs, windows=Windows(size=3, stride=1))
+    inputs = (torch.randn(1, 4, 4, 3, 2), torch.tensor([500.0]), Conditioning(torch.randn(1, 5, 6)))
+    run = Pass(windows=Windows(size=3, stride=1))
+    fused = network(*inputs, run)
     assert network.fused(fused)
     network.fused.wanted = False
-    assert relative_error(fused, network(*inputs, windows=Windows(size=3, stride=1))) < 1e-5
+    assert relative_error(fused, network(*inputs, run)) < 1e-5

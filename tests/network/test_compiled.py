@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from vc_core.conditions import Conditioning
 from vc_core.errors import UserError
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import VideoCrafter
@@ -41,8 +42,9 @@ def test_one_graph_without_breaks_for_every_number_of_frames(changes: dict[str, 
     timestep, fps = torch.tensor([500.0]), torch.tensor([8.0])
     for frames in (4, 3, 5, 7):
         x = torch.randn(1, 4, frames, 8, 8, generator=generator)
-        out: Tensor = compiled(x, timestep, text, image, fps)
-        torch.testing.assert_close(out, model(x, timestep, text, image, fps), atol=1e-5, rtol=0)
+        conditioning = Conditioning(text, image, fps)
+        out: Tensor = compiled(x, timestep, conditioning)
+        torch.testing.assert_close(out, model(x, timestep, conditioning), atol=1e-5, rtol=0)
     assert counter.frame_count <= 2, "the first number of frames, then one graph for all others"
 
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from golden_cases import COMMITTED, cases, fps_of, load, relative_error, row
 from vc_core.conditioning import text_over_time, tokens_for_frames
+from vc_core.conditions import Conditioning
 from vc_core.errors import UserError
+from vc_core.network.call import PLAIN, Pass
 from vc_core.network.layers import scale_sinusoid
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import Windows
@@ -50,14 +52,9 @@ def test_golden_dynamicrafter(path: Path) -> None:
     for call in info["calls"]:
         name = call["name"]
         x, context = t[f"{name}/in/x"], t[f"{name}/in/context"]
-        y = model(
-            x[:, :own],
-            t[f"{name}/in/timesteps"],
-            context[:, :TEXT_TOKENS],
-            tokens_for_frames(context[:, TEXT_TOKENS:], x.shape[2], published=True),
-            fps_of(call, t),
-            concat=x[:, own:],
-        )
+        image = tokens_for_frames(context[:, TEXT_TOKENS:], x.shape[2], published=True)
+        conditioning = Conditioning(context[:, :TEXT_TOKENS], image, fps_of(call, t), x[:, own:])
+        y = model(x[:, :own], t[f"{name}/in/timesteps"], conditioning)
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
 
 
@@ -78,8 +75,9 @@ def test_tokens_of_other_lengths_stay_with_their_frames(path: Path) -> None:
     for frames in (8, 24):
         x = torch.randn(1, 8, frames, *shape[3:], generator=torch.Generator().manual_seed(1))
         nearest = image[:, torch.linspace(0, 15, frames).round().long()]
+        conditioning = Conditioning(context[:, :TEXT_TOKENS], concat=x[:, 4:])
         near, ours, others = (
-            model(x[:, :4], t[f"{name}/in/timesteps"][:1], context[:, :TEXT_TOKENS], tokens, None, concat=x[:, 4:])
+            model(x[:, :4], t[f"{name}/in/timesteps"][:1], replace(conditioning, image=tokens))
             for tokens in (nearest, tokens_for_frames(image, frames), image.flatten(1, 2))
         )
         assert relative_error(ours, near) < 0.85 * relative_error(others, near), frames
@@ -100,7 +98,8 @@ def test_golden_turbo(path: Path) -> None:
                 width = t[f"{name}/in/{stored}"].shape[1]
                 embedding = scale_sinusoid(scale, width)
                 torch.testing.assert_close(embedding, t[f"{name}/in/{stored}"], atol=SCALE_ROUNDING, rtol=0)
-        y = model(x, t[f"{name}/in/timesteps"], t[f"{name}/in/context"], None, fps_of(call, t), **scales)
+        conditioning = Conditioning(t[f"{name}/in/context"], fps=fps_of(call, t), **scales)
+        y = model(x, t[f"{name}/in/timesteps"], conditioning)
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
 
 
@@ -118,12 +117,12 @@ def test_golden_windows(path: Path) -> None:
             windows = windows_of(call["window"])
             assert [list(span) for span in windows.spans(call["t"])] == call["views"], name
             assert windows.weights(windows.size) == call["weights_per_window"], name
-        given = (t[f"{name}/in/x"], t[f"{name}/in/timesteps"], t[f"{name}/in/context"])
-        fps = fps_of(call, t)
-        y = model(*given, None, fps, windows=windows)
+        conditioning = Conditioning(t[f"{name}/in/context"], fps=fps_of(call, t))
+        given = (t[f"{name}/in/x"], t[f"{name}/in/timesteps"], conditioning)
+        y = model(*given, Pass(windows=windows))
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
         if windows is not None and (call["t"] - windows.size) % windows.stride == 0:
-            assert torch.equal(y, model(*given, None, fps, windows=replace(windows, cover_rest=True))), name
+            assert torch.equal(y, model(*given, Pass(windows=replace(windows, cover_rest=True)))), name
 
 
 @pytest.mark.golden
@@ -138,14 +137,9 @@ def test_golden_prompts_over_time(path: Path) -> None:
         first, *others = call["views"]
         windows = windows_of((first[1] - first[0], others[0][0] if others else 1))
         assert [list(span) for span in windows.spans(call["t"])] == call["views"], name
-        y = model(
-            t[f"{name}/in/x"],
-            t[f"{name}/in/timesteps"],
-            text,
-            fps=fps_of(call, t),
-            windows=windows,
-            early_text=t["prompts"][-1:] if call["use_injection"] else None,
-        )
+        early = t["prompts"][-1:] if call["use_injection"] else None
+        conditioning = Conditioning(text, fps=fps_of(call, t), early_text=early)
+        y = model(t[f"{name}/in/x"], t[f"{name}/in/timesteps"], conditioning, Pass(windows=windows))
         assert relative_error(y, t[f"{name}/out/y"]) < tolerance, name
 
 
@@ -168,13 +162,14 @@ def inputs(f: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_concatenated_latent_is_needed_fits_and_matters() -> None:
     model = tiny(in_channels=8, concat_channels=4)
     x, when, text = inputs()
-    with pytest.raises(UserError, match="reads a picture's latent beside the noised one, and was given none"):
-        model(x, when, text)
-    with pytest.raises(UserError, match=r"is \(2, 4, 2, 5, 7\); it should have the shape \(2, 4, 3, 5, 7\)"):
-        model(x, when, text, concat=x[:, :, 1:])
-    with pytest.raises(UserError, match="has no place in this network"):
-        tiny()(x, when, text, concat=x)
-    assert not torch.allclose(model(x, when, text, concat=x), model(x, when, text, concat=0 * x), atol=1e-3)
+    with pytest.raises(UserError, match="needs the latent of an image beside the noised latent, but there is none"):
+        model(x, when, Conditioning(text))
+    with pytest.raises(UserError, match=r"is \(2, 4, 2, 5, 7\), but this model expects the shape \(2, 4, 3, 5, 7\)"):
+        model(x, when, Conditioning(text, concat=x[:, :, 1:]))
+    with pytest.raises(UserError, match="this model does not use one"):
+        tiny()(x, when, Conditioning(text, concat=x))
+    one, other = (model(x, when, Conditioning(text, concat=scale * x)) for scale in (1, 0))
+    assert not torch.allclose(one, other, atol=1e-3)
 
 
 @torch.no_grad()
@@ -186,7 +181,8 @@ def test_the_gate_scales_the_image_attention() -> None:
     for name, parameter in closed.named_parameters():
         if name.endswith("alpha"):
             parameter.fill_(-20.0)  # tanh(-20) + 1 is 0
-    torch.testing.assert_close(closed(x, when, text, image), open_(x, when, text), atol=2e-5, rtol=0)
+    without = open_(x, when, Conditioning(text))
+    torch.testing.assert_close(closed(x, when, Conditioning(text, image)), without, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("relative", [False, True], ids=["plain", "relative"])
@@ -194,8 +190,9 @@ def test_the_gate_scales_the_image_attention() -> None:
 @torch.no_grad()
 def test_one_window_is_no_windows(frames: int, relative: bool) -> None:
     model = tiny(temporal_conv=not relative, relative_position=relative)
-    given = inputs(frames)
-    assert torch.equal(model(*given, windows=Windows()), model(*given))
+    x, when, text = inputs(frames)
+    windows = Pass(windows=Windows())
+    assert torch.equal(model(x, when, Conditioning(text), windows), model(x, when, Conditioning(text)))
 
 
 @pytest.mark.parametrize("size", [1, 8, 9, 16, 32])
@@ -220,7 +217,8 @@ def test_a_constant_is_left_alone_by_the_fusion_of_windows() -> None:
     model = tiny(temporal_conv=False)
     x, when, text = inputs(1)
     clip = x.expand(-1, -1, 37, -1, -1)
-    torch.testing.assert_close(model(clip, when, text, windows=Windows()), model(clip, when, text), atol=2e-5, rtol=0)
+    plain, windows = (model(clip, when, Conditioning(text), run) for run in (PLAIN, Pass(windows=Windows())))
+    torch.testing.assert_close(windows, plain, atol=2e-5, rtol=0)
 
 
 def test_windows_that_leave_frames_out_are_refused() -> None:

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from golden_cases import relative_error
 from vc_core.autoencoder.autoencoder import Autoencoder
-from vc_core.network.attention import sdpa_attention
-from vc_core.network.contexts import KeptContexts
-from vc_core.network.hooks import Hooks
-from vc_core.network.unet import Deep, VideoUNet
+from vc_core.conditions import Conditioning
+from vc_core.network.adapter import Adapter, Place
+from vc_core.network.adapters.contexts import KeptContexts
+from vc_core.network.adapters.deep import KeepDeep
+from vc_core.network.attention import Attention, sdpa_attention
+from vc_core.network.call import PLAIN, Deep, Pass
+from vc_core.network.unet import VideoUNet
 from vc_core.specs import AutoencoderSpec, UNetSpec, Windows
 
 from .test_kernels import HERE, interpreted, needs_triton
+from .tiny import ALONE
 
 EXACT = 1e-5
 SMALL: dict[str, Any] = {
@@ -66,20 +70,22 @@ def given(network: VideoUNet, frames: int = 7, clips: int = 2, texts: int = 1) -
     return {
         "x": x,
         "timesteps": torch.arange(1, clips + 1) * 300.0,
-        "text": drawn(texts * clips, 5, 6),
-        **({"image": drawn(texts * clips, frames, 3, 6)} if spec.image_attention else {}),
-        **({"concat": drawn(*x.shape)} if spec.concat_channels else {}),
+        "conditioning": Conditioning(
+            text=drawn(texts * clips, 5, 6),
+            image=drawn(texts * clips, frames, 3, 6) if spec.image_attention else None,
+            concat=drawn(*x.shape) if spec.concat_channels else None,
+        ),
     }
 
 
-def both_ways(network: VideoUNet, inputs: dict[str, Any], **options: Any) -> tuple[Tensor, Tensor]:
+def both_ways(network: VideoUNet, inputs: dict[str, Any], run: Pass = PLAIN) -> tuple[Tensor, Tensor]:
     """What the fused and the plain layers give."""
     results = []
     with torch.no_grad():
         for wanted in (True, False):
             network.fused.wanted = wanted
             network.fused.arrange(network)
-            results.append(network(**inputs, **options))
+            results.append(network(**inputs, run=run))
     return results[0], results[1]
 
 
@@ -89,7 +95,7 @@ def both_ways(network: VideoUNet, inputs: dict[str, Any], **options: Any) -> tup
 def test_fused_layers_equal_plain_ones(kernels: Defined, kind: str, windows: Windows | None, values: int) -> None:
     network = network_of(**KINDS[kind])
     network.budget.values = values
-    fused, plain = both_ways(network, given(network), windows=windows)
+    fused, plain = both_ways(network, given(network), Pass(windows=windows))
     assert relative_error(fused, plain) < EXACT
     assert {"group_norm", "add_layer_norm", "geglu", "attend_over_frames"} <= set(kernels.calls)
 
@@ -108,43 +114,47 @@ def test_several_conditionings_noise_levels_of_frames_and_no_temporal_attention(
     network = network_of()
     together = given(network, texts=2)
     by_frame = {**given(network, clips=1), "timesteps": torch.linspace(0, 900, 7)[None]}
-    for inputs, options in ((together, {}), (by_frame, {}), (by_frame, {"temporal": False})):
-        fused, plain = both_ways(network, inputs, **options)
+    for inputs, run in ((together, PLAIN), (by_frame, PLAIN), (by_frame, ALONE)):
+        fused, plain = both_ways(network, inputs, run)
         assert relative_error(fused, plain) < EXACT
 
 
 def test_what_is_kept_between_passes(kernels: Defined) -> None:
     network = network_of()
     inputs = given(network, clips=1)
-    deep, kept = Deep(1), KeptContexts()
+    keep, kept = KeepDeep(1), KeptContexts()
     with torch.no_grad():
-        whole = network(**inputs, deep=deep, hooks=kept)
-        assert relative_error(network(**inputs, deep=deep, hooks=kept), whole) < EXACT
+        whole = network(**inputs, run=Pass(adapters=(keep, kept)))
+        assert keep.result is not None
+        again = network(**inputs, run=Pass(adapters=(kept,), deep=Deep(1, keep.result)))
+        assert relative_error(again, whole) < EXACT
 
 
 def test_an_attention_that_a_host_hands_in_sees_the_tokens_of_pixels(kernels: Defined) -> None:
     seen: set[tuple[int, ...]] = set()
 
-    class Host(Hooks):
-        @staticmethod
-        def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-            seen.add(tuple(q.shape[:2]))
-            return sdpa_attention(q, k, v, heads, mask)
+    def watched(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+        seen.add(tuple(q.shape[:2]))
+        return sdpa_attention(q, k, v, heads, mask)
+
+    class Host(Adapter):
+        def attention_backend(self, at: Place, function: Attention) -> Attention:
+            return watched if at.attention in ("temporal_1", "temporal_2") else function
 
     network = network_of()
-    fused, plain = both_ways(network, given(network), hooks=Host())
+    fused, plain = both_ways(network, given(network), Pass(adapters=(Host(),)))
     assert relative_error(fused, plain) < EXACT
     assert seen == {(2 * 15, 7), (2 * 6, 7)}
     assert not kernels.calls["attend_over_frames"]
 
 
 def test_a_host_that_gives_maps_in_another_layout_changes_nothing(kernels: Defined) -> None:
-    class Host(Hooks):
-        def after_input(self, h: Tensor) -> tuple[Tensor, Tensor]:
-            return h.contiguous(), h.contiguous()
+    class Host(Adapter):
+        def after_encoder_block(self, at: Place, h: Tensor) -> Tensor:
+            return h.contiguous()
 
     network = network_of()
-    fused, plain = both_ways(network, given(network), hooks=Host())
+    fused, plain = both_ways(network, given(network), Pass(adapters=(Host(),)))
     assert relative_error(fused, plain) < EXACT
 
 
@@ -167,7 +177,7 @@ def test_the_autoencoder(kernels: Defined, levels: tuple[int, ...] | None, value
     torch.manual_seed(0)
     spec = AutoencoderSpec(channels=16, channel_mult=(1, 2), num_res_blocks=1, norm_groups=4, reference_levels=levels)
     model = Autoencoder(spec).eval()
-    model.decoder.mid.attn_1.budget.values = values
+    model.decoder.mid.attn_1.plan.budget.values = values
     pixels, latents = torch.rand(3, 3, 12, 10), torch.randn(7, 4, 6, 5)
     ends = None if levels is None else pixels[:2]
     results = []

@@ -11,8 +11,10 @@ from pretended import PretendedCuda
 
 from benchmarks.live import LiveBytes
 from vc_core.autoencoder.autoencoder import Autoencoder
+from vc_core.conditions import Conditioning
 from vc_core.network import parts
-from vc_core.network.contexts import KeptContexts
+from vc_core.network.adapters.contexts import KeptContexts
+from vc_core.network.call import Pass
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import DYNAMICRAFTER, PRESETS, Windows
 
@@ -42,20 +44,20 @@ def traced(trace: Trace, spec: Any, size: tuple[int, int, int], windows: Windows
         network = on_cuda(VideoUNet(spec.unet, device="meta"))
         network.budget.values = parts.WHOLE
         x = torch.zeros(1, 4, *size, device="cuda", dtype=HALF)
-        inputs = {
-            "x": x,
-            "timesteps": torch.zeros(1, device="cuda"),
-            "text": torch.zeros(texts, 77, spec.unet.context_dim, device="cuda", dtype=HALF),
-            "concat": x if spec.unet.concat_channels else None,
-            "image": None,
-        }
-        if spec.unet.image_attention:
-            inputs["image"] = torch.zeros(texts * size[0], 16, spec.unet.context_dim, device="cuda", dtype=HALF)
-        kept = KeptContexts()
-        network(**inputs, hooks=kept, windows=windows)
+
+        def tokens(rows: int, count: int) -> torch.Tensor:
+            return torch.zeros(rows, count, spec.unet.context_dim, device="cuda", dtype=HALF)
+
+        conditioning = Conditioning(
+            text=tokens(texts, 77),
+            image=tokens(texts * size[0], 16) if spec.unet.image_attention else None,
+            concat=x if spec.unet.concat_channels else None,
+        )
+        inputs = (x, torch.zeros(1, device="cuda"), conditioning, Pass(windows=windows, adapters=(KeptContexts(),)))
+        network(*inputs)
         trace.clear()
         with trace:
-            network(**inputs, hooks=kept, windows=windows)
+            network(*inputs)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,6 @@ def test_a_pass_takes_no_more_than_is_planned(trace, size, gib):
         x = torch.zeros(1, 4, *size, device="cuda", dtype=HALF)
         text = torch.zeros(1, 77, LARGE.unet.context_dim, device="cuda", dtype=HALF)
         with LiveBytes("cuda") as live:
-            network(x, torch.zeros(1, device="cuda"), text)
+            network(x, torch.zeros(1, device="cuda"), Conditioning(text))
     assert (network.budget.values == parts.WHOLE) == (gib > 3)
     assert live.most < min(free / parts.KERNELS, 2 * (parts.HELD_AT_MOST * 320 * values + parts.MOST_WIDE))

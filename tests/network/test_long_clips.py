@@ -11,10 +11,14 @@ from torch import Tensor
 
 from benchmarks.live import fused, live_bytes
 from golden_cases import relative_error
-from vc_core.network.attention import sdpa_attention
-from vc_core.network.hooks import Hooks
+from vc_core.conditions import Conditioning
+from vc_core.network.adapter import Adapter, Adapters, Place
+from vc_core.network.attentions import OverTime
+from vc_core.network.call import Call, Pass
+from vc_core.network.fused import Fused
 from vc_core.network.layers import Layers
 from vc_core.network.parts import Budget
+from vc_core.network.plan import Plan
 from vc_core.network.spectral import blend_low, low_pass
 from vc_core.network.transformers import TemporalTransformer
 from vc_core.network.unet import VideoUNet
@@ -31,7 +35,7 @@ def small(**changes: Any) -> VideoUNet:
     return VideoUNet(spec).eval()
 
 
-def given(frames: int, clips: int = 1, **changes: Any) -> dict[str, Tensor]:
+def given(frames: int, clips: int = 1, **changes: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> Tensor:
@@ -40,8 +44,9 @@ def given(frames: int, clips: int = 1, **changes: Any) -> dict[str, Tensor]:
     return {
         "x": drawn(clips, 4, frames, 7, 6),
         "timesteps": torch.full((clips,), 500.0),
-        "text": drawn(clips, 5, 6),
-        **{name: drawn(*shape) for name, shape in changes.items()},
+        "conditioning": Conditioning(
+            **{"text": drawn(clips, 5, 6), **{name: drawn(*shape) for name, shape in changes.items()}}
+        ),
     }
 
 
@@ -63,28 +68,29 @@ def test_work_in_parts_equals_the_whole(
     if clips == 1:
         inputs["timesteps"] = torch.linspace(0, 900, 21)[None]
     with torch.no_grad():
-        whole = network(**inputs, windows=windows)
+        whole = network(**inputs, run=Pass(windows=windows))
         network.budget.values = 1000
-        assert relative_error(network(**inputs, windows=windows), whole) < EXACT
+        assert relative_error(network(**inputs, run=Pass(windows=windows)), whole) < EXACT
 
 
-def test_hooks_that_ask_for_whole_clips_get_them() -> None:
+def test_adapters_that_ask_for_whole_clips_get_them() -> None:
     seen: set[int] = set()
 
-    class Watch(Hooks):
-        def between_attentions(self, x: Tensor) -> Tensor:
-            seen.add(len(x))
+    class Watch(Adapter):
+        def before_attention(self, at: Place, x: Tensor) -> Tensor:
+            if at.attention == "text":
+                seen.add(len(x))
             return x
 
     watch = Watch()
     network, inputs = small(), given(21)
     network.budget.values = 1000
     with torch.no_grad():
-        network(**inputs, hooks=watch)
+        network(**inputs, run=Pass(adapters=(watch,)))
         assert seen != {21}
         seen.clear()
-        watch.whole = True
-        network(**inputs, hooks=watch)
+        watch.whole_frames = True
+        network(**inputs, run=Pass(adapters=(watch,)))
         assert seen == {21}
 
 
@@ -104,7 +110,7 @@ def test_parts_cover_everything_once_and_never_cross_clips(rows: int, clips: int
         assert clip * rows <= span.start < span.stop <= (clip + 1) * rows
     assert max(x[span].numel() for _, span in spans) <= 100
     clip = torch.arange(2 * 3 * 5 * 7 * 2.0).view(2, 3, 5, 7, 2)
-    assert torch.equal(torch.cat(list(budget.pixel_spans(clip)), dim=3), clip)
+    assert torch.equal(torch.cat([clip[:, :, :, rows] for rows in budget.pixel_spans(clip)], dim=3), clip)
 
 
 def test_parts_are_smaller_on_a_cpu() -> None:
@@ -131,8 +137,9 @@ def test_one_hundred_and_twenty_eight_frames_need_at_most_half_as_much_again() -
 
     def needed(frames: int) -> int:
         x = torch.empty(1, 4, frames, 40, 64, device="meta", dtype=torch.half)
-        text = torch.empty(1, 77, 1024, device="meta", dtype=torch.half)
-        return weights + live_bytes(lambda: network(x, torch.empty(1, device="meta"), text, windows=Windows(stride=16)))
+        conditioning = Conditioning(torch.empty(1, 77, 1024, device="meta", dtype=torch.half))
+        run = Pass(windows=Windows(stride=16))
+        return weights + live_bytes(lambda: network(x, torch.empty(1, device="meta"), conditioning, run))
 
     assert needed(128) <= 1.5 * needed(16)
 
@@ -140,7 +147,7 @@ def test_one_hundred_and_twenty_eight_frames_need_at_most_half_as_much_again() -
 def test_freelong_does_not_change_a_clip_of_one_window() -> None:
     network, inputs = small(), given(16)
     with torch.no_grad():
-        assert torch.equal(network(**inputs, windows=Windows(spectral=True)), network(**inputs))
+        assert torch.equal(network(**inputs, run=Pass(windows=Windows(spectral=True))), network(**inputs))
 
 
 def test_the_filter_of_freelong_is_a_gaussian_of_the_published_width() -> None:
@@ -157,7 +164,9 @@ def test_freelong_takes_slow_changes_from_far_and_quick_ones_from_near() -> None
     far += 5 + torch.cos(2 * torch.pi * torch.arange(32) / 32).view(1, 32, 1, 1, 1)
     expected = near + 5 + math.exp(-0.5 * (2 / 32 / 0.25) ** 2) * (far - 5)
     expected -= near * math.exp(-0.5 * (1 / 0.25) ** 2)
-    blend_low(near, far, 100)
+    plan = Plan(Fused())
+    plan.budget.values = 100
+    plan.over_channels(blend_low, near, far)
     assert torch.allclose(near, expected, atol=1e-5)
 
 
@@ -165,13 +174,15 @@ def test_freelong_takes_slow_changes_from_far_and_quick_ones_from_near() -> None
 def test_freelong_looks_near_at_the_full_size_and_far_below(finest: bool) -> None:
     """Seen by changing the last frame of a long clip."""
     torch.manual_seed(0)
-    layer = TemporalTransformer(8, 2, 1, Layers(groups=4), sdpa_attention, finest=finest).eval()
+    layer = TemporalTransformer(8, 2, 1, Layers(groups=4), OverTime(finest=finest)).eval()
     layer.norm = torch.nn.Identity()  # which would carry a change everywhere
     x = torch.randn(40, 8, 3, 2)
     changed = x.clone()
     changed[-1] += 3
     with torch.no_grad():
-        options = {"windows": Windows(size=4, spectral=True)}
-        difference = (layer(changed, 40, **options) - layer(x, 40, **options)).abs().amax((1, 2, 3))
+        run = Pass(windows=Windows(size=4, spectral=True))
+        emb = text = torch.zeros(1, 1, 1)
+        call = Call(emb, text, None, rows=40, copies=1, run=run, adapters=Adapters(), place=Place(emb, 40))
+        difference = (layer(changed, call) - layer(x, call)).abs().amax((1, 2, 3))
     assert float(difference[-1]) > 1
     assert bool(difference[0] > 1e-5) == (not finest)

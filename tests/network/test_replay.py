@@ -8,14 +8,20 @@ from dataclasses import replace
 import pytest
 import small_models as small
 import torch
+from network.tiny import ALONE
 
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Sampling
 from vc_core.denoising.windows import ContextWindows
-from vc_core.longer import Long
-from vc_core.longer import frames as long_frames
+from vc_core.long import frames as long_frames
+from vc_core.long.fifo import Fifo
 from vc_core.network import parts
+from vc_core.network.adapter import Adapter
+from vc_core.network.adapters.contexts import KeptContexts
+from vc_core.network.adapters.deep import KeepDeep
+from vc_core.network.call import PLAIN, Deep, Pass
 from vc_core.network.replay import MOST_KINDS, CudaRecorder, Replay
-from vc_core.network.unet import Deep, VideoUNet
+from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import WORTH_RECORDING, Request, VideoCrafter
 from vc_core.specs import Windows
 
@@ -70,7 +76,7 @@ def given(network, seed, frames=3, texts=1):
 
     width = network.spec.context_dim
     x, text = draw(1, 4, frames, 4, 4), draw(texts, 7, width)
-    return [x, torch.tensor([10.0 * seed]), text, draw(texts, 4, width), torch.tensor([8.0])]
+    return [x, torch.tensor([10.0 * seed]), Conditioning(text, draw(texts, 4, width), torch.tensor([8.0]))]
 
 
 @torch.no_grad()
@@ -78,7 +84,7 @@ def test_every_pass_of_a_kind_gives_what_the_network_gives(network):
     recorder = StandIn()
     replay = Replay(network, recorder)
     calls = [given(network, seed) for seed in range(1, 5)]
-    calls += [[*calls[0][:2], *calls[1][2:]]]  # the texts of another call, then those that came first
+    calls += [[*calls[0][:2], calls[1][2]]]  # the texts of another call, then those that came first
     calls += [calls[0]]
     made = [replay(*call) for call in calls]  # all are kept until the end: a replay must not change an older result
     for call, out in zip(calls, made, strict=True):
@@ -92,19 +98,19 @@ def test_what_changes_the_launches_is_recorded_by_itself(network):
     recorder = StandIn()
     replay = Replay(network, recorder)
     base = given(network, 1)
-    early = given(network, 2)[2]
+    early = replace(base[2], early_text=given(network, 2)[2].text)
     kinds = [
-        (base, {}),
-        (given(network, 1, frames=5), {}),
-        (given(network, 1, texts=2), {}),
-        ([*base[:3], None, base[4]], {}),
-        (base, {"temporal": False}),
-        (given(network, 1, frames=5), {"windows": Windows(size=4, stride=2)}),
-        (base, {"early_text": early}),
+        (base, PLAIN),
+        (given(network, 1, frames=5), PLAIN),
+        (given(network, 1, texts=2), PLAIN),
+        ([*base[:2], replace(base[2], image=None)], PLAIN),
+        (base, ALONE),
+        (given(network, 1, frames=5), Pass(windows=Windows(size=4, stride=2))),
+        ([*base[:2], early], PLAIN),
     ]
     for _ in range(2):
-        for call, options in kinds:
-            torch.testing.assert_close(replay(*call, **options), network(*call, **options), atol=0, rtol=0)
+        for call, run in kinds:
+            torch.testing.assert_close(replay(*call, run), network(*call, run), atol=0, rtol=0)
     assert recorder.recorded == len(kinds) < MOST_KINDS
     for count in (7, 9, 11, 7, 9, 11):
         replay(*given(network, 1, frames=count))
@@ -117,14 +123,15 @@ def test_deep_features_are_taken_and_given(network):
     kept = []
     for seed in (1, 2, 3):
         call = given(network, seed)
-        ours, plain = Deep(1), Deep(1)
-        torch.testing.assert_close(replay(*call, deep=ours), network(*call, deep=plain), atol=0, rtol=0)
-        torch.testing.assert_close(ours.features, plain.features, atol=0, rtol=0)
-        kept.append((ours, plain.features.clone()))
-    for seed, (deep, features) in zip((4, 5, 6), kept, strict=True):
-        call = given(network, seed)
-        torch.testing.assert_close(replay(*call, deep=deep), network(*call, deep=deep), atol=0, rtol=0)
-        assert torch.equal(deep.features, features), "a later pass has changed what a cache keeps"
+        ours, plain = KeepDeep(1), KeepDeep(1)
+        replayed, expected = replay(*call, Pass(adapters=(ours,))), network(*call, Pass(adapters=(plain,)))
+        torch.testing.assert_close(replayed, expected, atol=0, rtol=0)
+        torch.testing.assert_close(ours.result, plain.result, atol=0, rtol=0)
+        kept.append((ours, plain.result.clone()))
+    for seed, (keep, features) in zip((4, 5, 6), kept, strict=True):
+        call, run = given(network, seed), Pass(deep=Deep(1, keep.result))
+        torch.testing.assert_close(replay(*call, run), network(*call, run), atol=0, rtol=0)
+        assert torch.equal(keep.result, features), "a later pass has changed what a cache keeps"
     assert replay.recorder.recorded == 2
 
 
@@ -142,8 +149,29 @@ def test_tensors_that_stay_are_copied_once(network):
     x.zero_()
     replay(*call)
     assert torch.equal(x, call[0])
-    replay(*call[:2], call[2].clone(), *call[3:])
-    assert torch.equal(text, call[2])
+    replay(*call[:2], replace(call[2], text=call[2].text.clone()))
+    assert torch.equal(text, call[2].text)
+
+
+@torch.no_grad()
+def test_adapters_say_whether_a_pass_with_them_is_recorded(network):
+    """Those that change nothing are left out, and one that refuses keeps its passes, and no others, from it."""
+
+    class Refuses(Adapter):
+        def after_middle_block(self, at, h):
+            return h + 1
+
+    recorder = StandIn()
+    replay = Replay(network, recorder)
+    call, refused = given(network, 1), Pass(adapters=(KeptContexts(), Refuses()))
+    for _ in range(3):
+        torch.testing.assert_close(replay(*call, refused), network(*call, refused), atol=0, rtol=0)
+    assert not recorder.recorded
+    kept = KeptContexts()
+    for _ in range(3):
+        torch.testing.assert_close(replay(*call, Pass(adapters=(kept,))), network(*call), atol=0, rtol=0)
+    assert (recorder.recorded, recorder.replayed) == (1, 2)
+    assert kept.kept, "the first pass runs with it"
 
 
 @torch.no_grad()
@@ -240,10 +268,10 @@ def test_a_run_is_the_same_with_recorded_passes(crafter, recorders, monkeypatch,
 
 def test_a_queue_is_the_same_with_recorded_passes(crafter, recorders, monkeypatch):
     request = Request(frames=6, sampling=Sampling(steps=2), together=False, **SIZE)
-    long = Long(method="fifo", window=4, overlap=1, partitions=2)
-    replayed = torch.cat(list(long_frames(crafter, "a boat", request=request, long=long))).clone()
+    method = Fifo(window=4, partitions=2)
+    replayed = torch.cat(list(long_frames(crafter, "a boat", request=request, method=method))).clone()
     monkeypatch.undo()
-    plain = torch.cat(list(long_frames(crafter, "a boat", request=request, long=long)))
+    plain = torch.cat(list(long_frames(crafter, "a boat", request=request, method=method)))
     torch.testing.assert_close(replayed, plain, atol=1e-5, rtol=0)
     assert [recorder.released for recorder in recorders] == [1]
     assert recorders[0].replayed > 10

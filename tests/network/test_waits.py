@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import small_models as small
 import torch
 from fused_passes import Allocating, Trace
+from network.tiny import ALONE
 from pretended import PretendedCuda
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vc_core.conditions import Conditioning
 from vc_core.network import parts
+from vc_core.network.adapters.deep import KeepDeep
 from vc_core.network.attentions import triangle
-from vc_core.network.unet import Deep, VideoUNet
+from vc_core.network.call import Deep, Pass
+from vc_core.network.unet import VideoUNet
 from vc_core.specs import Windows
 
 
@@ -56,12 +62,14 @@ def test_a_pass_on_a_gpu_never_waits_for_it(kind, windows, fused, monkeypatch):
 
         x, text, one = zeros(1, 4, 8, 8, 8), zeros(2, 7, spec.context_dim), zeros(1)
         image = zeros(2, 8, 4, spec.context_dim) if spec.image_attention else None
-        more = {"concat": zeros(1, spec.concat_channels, 8, 8, 8) if spec.concat_channels else None, "windows": windows}
+        concat = zeros(1, spec.concat_channels, 8, 8, 8) if spec.concat_channels else None
+        plain = Conditioning(text, image, concat=concat)
         with Waits() as waits:
-            deep = Deep(1)
-            made(x, one, text, image, one, guidance=one, motion=one, early_text=text, deep=deep, **more)
-            made(x, one[:, None].repeat(1, 8), text, image, None, deep=deep, **more)
-            made(x, one, text, image, None, temporal=False, **more)
+            keep = KeepDeep(1)
+            every = replace(plain, fps=one, guidance=one, motion=one, early_text=text)
+            made(x, one, every, Pass(windows=windows, adapters=(keep,)))
+            made(x, one[:, None].repeat(1, 8), plain, Pass(windows=windows, deep=Deep(1, keep.result)))
+            made(x, one, plain, replace(ALONE, windows=windows))
     assert not waits.found
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from vc_core.conditions import Evaluation
+from vc_core.denoising.guidance import FROZEN
+from vc_core.network.call import Pass
 from vc_core.specs import UNetSpec
 
 TINY = UNetSpec(
@@ -13,3 +16,6 @@ TINY = UNetSpec(
     context_dim=11,
     norm_groups=8,
 )
+
+ALONE = Pass(Evaluation(branches=(FROZEN,)))
+"""A pass in which every frame attends to itself alone."""

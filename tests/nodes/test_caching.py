@@ -141,9 +141,8 @@ def test_no_guidance_leaves_nothing_to_continue(comfy, text_model):
     assert torch.equal(text_model.sample(model, **settings), text_model.sample(**settings))
 
 
-def test_a_queue_runs_whole_under_the_guidance_cache(comfy, text_model, monkeypatch):
+def test_a_queue_runs_whole_under_the_guidance_cache(comfy, text_model):
     """In runs too short for the cache to leave anything out of the first clip, the video is the exact one."""
-    monkeypatch.setattr(comfy.module("nodes.clips"), "PARTITIONS", 4)
     given = {"steps": 4, "long_video": "fifo", "latent_image": text_model.latent(16, 16, 18)}
     model = patched(comfy, text_model.model, guidance_cache="fast")
     with deep_passes(text_model.model) as whole:

@@ -66,7 +66,11 @@ def test_contract_of_saved_workflows(comfy):
     now = json.dumps(told(comfy), indent=1, ensure_ascii=False) + "\n"
     if os.environ.get("VC_WRITE_OBJECT_INFO"):
         SNAPSHOT.write_text(now, encoding="utf-8")
-    assert json.loads(now) == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    ours, expected = json.loads(now), json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    kind, *_ = ours["VideoCrafterLongVideo"]["input"]["required"]["method"]
+    if kind != "COMFY_DYNAMICCOMBO_V3":  # an older host, where the node has names without settings
+        del ours["VideoCrafterLongVideo"], expected["VideoCrafterLongVideo"]
+    assert ours == expected
 
 
 def test_everything_is_explained(comfy):

@@ -26,7 +26,7 @@ def relative(a, b):
 def expected(base, name, picture=None, end=None, **request):
     core = VideoCrafter.load(base.model("checkpoints", name))
     wanted = Request(**{"seed": 7, "cfg": 3.0, "sharp": True, **SIZE, **request})
-    steps = list(core.steps("a red square", picture, request=wanted, end_picture=end))
+    steps = list(core.steps("a red square", picture, request=wanted, end_image=end))
     return to_frames(steps[-1].x) / SCALE
 
 
@@ -165,7 +165,7 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
         with pytest.raises(Exception, match=".*".join(says)):
             comfy.call(node, **inputs)
 
-    with pytest.raises(Exception, match=r"continues a picture.*Picture to Video"):
+    with pytest.raises(Exception, match=r"continues an image.*Picture to Video"):
         continuing_model.sample()
     for other in (text_model, image_model):
         with pytest.raises(Exception, match="does not continue pictures"):
@@ -177,7 +177,7 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
     positive, negative, _, _ = continuing_model.continued(picture[None])
     with pytest.raises(Exception, match=r"clips of 16 x 24 pixels.* 32 x 24"):
         continuing_model.sample(positive=positive, negative=negative, latent_image=text_model.latent(32, 24, FRAMES))
-    with pytest.raises(Exception, match="does not continue pictures"):
+    with pytest.raises(Exception, match="does not continue images"):
         image_model.sample(positive=positive, negative=negative)
     refused(
         "VideoCrafterImageConditioning",

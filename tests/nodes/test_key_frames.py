@@ -63,7 +63,7 @@ def test_a_row_is_the_ways_of_vc_core_joined(continuing_model, core, row, option
             **SIZE,
             **request_options,
         )
-        steps = core.steps("a red square", ends[way], request=request, end_picture=ends[way + 1])
+        steps = core.steps("a red square", ends[way], request=request, end_image=ends[way + 1])
         clip = to_frames(list(steps)[-1].x) / SCALE
         parts.append(clip if way == len(ends) - 2 else clip[:-1])
     wanted = torch.cat(parts)
@@ -126,16 +126,16 @@ def test_a_sampled_posterior_is_that_of_vc_core(continuing_model, core, row):
 
 def test_what_does_not_go_is_said(comfy, continuing_model, row):
     told = positive, negative, _, latent = conditionings(continuing_model, row)
-    with pytest.raises(Exception, match=r"has 4 frames, but this row of key frames makes 5: 2 ways of 3"):
+    with pytest.raises(Exception, match=r"has 4 frames, but this row of key frames makes 5: 2 sections of 3"):
         sampled(continuing_model, (*told[:3], {"samples": latent["samples"][:4]}))
     with pytest.raises(Exception, match="noise mask"):
         sampled(continuing_model, (*told[:3], {**latent, "noise_mask": torch.ones(5, 2, 3)}))
     for options in ({"free_init": 1}, {"long_video": "continue"}):
-        with pytest.raises(Exception, match="row of key frames is made way by way"):
+        with pytest.raises(Exception, match=r"row of key frames is not supported with .*: each section"):
             sampled(continuing_model, conditionings(continuing_model, row, frames=9), **options)
     for options in ({"end_image": row[1:2]}, {"loop": True}):
         given = conditionings(continuing_model, row[:1], frames=20, **options)
-        with pytest.raises(Exception, match="comes to no end picture and to no loop"):
+        with pytest.raises(Exception, match="An end image or a loop is not supported with long_video continue"):
             sampled(continuing_model, given, long_video="continue")
     with pytest.raises(Exception, match="Only some of the conditionings"):
         sampled(continuing_model, (positive, continuing_model.text(""), None, latent))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from comfyui.limits import skip_without
-from vc_core.conditioning.types import text_over_time
+from vc_core.conditioning import text_over_time
 from vc_core.denoising import Sampling
 from vc_core.errors import UserError
-from vc_core.longer import Long, frames
+from vc_core.long import METHODS, frames
+from vc_core.long.continuing import Continue
+from vc_core.long.fifo import Fifo
 from vc_core.network.layers import to_frames
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import Windows
@@ -55,41 +58,76 @@ def test_the_samplers_option_is_the_patch_with_its_defaults(comfy, text_model):
     assert not torch.equal(text_model.sample(steps=2, latent_image=latent), patched)
 
 
-CORE = {
-    "continue": Long(method="continue"),
-    "freelong": Long(method="freelong"),
-    "windows": Long(method="windows", stride=8),
-    "loop": Long(method="windows", stride=8, order="looped"),
-    "fifo": Long(method="fifo", partitions=1),
-    "windows_fast": Long(method="windows", stride=16, order="shifted"),
-}
+NAMES = [name for name in METHODS if name != "off"]
+SHORT_QUEUE = Fifo(partitions=1)
+"""A queue of one part, a quarter of the published one."""
 
 
-@pytest.fixture(autouse=True)
-def short_queue(comfy, monkeypatch):
-    """A queue of one part, a quarter of the published one."""
-    monkeypatch.setattr(comfy.module("nodes.clips"), "PARTITIONS", 1)
-
-
-@pytest.mark.parametrize("way", CORE)
+@pytest.mark.parametrize("way", [name for name in NAMES if name != "freenoise"])
 def test_long_videos_are_those_of_vc_core(base, checkpoints, text_model, way):
     core = crafter(base, checkpoints["text"])
     count = 18 if way == "fifo" else LONG
     request = replace(REQUEST, frames=count, guidance_rescale=0.5, sampling=Sampling(steps=4, eta=1.0))
-    expected = torch.stack(list(frames(core, "a red square", request=request, long=CORE[way])))
+    method = SHORT_QUEUE if way == "fifo" else METHODS[way]()
+    expected = torch.stack(list(frames(core, "a red square", request=request, method=method)))
     given = {"steps": 4, "guidance_rescale": 0.5, "latent_image": text_model.latent(frames=count)}
-    out = text_model.sample(long_video=way, **given)
+    settings = {"long_video_settings": SHORT_QUEUE} if way == "fifo" else {"long_video": way}
+    out = text_model.sample(**settings, **given)
     assert out.shape[0] == count
     decoded = core.decode((out * SCALE).transpose(0, 1)[None])
     assert relative(decoded, expected) < EXACT
+
+
+def test_settings_of_a_method_take_the_place_of_its_name(comfy, base, checkpoints, text_model):
+    """Those of the node are read by vc_core alike."""
+    skip_without_choices(comfy)
+    asked = {"method": "continue", "window": 12, "overlap": 3, "correct": 0.5}
+    (method,) = comfy.call("VideoCrafterLongVideo", method=asked).values
+    assert method == Continue(window=12, overlap=3, correct=0.5)
+    given = {"steps": 2, "eta": 0.0, "latent_image": text_model.latent(frames=20), "long_video": "loop"}
+    out = text_model.sample(long_video_settings=method, **given)
+    core = crafter(base, checkpoints["text"])
+    request = replace(REQUEST, frames=20, sampling=Sampling(steps=2, eta=0.0))
+    expected = torch.stack(list(frames(core, "a red square", request=request, method=method)))
+    assert relative(core.decode((out * SCALE).transpose(0, 1)[None]), expected) < EXACT
+    with pytest.raises(UserError, match="overlap of continue is 0"):
+        comfy.call("VideoCrafterLongVideo", method={**asked, "overlap": 0})
+
+
+def skip_without_choices(comfy):
+    """ComfyUI before combos that show the inputs of their option has the plain names alone."""
+    kind, *_ = comfy.classes["VideoCrafterLongVideo"].INPUT_TYPES()["required"]["method"]
+    if kind != "COMFY_DYNAMICCOMBO_V3":
+        pytest.skip("this ComfyUI has no dynamic combos")
+
+
+def test_the_nodes_defaults_are_those_of_the_methods(comfy):
+    """Of every parameter of every method, and so are the ranges; vc_core's tests hold the command line to the same."""
+    skip_without_choices(comfy)
+    sampler = comfy.classes["VideoCrafterKSampler"].INPUT_TYPES()["optional"]
+    assert sampler["long_video"][1]["options"] == list(METHODS)
+    options = comfy.classes["VideoCrafterLongVideo"].INPUT_TYPES()["required"]["method"][1]["options"]
+    assert [option["key"] for option in options] == NAMES
+    for option in options:
+        widgets = {"free_init": sampler["free_init"], **option["inputs"]["required"]}
+        parameters = {item.name: item for item in METHODS[option["key"]].parameters()}
+        assert parameters.keys() <= widgets.keys() <= parameters.keys() | {"free_init"}
+        for name, item in parameters.items():
+            told = widgets[name][1]
+            assert told["default"] == item.default
+            assert (told.get("min", 0), told.get("max")) == (item.low or 0, item.high) or item.choices
+            assert told.get("options") == (list(item.choices) or None)
+    chosen = comfy.module("nodes.long").chosen
+    spec = SimpleNamespace(model=SimpleNamespace(spec=None))
+    for name, method in METHODS.items():
+        assert chosen(name, None, 0, spec, 100) == method().settled(16)
 
 
 @pytest.mark.parametrize("way", ["off", "freenoise", "windows"])
 def test_rounds_of_freeinit_are_those_of_vc_core(base, checkpoints, text_model, way):
     core = crafter(base, checkpoints["text"])
     request = replace(REQUEST, frames=20, sampling=Sampling(steps=4, eta=0.0))
-    long = Long(method=way, free_init=2, stride=8 if way == "windows" else 4)
-    expected = torch.stack(list(frames(core, "a red square", request=request, long=long)))
+    expected = torch.stack(list(frames(core, "a red square", request=request, method=METHODS[way](free_init=2))))
     given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=20), "long_video": way}
     out = text_model.sample(free_init=2, **given)
     assert relative(core.decode((out * SCALE).transpose(0, 1)[None]), expected) < EXACT
@@ -115,7 +153,7 @@ def test_each_clip_of_a_picture_begins_with_the_last_frame_of_the_one_before(con
 
 def test_a_queue_goes_on_from_a_clip_of_any_sampler(text_model):
     """euler is DDIM without noise of its own, so the queue begins alike."""
-    given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=17), "long_video": "fifo"}
+    given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=17), "long_video_settings": SHORT_QUEUE}
     exact = text_model.sample(**given)
     other = text_model.sample(sampler_name="euler", **given)
     assert other.shape == exact.shape
@@ -129,7 +167,7 @@ def test_freeinit_starts_other_samplers_at_the_same_level(text_model):
     assert relative(text_model.sample(sampler_name="euler", **given), exact) < 0.05
 
 
-@pytest.mark.parametrize("way", ["freenoise", *CORE])
+@pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("sampler", ["ddim_exact", "euler"])
 def test_sixteen_frames_stay_what_they_are(text_model, way, sampler):
     settings = {"steps": 2, "latent_image": text_model.latent(frames=16), "sampler_name": sampler}
@@ -203,8 +241,6 @@ def test_prompts_over_time_reach_every_window(comfy, text_model, way):
 
 
 def test_windows_do_not_take_a_controlnet(comfy):
-    from types import SimpleNamespace
-
     from vc_core.denoising.windows import ContextWindows
 
     check = comfy.module("nodes.host.unet")._check_windows
@@ -221,21 +257,21 @@ def test_what_cannot_be_done_is_said(comfy, text_model):
     with pytest.raises(UserError, match="noise mode"):
         freenoise(comfy, text_model, noise="pink")
     long = text_model.latent(frames=20)
-    with pytest.raises(UserError, match="denoise to 1"):
+    with pytest.raises(UserError, match=r"denoise of 0.5 .* long_video continue: .* Set denoise to 1"):
         text_model.sample(latent_image=long, long_video="continue", denoise=0.5)
-    with pytest.raises(UserError, match="no way"):
+    with pytest.raises(UserError, match="no long-video method 'stretch'"):
         text_model.sample(long_video="stretch")
     each = [(text[0][0].expand(20, -1, -1), {})]
-    with pytest.raises(UserError, match="prompts over time"):
+    with pytest.raises(UserError, match="Prompts Over Time is not supported with long_video fifo"):
         text_model.sample(latent_image=long, long_video="fifo", positive=each)
     hinted = [(text[0][0], {"control": object()})]
-    with pytest.raises(UserError, match="fifo does not know ControlNet"):
+    with pytest.raises(UserError, match="ControlNet is not supported with long_video fifo"):
         text_model.sample(latent_image=long, long_video="fifo", positive=hinted)
-    with pytest.raises(UserError, match="does not go together"):
+    with pytest.raises(UserError, match="free_init is not supported with long_video fifo"):
         text_model.sample(latent_image=long, long_video="fifo", free_init=1)
-    with pytest.raises(UserError, match="free_init makes clips from noise"):
+    with pytest.raises(UserError, match=r"denoise of 0.5 is not supported with free_init"):
         text_model.sample(free_init=1, denoise=0.5)
-    with pytest.raises(UserError, match="from 0"):
+    with pytest.raises(UserError, match="free_init of off is 11; it should be 0 to 10"):
         text_model.sample(free_init=11)
     with pytest.raises(UserError, match="one encoded prompt"):
         comfy.call("VideoCrafterPromptsOverTime", first=text + text, second=text, latent_image=long)
@@ -244,7 +280,7 @@ def test_what_cannot_be_done_is_said(comfy, text_model):
         comfy.call("VideoCrafterPromptsOverTime", first=text, second=short, latent_image=long)
 
 
-@pytest.mark.parametrize("way", ["freenoise", *CORE])
+@pytest.mark.parametrize("way", NAMES)
 def test_cancel_stops_a_long_run(comfy, text_model, way, monkeypatch):
     import comfy.model_management as management
 
@@ -302,7 +338,7 @@ def test_long_videos_of_windows_in_windows_are_refused(comfy, text_model):
     windows = comfy.call("VideoCrafterContextWindows", model=text_model.model).values[0]
     core = comfy.call("ContextWindowsManual", model=text_model.model).values[0]
     inside = freenoise(comfy, text_model)
-    for way in ("freenoise", *CORE):
+    for way in NAMES:
         for model, name in ((windows, "Context Windows"), (core, "Context Windows"), (inside, "FreeNoise")):
             with pytest.raises(UserError, match=f"windows of .*{name}.*long_video {way}"):
                 text_model.sample(model, latent_image=text_model.latent(frames=20), long_video=way, steps=1)

@@ -85,7 +85,7 @@ def test_noise_does_not_come_from_the_global_generator(text_model):
 
 def test_boxed_models_are_listed_and_read_where_they_lie(comfy, base, tmp_path, monkeypatch):
     files = comfy.module("nodes.host.files")
-    monkeypatch.setattr(files, "BOXED", tmp_path)
+    monkeypatch.setattr(files, "BUNDLED", tmp_path)
     small_models.save(small_models.TEXT_MODEL, tmp_path / "boxed.safetensors")
     assert "boxed.safetensors" in files.choices("checkpoints")
     assert "boxed.safetensors" not in files.choices("vae")
@@ -100,7 +100,7 @@ def test_boxed_lora_files_are_listed_with_the_lora_files(comfy, base):
     assert name in files.choices("loras")
     assert name not in files.choices("checkpoints")
     assert "videocrafter_small_t2v.safetensors" not in files.choices("loras")
-    assert files.resolve("loras", name) == files.BOXED / name
+    assert files.resolve("loras", name) == files.BUNDLED / name
     assert not base.model("loras", name).exists()
 
 

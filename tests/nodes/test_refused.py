@@ -179,7 +179,7 @@ def test_pictures_that_do_not_fit_are_refused(comfy, image_model, text_model):
     refused(comfy, node, "no image encoder", **condition(clip_vision=text_model.clip_vision))
     refused(comfy, node, "not an image encoder", **condition(clip_vision=text_model.vae))
     positive, _ = comfy.call(node, **condition()).values
-    refused(comfy, "VideoCrafterKSampler", "cannot see pictures", **given(text_model, positive=positive))
+    refused(comfy, "VideoCrafterKSampler", "does not read images", **given(text_model, positive=positive))
 
 
 SETTINGS = {"seed": 1, "steps": 1, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}

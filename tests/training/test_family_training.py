@@ -16,6 +16,7 @@ from training.pool import Pool, make_pool
 from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.building import load
 from vc_core.checkpoint.lora import with_loras
+from vc_core.conditions import Conditioning
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_the_lora_is_what_the_student_computes(tmp_path: Path, autoencoder: Auto
     )
     when, scale = torch.tensor([749]), torch.tensor([4.0])
     with torch.no_grad():
-        plain = teacher.unet(x, when, text, None, fps)
+        plain = teacher.unet(x, when, Conditioning(text, fps=fps))
         assert (student(x, when, text, fps, scale) - plain).abs().max() < 1e-5  # changes begin at nothing
         for up in student.ups:
             torch.nn.init.normal_(up, std=0.02)
@@ -113,7 +114,7 @@ def test_the_lora_is_what_the_student_computes(tmp_path: Path, autoencoder: Auto
     assert parts.spec.defaults.sampler == "lcm"
     assert parts.unet is not None
     with torch.no_grad():
-        loaded = parts.unet(x, when, text, None, fps, guidance=scale)
+        loaded = parts.unet(x, when, Conditioning(text, fps=fps, guidance=scale))
     assert float((loaded - changed).norm() / changed.norm()) < 1e-2  # both files are in half precision
     assert float((plain - changed).norm() / changed.norm()) > 5e-2
     assert lora.stat().st_size < 5e5

@@ -43,7 +43,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget, self.fused = layers.budget, layers.fused
+        self.plan, self.fused = layers.plan, layers.fused
         self.norm = layers.group_norm(channels, EPS)
         self.q = layers.conv2d(channels, channels, size=1)
         self.k = layers.conv2d(channels, channels, size=1)
@@ -64,7 +64,7 @@ class AttentionBlock(nn.Module):
         q, k, v = (tokens.contiguous() for tokens in (q, k, v))
         if q.shape[-1] <= FUSED:
             return sdpa_attention(q, k, v, heads=1)
-        out, rows = torch.empty_like(q), max(1, self.budget.values // (len(q) * k.shape[1]))
+        out, rows = torch.empty_like(q), max(1, self.plan.budget.values // (len(q) * k.shape[1]))
         for some, result in zip(q.split(rows, dim=1), out.split(rows, dim=1), strict=True):
             result.copy_(sdpa_attention(some, k, v, heads=1))
         return out

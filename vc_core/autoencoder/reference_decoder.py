@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..network.attention import sdpa_attention
-from ..network.layers import Layers, Stage, over_time, to_clips, to_frames
-from ..network.parts import gathered
+from ..network.layers import Layers, Stage, to_clips, to_frames
+from ..network.plan import gathered
 from ..specs import AutoencoderSpec
 from .blocks import EPS, Decoder, Level, ResnetBlock
 
@@ -35,12 +35,12 @@ class TimeStack(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
+        self.plan = layers.plan
         self.in_layers = Stage(channels, layers, layers.conv_over_frames(channels))
         self.out_layers = Stage(channels, layers, layers.conv_over_frames(channels), dropout=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, bias = over_time(x, (self.in_layers, self.out_layers), self.budget)
+        h, bias = self.plan.over_time((self.in_layers, self.out_layers), x)
         return h if bias is None else h + bias[..., None, None, None]
 
 
@@ -49,12 +49,12 @@ class VideoResnetBlock(ResnetBlock):
 
     def __init__(self, c_in: int, c_out: int, layers: Layers) -> None:
         super().__init__(c_in, c_out, layers)
-        self.budget = layers.budget
+        self.plan = layers.plan
         self.time_stack = TimeStack(c_out, layers)
         self.mix_factor = nn.Parameter(torch.zeros(1, **layers.where))
 
     def forward(self, x: Tensor) -> Tensor:
-        clip = to_clips(self.budget.over_frames(super().forward, x), len(x))
+        clip = to_clips(self.plan.over_frames(super().forward, x), len(x))
         share = self.mix_factor.to(clip).sigmoid()
         return to_frames(torch.addcmul(clip, self.time_stack(clip), share))
 
@@ -110,7 +110,7 @@ class ReferenceDecoder(Decoder):
 
     def __init__(self, spec: AutoencoderSpec, layers: Layers) -> None:
         super().__init__(spec, layers, VideoResnetBlock)
-        self.budget = layers.budget
+        self.plan = layers.plan
         widths = [spec.channels * mult for mult in spec.channel_mult]
         attending = spec.reference_levels or ()
         self.attn_refinement = nn.ModuleList(
@@ -142,10 +142,10 @@ class ReferenceDecoder(Decoder):
                 h = block(h)
             if references is not None:
                 h = self.attn_refinement[number](h, references[number])
-            h = self.budget.over_frames(level.resampled, h) if number else h
-        h = self.budget.over_frames(lambda part: self.fused.group_norm(self.norm_out, part, silu=True), h)
+            h = self.plan.over_frames(level.resampled, h) if number else h
+        h = self.plan.over_frames(lambda part: self.fused.group_norm(self.norm_out, part, silu=True), h)
         if references is not None:
             h = self.attn_refinement[-1](h, references[-1])
-        frames = self.budget.over_frames(self.conv_out, h)
+        frames = self.plan.over_frames(self.conv_out, h)
         out: Tensor = self.conv_out.get_submodule(TIME_MIX)(to_clips(frames, len(frames)))
         return to_frames(out)

@@ -1,8 +1,9 @@
 """FILE -> MODULES, and back: reading, keys, detection, building, saving."""
 
 from .building import DTYPES, Checkpoint, Parts, build_empty, inspect_checkpoint, load, open_checkpoint
-from .detection import AUTO, METADATA_KEY, TITLES, Detection, check_image_width, check_text_width, detect
-from .keys import PART_TITLES, PREFIXES, Contents, Part, sort_tensors
+from .detection import AUTO, METADATA_KEY, Detection, detect
+from .keys import Contents, sort_tensors
+from .parts import PARTS, Part
 from .reading import File, read
 from .saving import convert, save_tensors
 
@@ -10,9 +11,7 @@ __all__ = [
     "AUTO",
     "DTYPES",
     "METADATA_KEY",
-    "PART_TITLES",
-    "PREFIXES",
-    "TITLES",
+    "PARTS",
     "Checkpoint",
     "Contents",
     "Detection",
@@ -20,8 +19,6 @@ __all__ = [
     "Part",
     "Parts",
     "build_empty",
-    "check_image_width",
-    "check_text_width",
     "convert",
     "detect",
     "inspect_checkpoint",

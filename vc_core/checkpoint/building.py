@@ -1,7 +1,7 @@
 """FILE -> MODULES: build each part on `meta` from its spec, check it against the file, and assign the file's tensors.
 
 No weight is initialised at random and none exists twice: tensors kept in the file's own type stay in its memory map,
-tensors of another type or device are made one by one while the map is let go group by group.
+tensors of another type or device are made one by one while the map is released group by group.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 from ..autoencoder.autoencoder import Autoencoder
 from ..conditioning.image_encoder import ImageEncoder
-from ..conditioning.image_tokens import LinearTokens, Resampler, build_image_tokens
+from ..conditioning.image_tokens import LinearTokens, Resampler
 from ..conditioning.text_encoder import TextEncoder
 from ..denoising.schedule import NoiseSchedule, is_rounded
 from ..errors import UserError
 from ..network.attention import Attention, sdpa_attention
 from ..network.unet import VideoUNet
-from ..specs import AutoencoderSpec, ModelSpec
+from ..specs import ModelSpec
 from .detection import AUTO, Detection, detect_contents
 from .foreign import some
-from .keys import PART_TITLES, Contents, Part, sort_tensors
+from .keys import Contents, sort_tensors
+from .parts import PARTS, Part, Shapes
 from .reading import File, read
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 GROUP_BYTES = 256 * 2**20
-"""While tensors are cast or moved, the file's map is opened anew after this many bytes: the peak stays that low."""
+"""While tensors are cast or moved, the file is mapped again after this many bytes, which bounds the peak of memory."""
 
 Location = str | PathLike[str]
 Reader = Callable[[Location], File]
@@ -60,27 +61,28 @@ class Checkpoint:
 
     detection: Detection
     files: tuple[File, ...]
-    sources: Mapping[Part, File]
+    sources: Mapping[str, File]
 
     @property
     def spec(self) -> ModelSpec:
         return self.detection.spec
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[str, ...]:
         """The parts that are there."""
         return self.detection.parts
 
-    def require(self, part: Part) -> None:
-        """Raise UserError when the files lack the part, or cannot tell how it is built."""
+    def require(self, part: str) -> None:
+        """Raise UserError when the files lack the part, or do not say how it is built."""
         if part not in self.parts:
             names = ", ".join(str(file.path) for file in self.files)
-            held = ", ".join(PART_TITLES[other] for other in self.parts)
+            held = ", ".join(PARTS[other].title for other in self.parts)
             raise UserError(
-                f"There is no {PART_TITLES[part]} in {names} (it holds: {held}). Give the file that has it."
+                f"There is no {PARTS[part].title} in {names} (it holds: {held}). Give the file that has it."
             )
-        if part == "autoencoder":
-            _check_groups(self.spec.autoencoder)
+        check = PARTS[part].check
+        if check is not None:
+            check(self.detection.part_spec(part))
 
     def schedule(self) -> NoiseSchedule:
         """The file's own noise schedule, or the spec's where the file has none, or has it rounded to half precision."""
@@ -94,18 +96,21 @@ class Checkpoint:
             alphas, scale, diffusion.prediction, keep_last_scale=diffusion.keep_last_rescale
         )
 
-    def difference(self, part: Part) -> Difference:
+    def difference(self, part: str) -> Difference:
         """Compare the names and shapes of a part with those its network needs."""
         self.require(part)
-        return compare(build_empty(self.spec, part), self.detection.contents.parts[part])
+        record, spec, tensors = PARTS[part], self.detection.part_spec(part), self.detection.contents.parts[part]
+        if record.shapes is not None:
+            return compare_shapes(record.shapes(spec), tensors)
+        return compare(_built(record, spec), tensors)
 
-    def check(self, part: Part) -> None:
+    def check(self, part: str) -> None:
         """Raise UserError when tensors of the part are missing, unknown or misshapen."""
         refuse(self.difference(part), part)
 
     def weights(
         self,
-        part: Part,
+        part: str,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -119,13 +124,13 @@ class Checkpoint:
         self.require(part)
         result = {}
         for name, tensor in self.stream(part, device=device, dtype=dtype):
-            check_finite(tensor, f"{PART_TITLES[part]}: {name}", computed or dtype)
+            check_finite(tensor, f"{PARTS[part].title}: {name}", computed or dtype)
             result[name] = tensor
         return result
 
     def stream(
         self,
-        part: Part,
+        part: str,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -133,7 +138,7 @@ class Checkpoint:
     ) -> Iterator[tuple[str, Tensor]]:
         """The tensors one by one, unchecked. Those that need no copy are the memory map itself.
 
-        `passing` says that none is kept, so that the map can be let go on the way.
+        `passing` says that the caller keeps none, so that the map can be released on the way.
         """
         tensors = self.detection.contents.parts[part]
         where = torch.device(device)
@@ -149,26 +154,28 @@ class Checkpoint:
 
     def build(
         self,
-        part: Part,
+        part: str,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         operations: ModuleType | Any = nn,
         attention: Attention = sdpa_attention,
     ) -> nn.Module:
-        """The part as a module in evaluation mode. Raises UserError when tensors are missing, unknown or misshapen.
+        """The part as a module in evaluation mode. Raises UserError when tensors are missing, unknown or misshapen, and
+        for a part that is not run.
 
         The file is compared with the spec's own network: the layers in `operations` may create their weights only when
         they are loaded.
         """
         self.require(part)
-        module = build_empty(self.spec, part, operations=operations, attention=attention)
-        wanted = module if operations is nn else build_empty(self.spec, part)
+        record, spec = PARTS[part], self.detection.part_spec(part)
+        module = _built(record, spec, operations, attention)
+        wanted = module if operations is nn else _built(record, spec)
         refuse(compare(wanted, self.detection.contents.parts[part]), part)
         module.load_state_dict(self.weights(part, device=device, dtype=dtype), strict=True, assign=True)
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:
-            raise RuntimeError(f"{PART_TITLES[part]}: no values were loaded for {some(left)}")
+            raise RuntimeError(f"{record.title}: no values were loaded for {some(left)}")
         if isinstance(module, VideoUNet | Autoencoder):
             module.fused.arrange(module)
         return module.requires_grad_(False).eval()
@@ -190,9 +197,9 @@ class Parts:
     title: str = ""
     notes: tuple[str, ...] = ()
 
-    def require(self, *parts: Part) -> None:
+    def require(self, *parts: str) -> None:
         """Raise UserError naming the parts that are missing, and the cure."""
-        missing = [PART_TITLES[part] for part in parts if getattr(self, part) is None]
+        missing = [PARTS[part].title for part in parts if getattr(self, part) is None]
         if missing:
             raise UserError(
                 f"The model has no {' and no '.join(missing)}. Give a whole checkpoint, or all files of a split one."
@@ -230,7 +237,7 @@ def inspect_checkpoint(
     files = tuple(reader(one) for one in paths)
     contents = Contents()
     metadata: dict[str, str] = {}
-    sources: dict[Part, File] = {}
+    sources: dict[str, File] = {}
     for file in files:
         found = sort_tensors(file.tensors, file.left_over)
         contents = contents.merged(found)
@@ -273,31 +280,26 @@ def load(
 
 
 def build_empty(
-    spec: ModelSpec, part: Part, *, operations: ModuleType | Any = nn, attention: Attention = sdpa_attention
+    spec: ModelSpec, part: str, *, operations: ModuleType | Any = nn, attention: Attention = sdpa_attention
 ) -> nn.Module:
     """The part's network on `meta`: names and shapes, no memory."""
-    if part == "unet":
-        return VideoUNet(spec.unet, operations=operations, attention=attention, device="meta")
-    if part == "autoencoder":
-        return Autoencoder(spec.autoencoder, operations=operations, device="meta")
-    if part == "text_encoder":
-        return TextEncoder(spec.text_encoder, device="meta")
-    if part == "image_encoder" and spec.image_encoder is not None:
-        return ImageEncoder(spec.image_encoder, device="meta")
-    if part == "image_tokens" and spec.image_tokens is not None:
-        return build_image_tokens(spec.image_tokens, operations=operations, device="meta")
-    raise UserError(f"The model {spec.name} has no {PART_TITLES[part]}: it makes videos from text alone.")
+    return _built(PARTS[part], getattr(spec, part, None), operations, attention, spec.name)
 
 
-def _check_groups(spec: AutoencoderSpec) -> None:
-    """Raise UserError for an autoencoder that does not divide into its norm groups: one narrower than the published
-    ones, in a file without a spec. How many groups it was trained with cannot be read from its tensors."""
-    if spec.channels % spec.norm_groups:
+def _built(
+    part: Part,
+    spec: Any,
+    operations: ModuleType | Any = nn,
+    attention: Attention = sdpa_attention,
+    model: str = "in this file",
+) -> nn.Module:
+    if spec is None:
+        raise UserError(f"The model {model} has no {part.title}.")
+    if part.build is None:
         raise UserError(
-            f"The autoencoder in this file is {spec.channels} channels wide, narrower than the published ones, and "
-            "the file does not say in how many groups it normalises them: its metadata was lost. Take the model's own "
-            "checkpoint, or its VAE in a file that was made by `python -m vc_core convert`."
+            f"The {part.title} can be inspected and converted, but this version does not run it. Leave its file out."
         )
+    return part.build(spec, operations, attention)
 
 
 def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Difference:
@@ -307,7 +309,7 @@ def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Difference:
 
 
 def compare_shapes(
-    wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], optional: Collection[str] = frozenset()
+    wanted: Shapes, tensors: Mapping[str, Tensor], optional: Collection[str] = frozenset()
 ) -> Difference:
     """How the tensors differ from those wanted, by name and shape; `optional` ones may be missing."""
     misshapen = [
@@ -322,7 +324,7 @@ def compare_shapes(
     )
 
 
-def refuse(difference: Difference, part: Part) -> None:
+def refuse(difference: Difference, part: str) -> None:
     """Raise UserError when there is a difference, naming the tensors."""
     if not difference:
         return
@@ -336,7 +338,7 @@ def refuse(difference: Difference, part: Part) -> None:
         if names
     ]
     raise UserError(
-        f"The tensors of the {PART_TITLES[part]} do not fit its network ({'; '.join(found)}). The file is damaged "
+        f"The tensors of the {PARTS[part].title} do not fit its network ({'; '.join(found)}). The file is damaged "
         "or of another model; run `python -m vc_core inspect` on it, and download it again."
     )
 

@@ -1,4 +1,4 @@
-"""What a file seems to be when it is not one of ours: told by names and shapes, for the message to the user."""
+"""What a file seems to be when it is not one of ours, by names and shapes, for the message to the user."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The names that tensors have in published files, as data, and the sorting of a file's tensors by them.
+"""NAMES -> PARTS: the names that tensors have in published files, and the sorting of a file's tensors by them.
 
-A published checkpoint holds five parts, each under a prefix of its own, beside the buffers of the noise schedule. Files
-with one part alone usually drop the prefix; `BARE` says by which names such a part is known.
+A published checkpoint holds several parts, each under a prefix of its own, beside the buffers of the noise schedule.
+Files with one part alone usually drop the prefix; the part's layouts say by which names it is then recognised.
 """
 
 from __future__ import annotations
@@ -9,27 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import Tensor
 
-Part = Literal["unet", "autoencoder", "text_encoder", "image_encoder", "image_tokens"]
-
-PREFIXES: dict[Part, str] = {
-    "unet": "model.diffusion_model.",
-    "autoencoder": "first_stage_model.",
-    "text_encoder": "cond_stage_model.",
-    "image_encoder": "embedder.",
-    "image_tokens": "image_proj_model.",
-}
-
-PART_TITLES: dict[Part, str] = {
-    "unet": "video UNet",
-    "autoencoder": "autoencoder (VAE)",
-    "text_encoder": "text encoder (CLIP)",
-    "image_encoder": "image encoder (CLIP vision)",
-    "image_tokens": "image tokens",
-}
+from .parts import PARTS, Shapes
 
 SCHEDULE = (
     "betas",
@@ -54,75 +37,29 @@ IGNORED = tuple(
         r"model_ema\.",
         r"(ema|optimizer|optimizer_states|lr_schedulers|loops|callbacks|scheduler)(\.|$)",
         r"(lvlb_weights|logvar|learning_logvar|global_step|epoch|num_updates|decay)$",
-        r"(first_stage_model\.)?loss\.",
-        r"(cond_stage_model\.model\.|embedder\.model\.|model\.)?attn_mask$",
-        r"embedder\.(mean|std)$",
-        r"cond_stage_model\.model\.visual\.",
         r"uncond_(type|embedding)$",
         r"(v_pred|ztsnr)$",
+        *(pattern for part in PARTS.values() for pattern in part.ignored),
     )
 )
-"""Leftovers of training and of other uses, and ComfyUI's marks of what is predicted, which the spec says; harmless to
+"""Leftovers of training and of other uses, and ComfyUI's marks of the prediction, which the spec holds; harmless to
 inference: listed, then ignored."""
+
+PREFIXED = tuple(part for part in PARTS.values() if part.prefix)
+LAYOUTS = sorted(
+    ((part, layout) for part in PARTS.values() for layout in part.layouts), key=lambda pair: pair[1].shape is None
+)
+"""Parts in files without prefixes; those recognised by a shape, which are the more particular, come first."""
 
 WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 """Names under which a saved dict may hold the tensors, looked for in this order."""
-
-RENAMED_PREFIXES: dict[str, str] = {"framestride_embed.": "fps_embedding."}
-"""Modules of the UNet that some published files call by another name."""
-
-
-@dataclass(frozen=True)
-class Bare:
-    """How a part is known in a file that has dropped its prefix: `marker` is there, names begin with `starts`."""
-
-    part: Part
-    marker: str
-    starts: tuple[str, ...]
-    strip: str = ""
-    add: str = ""
-
-
-_CLIP_REST = ("token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_scale")
-_CLIP_TEXT = ("transformer.", *_CLIP_REST)
-
-BARE = (
-    Bare(
-        "unet",
-        "input_blocks.0.0.weight",
-        (
-            "time_embed.",
-            "fps_embedding.",
-            "framestride_embed.",
-            "time_cond_proj.",
-            "motion_cond_proj.",
-            "combine_proj.",
-            "input_blocks.",
-            "init_attn.",
-            "middle_block.",
-            "output_blocks.",
-            "out.",
-        ),
-    ),
-    Bare("autoencoder", "decoder.conv_in.weight", ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")),
-    Bare("text_encoder", "transformer.resblocks.0.ln_1.weight", _CLIP_TEXT, add="model."),
-    Bare(
-        "text_encoder",
-        "model.transformer.resblocks.0.ln_1.weight",
-        tuple("model." + start for start in _CLIP_TEXT),
-    ),
-    Bare("image_encoder", "visual.class_embedding", ("visual.", *_CLIP_REST), add="model."),
-    Bare("image_encoder", "model.visual.class_embedding", ("model.",)),
-    Bare("image_tokens", "latents", ("latents", "layers.", "proj_in.", "proj_out.", "norm_out.")),
-    Bare("image_tokens", "proj.weight", ("proj.", "norm.")),
-)
 
 
 @dataclass(frozen=True)
 class Contents:
     """The tensors of one or more files, sorted. Names in `parts` are those of our modules, without prefixes."""
 
-    parts: dict[Part, dict[str, Tensor]] = field(default_factory=dict)
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     schedule: dict[str, Tensor] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -138,17 +75,17 @@ class Contents:
 
 
 def sort_tensors(tensors: Mapping[str, Tensor], left_over: Iterable[str] = ()) -> Contents:
-    """Sort a file's tensors into parts. `left_over` names what the reader has already found to be no tensor."""
-    parts: dict[Part, dict[str, Tensor]] = {}
+    """Sort a file's tensors into parts. `left_over` are names of entries that are not tensors."""
+    parts: dict[str, dict[str, Tensor]] = {}
     schedule: dict[str, Tensor] = {}
     ignored = list(left_over)
     bare: dict[str, Tensor] = {}
     for name, tensor in unwrap_names(tensors).items():
-        part = _published_part(name)
+        part = next((part for part in PREFIXED if name.startswith(part.prefix)), None)
         if any(pattern.match(name) for pattern in IGNORED):
             ignored.append(name)
         elif part is not None:
-            parts.setdefault(part, {})[_renamed(part, name.removeprefix(PREFIXES[part]))] = tensor
+            parts.setdefault(part.name, {})[part.published(name.removeprefix(part.prefix))] = tensor
         elif name in SCHEDULE:
             schedule[name] = tensor
         else:
@@ -164,8 +101,9 @@ def unwrap_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _wrapper_prefix(names: Iterable[str]) -> str:
-    """What stands before the first published prefix (`_forward_module.` in DeepSpeed's files)."""
-    pattern = re.compile(r"(?P<wrapper>(?:[A-Za-z_]\w*\.)*?)(?:" + "|".join(map(re.escape, PREFIXES.values())) + ")")
+    """What comes before the first published prefix (`_forward_module.` in DeepSpeed's files)."""
+    prefixes = "|".join(re.escape(part.prefix) for part in PREFIXED)
+    pattern = re.compile(rf"(?P<wrapper>(?:[A-Za-z_]\w*\.)*?)(?:{prefixes})")
     for name in names:
         match = pattern.match(name)
         if match and not any(ignorable.match(name) for ignorable in IGNORED):
@@ -176,24 +114,16 @@ def _wrapper_prefix(names: Iterable[str]) -> str:
     return ""
 
 
-def _published_part(name: str) -> Part | None:
-    return next((part for part, prefix in PREFIXES.items() if name.startswith(prefix)), None)
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """The shapes of tensors, by their names."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _renamed(part: Part, name: str) -> str:
-    if part == "unet":
-        for theirs, ours in RENAMED_PREFIXES.items():
-            if name.startswith(theirs):
-                return ours + name.removeprefix(theirs)
-    return name
-
-
-def _sort_bare(bare: dict[str, Tensor], parts: dict[Part, dict[str, Tensor]]) -> tuple[str, ...]:
-    """Move the tensors of parts without prefix from `bare` into `parts`; what stays is returned by name."""
-    for rule in BARE:
-        if rule.marker not in bare or rule.part in parts:
+def _sort_bare(bare: dict[str, Tensor], parts: dict[str, dict[str, Tensor]]) -> tuple[str, ...]:
+    """Move the tensors of parts without prefix from `bare` into `parts`; what is left is returned by name."""
+    for part, layout in LAYOUTS:
+        if part.name in parts or not layout.recognises(shapes_of(bare)):
             continue
-        for name in [name for name in bare if name.startswith(rule.starts)]:
-            ours = rule.add + _renamed(rule.part, name.removeprefix(rule.strip))
-            parts.setdefault(rule.part, {})[ours] = bare.pop(name)
+        for name in [name for name in bare if name.startswith(layout.starts)]:
+            parts.setdefault(part.name, {})[layout.add + part.published(name)] = bare.pop(name)
     return tuple(bare)

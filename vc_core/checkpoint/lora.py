@@ -165,7 +165,7 @@ def grown_spec(spec: ModelSpec, width: int) -> ModelSpec:
 
 def _in_order(shapes: Shapes, spec: UNetSpec) -> dict[str, tuple[int, ...]]:
     """The weights that a list counts, in the order of the network: all linear maps and convolutions but those over one
-    axis. The guidance embedding stands among them, also where the network has none yet."""
+    axis. The guidance embedding is among them, even where the network has none yet."""
     order: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         if name.startswith("input_blocks.") and GUIDANCE not in order:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from ..specs import ModelSpec
+from ..specs.bounds import largest, may_be_zero
+from .parts import PARTS
 
 MOST = 10**6
 """No count in a spec is higher; the highest published one is the 49408 words of the vocabulary."""
 MOST_LEVELS = 16
-MAY_BE_ZERO = frozenset(
-    ("concat_channels", "guidance_width", "motion_width", "eta", "cfg", "guidance_rescale", "motion", "motion_share")
-)
-SHARES = frozenset(("beta_start", "beta_end", "rescale", "eta", "guidance_rescale", "motion_share"))
-"""Fields that are at most 1."""
 
 
 def check_spec(spec: ModelSpec) -> None:
     """Raises ValueError, naming the field, where no model can have the numbers of a spec."""
     _check_numbers(spec, "spec")
-    _check_divides(spec.unet.norm_groups, spec.unet.model_channels, "spec.unet.norm_groups")
-    _check_divides(spec.autoencoder.norm_groups, spec.autoencoder.channels, "spec.autoencoder.norm_groups")
-    _check_divides(spec.text_encoder.heads, spec.text_encoder.width, "spec.text_encoder.heads")
-    if spec.image_encoder is not None:
-        _check_divides(spec.image_encoder.head_width, spec.image_encoder.width, "spec.image_encoder.head_width")
+    for part in PARTS.values():
+        numbers = getattr(spec, part.name, None)
+        for divisor, whole in part.divisors if numbers is not None else ():
+            _check_divides(getattr(numbers, divisor), getattr(numbers, whole), f"spec.{part.name}.{divisor}")
     diffusion = spec.diffusion
     if not diffusion.beta_start <= diffusion.beta_end < 1:
         raise ValueError(
@@ -45,7 +41,7 @@ def _check_numbers(value: Any, where: str) -> None:
         elif isinstance(part, tuple):
             _check_levels(part, name, least=0 if field.name.endswith("_levels") else 1)
         elif isinstance(part, int | float) and not isinstance(part, bool):
-            _check_number(part, field.name, name)
+            _check_number(part, field, name)
 
 
 def _check_levels(values: tuple[int, ...], where: str, *, least: int) -> None:
@@ -56,10 +52,10 @@ def _check_levels(values: tuple[int, ...], where: str, *, least: int) -> None:
         )
 
 
-def _check_number(value: float, name: str, where: str) -> None:
-    most = 1 if name in SHARES else MOST
-    if not math.isfinite(value) or not 0 <= value <= most or (value == 0 and name not in MAY_BE_ZERO):
-        low = "from 0" if name in MAY_BE_ZERO else "above 0"
+def _check_number(value: float, field: Field[Any], where: str) -> None:
+    zero, most = may_be_zero(field), largest(field, MOST)
+    if not math.isfinite(value) or not 0 <= value <= most or (value == 0 and not zero):
+        low = "from 0" if zero else "above 0"
         raise ValueError(f"{where} is {value}; it should be {low} and at most {most}")
 
 

@@ -35,9 +35,9 @@ ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 @dataclass(frozen=True)
 class File:
-    """One file's tensors by the names they have in it. `left_over` names what else it held and nobody needs.
+    """One file's tensors by the names they have in it. `left_over` are the names of its other entries.
 
-    `mapped` says that the tensors lie in the file's memory map, so that reading it again costs nothing.
+    `mapped` says that the tensors are in the file's memory map, so that reading it again is free.
     """
 
     path: Path
@@ -108,7 +108,7 @@ def _models_in(folder: Path) -> list[str]:
 
 
 def _check_download(path: Path, head: bytes) -> None:
-    """Tell the usual failed downloads by their first bytes."""
+    """Refuse the usual failed downloads, which are recognised by their first bytes."""
     start = head.lstrip().lower()
     if not head:
         raise UserError(f"{path} is empty (0 bytes). Download it again.")
@@ -145,9 +145,9 @@ def _read_safetensors(path: Path) -> File:
 
 
 def _spec_of(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Our spec where it is one of the tensors, which it then leaves."""
-    told = tensors.pop(METADATA_KEY, None)
-    return {} if told is None else {METADATA_KEY: _text_of(path, told)}
+    """Our spec where it is one of the tensors; it is removed from them."""
+    spec = tensors.pop(METADATA_KEY, None)
+    return {} if spec is None else {METADATA_KEY: _text_of(path, spec)}
 
 
 def _text_of(path: Path, tensor: Tensor) -> str:
@@ -162,7 +162,7 @@ def _text_of(path: Path, tensor: Tensor) -> str:
 
 
 def _check_safetensors_size(path: Path) -> None:
-    """Compare the length with what the header promises: the commonest damage, told in bytes."""
+    """Compare the length with that in the header: truncation is the commonest damage, so the message gives bytes."""
     actual = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -13,16 +13,14 @@ from ..errors import UserError
 from ..specs import PRESETS
 from .building import Checkpoint
 from .foreign import some
-from .keys import PART_TITLES, Part
-
-IMAGE_PARTS: tuple[Part, ...] = ("image_encoder", "image_tokens")
+from .parts import PARTS
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything that is known without reading the weights, ready for JSON. Sizes in bytes."""
     detection = checkpoint.detection
     contents = detection.contents
-    needed = [part for part in PART_TITLES if part not in IMAGE_PARTS or checkpoint.spec.unet.image_attention]
+    needed = [name for name, part in PARTS.items() if part.needed(checkpoint.spec)]
     published = PRESETS.get(checkpoint.spec.name)
     return {
         "files": [{"path": str(file.path), "bytes": file.size} for file in checkpoint.files],
@@ -41,10 +39,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _describe_part(checkpoint: Checkpoint, part: Part) -> dict[str, Any]:
+def _describe_part(checkpoint: Checkpoint, part: str) -> dict[str, Any]:
     tensors = checkpoint.detection.contents.parts[part]
     result: dict[str, Any] = {
-        "title": PART_TITLES[part],
+        "title": PARTS[part].title,
         "tensors": len(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "bytes": sum(tensor.nbytes for tensor in tensors.values()),
@@ -77,7 +75,7 @@ def table(report: Mapping[str, Any]) -> str:
                 _state(part),
             )
         )
-    rows += [(PART_TITLES[part], "-", "-", "-", "-", "not in this file") for part in report["missing_parts"]]
+    rows += [(PARTS[part].title, "-", "-", "-", "-", "not in this file") for part in report["missing_parts"]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -23,22 +23,7 @@ from ..files import Place, check_target, existing_folder, expanded, placed
 from ..specs import ModelSpec, to_json
 from .building import Checkpoint, check_finite, open_checkpoint, refuse, torch_dtype
 from .detection import AUTO, METADATA_KEY
-from .keys import PART_TITLES, PREFIXES, Part
-
-SPLIT: dict[str, tuple[Part, ...]] = {
-    "unet": ("unet",),
-    "vae": ("autoencoder",),
-    "clip": ("text_encoder",),
-    "image": ("image_encoder", "image_tokens"),
-}
-"""The files of a split model: the end of the name, and the parts inside."""
-
-BARE_NAMES: dict[Part, tuple[str, str]] = {
-    "unet": ("", ""),
-    "autoencoder": ("", ""),
-    "text_encoder": ("model.", ""),
-}
-"""Parts without prefix when they stand alone, as other programs expect: (what is cut off, what is put before)."""
+from .parts import PARTS, Part
 
 SAFETENSORS_NAMES = {
     torch.float64: "F64",
@@ -63,7 +48,7 @@ class _Entry:
     """One tensor to write. `part` None is a buffer of the noise schedule, which keeps its type."""
 
     name: str
-    part: Part | None
+    part: str | None
     ours: str
     tensor: Tensor
     dtype: torch.dtype
@@ -136,32 +121,29 @@ def _planned(checkpoint: Checkpoint, target: Path, split: bool, dtype: torch.dty
     if target.suffix != ".safetensors":
         raise UserError(f"The target is {target}; its name should end in .safetensors, or be a folder.")
     if not split:
-        parts = [entry for part in checkpoint.parts for entry in _entries(checkpoint, part, dtype, PREFIXES[part])]
+        parts = [entry for part in checkpoint.parts for entry in _entries(checkpoint, PARTS[part], dtype)]
         return {target: _schedule_entries(checkpoint) + parts}
     files: dict[Path, list[_Entry]] = {}
-    for ending, parts_inside in SPLIT.items():
-        entries: list[_Entry] = []
-        for part in parts_inside:
-            if part in checkpoint.parts:
-                cut, prefix = BARE_NAMES.get(part, ("", PREFIXES[part]))
-                entries += _entries(checkpoint, part, dtype, prefix, cut)
-        if ending == "unet" and entries:
-            entries = _schedule_entries(checkpoint) + entries
-        if entries:
-            files[target.with_name(f"{target.stem}_{ending}.safetensors")] = entries
+    for name in checkpoint.parts:
+        part = PARTS[name]
+        path = target.with_name(f"{target.stem}_{part.file}.safetensors")
+        entries = files.setdefault(path, _schedule_entries(checkpoint) if name == "unet" else [])
+        entries += _entries(checkpoint, part, dtype, bare=part.cut is not None)
     return files
 
 
-def _entries(checkpoint: Checkpoint, part: Part, dtype: torch.dtype | None, prefix: str, cut: str = "") -> list[_Entry]:
+def _entries(checkpoint: Checkpoint, part: Part, dtype: torch.dtype | None, *, bare: bool = False) -> list[_Entry]:
+    """The tensors of a part, by their published names or, `bare`, by those that other programs expect."""
+    prefix, cut = ("", part.cut or "") if bare else (part.prefix, "")
     return [
         _Entry(
             prefix + name.removeprefix(cut),
-            part,
+            part.name,
             name,
             tensor,
             dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype,
         )
-        for name, tensor in checkpoint.detection.contents.parts[part].items()
+        for name, tensor in checkpoint.detection.contents.parts[part.name].items()
     ]
 
 
@@ -210,7 +192,7 @@ def _write(place: Path, entries: Sequence[_Entry], metadata: dict[str, str], che
     with place.open("wb") as file:
         _write_header(file, entries, metadata)
         stream: Iterator[tuple[str, Tensor]] = iter(())
-        part: Part | None = None
+        part: str | None = None
         for entry in entries:
             tensor = entry.tensor
             if entry.part is not None:
@@ -218,7 +200,7 @@ def _write(place: Path, entries: Sequence[_Entry], metadata: dict[str, str], che
                     part = entry.part
                     stream = checkpoint.stream(part, passing=True)
                 tensor = next(stream)[1].to(entry.dtype)
-                check_finite(tensor, f"{PART_TITLES[entry.part]}: {entry.ours}", entry.dtype)
+                check_finite(tensor, f"{PARTS[entry.part].title}: {entry.ours}", entry.dtype)
             _write_tensor(file, tensor)
             yield entry.nbytes
 

@@ -1,9 +1,9 @@
-"""Clip after clip: each goes on from the last frames of the one before, at the memory of one.
+"""Clip after clip: each continues the last frames of the one before, in the memory of one.
 
-Two things make the clips join. The noise of a clip is that of FreeNoise (arXiv:2310.15169) going on: the shared frames
-have the noise that they began from, the others that of a window before in another order. And the shared frames are held
-less and less, the first exactly, the last hardly, so that one clip turns into the next over all of them instead of at
-an edge.
+Two things join the clips. Their noise is that of FreeNoise (arXiv:2310.15169), continued: the shared frames keep the
+noise that they started from, and the others reuse that of the window before in another order. And the shared frames are
+held less and less, the first exactly, the last hardly, so that one clip blends into the next over all of them instead
+of at an edge.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .noise import NoiseSource
 from .start import Source
 
 GROUP = 4
-"""Frames whose noise is used again in another order, as FreeNoise's authors take it."""
+"""Frames whose noise is reused in another order, as by FreeNoise's authors."""
 LEAST_GAIN, MOST_GAIN = 0.8, 1.25
-"""How far the contrast of a clip may be corrected: what is beyond is change that the prompt wants."""
+"""How far the contrast of a clip is corrected: more than that is change that the prompt asks for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One clip of many: its number from 0, the place of its first frame in the video, its noise b c f h w, and where it
-    starts; None is from noise alone."""
+    """One clip of many. number: from 0. first: the place of its first frame in the video. noise: b c f h w. source:
+    what it starts from; None is noise alone."""
 
     number: int
     first: int
@@ -37,8 +37,8 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """frames: of the whole video. overlap: frames that two clips share, 1 up to one less than a clip.
-    correct: 0..1, how much of the drift of brightness and colour is taken back. steps: of the run for a clip."""
+    """frames: of the whole video. overlap: frames that two clips share, 1 to one less than a clip.
+    correct: 0..1, how much drift of brightness and colour is corrected. steps: of the run for a clip."""
 
     frames: int
     overlap: int = 8
@@ -46,7 +46,7 @@ class Continuation:
     steps: int = 50
 
     def count(self, window: int) -> int:
-        """How many clips of `window` frames make the video."""
+        """The number of clips of `window` frames in the video."""
         return 1 + max(0, -(-(self.frames - window) // (window - self.overlap)))
 
 
@@ -57,11 +57,11 @@ def continued(
     plan: Continuation,
     scene: Callable[[int], int] = lambda number: 0,
 ) -> Iterator[Tensor]:
-    """Latents b c f h w of some frames after the other, each handed out when nothing will change it any more.
+    """Latents b c f h w, part after part, each returned when nothing changes it any more.
 
     make: samples a clip. noise: that of the first clip, b c f h w, whose number of frames is that of every clip.
-    source: gives the orders in which noise is used again. scene: the number of what a clip shows; brightness and colour
-    are held to those of the first clip that shows the same.
+    source: gives the orders in which noise is reused. scene: the number of the prompt of a clip; brightness and colour
+    are corrected to those of the first clip with the same prompt.
     """
     window, overlap = noise.shape[2], plan.overlap
     if not 1 <= overlap < window:
@@ -83,9 +83,9 @@ def continued(
 
 
 def following(noise: Tensor, added: int, source: NoiseSource) -> Tensor:
-    """The noise of the clip that begins `added` frames later: behind the shared frames come those that are left behind,
-    in another order inside each group. So all clips begin from the same frames of noise, which is what keeps the scene:
-    one that came twice, for another that was lost, would move it.
+    """The noise of the clip that begins `added` frames later: the frames of noise that it leaves behind follow the
+    shared ones, in another order inside each group. So all clips start from the same frames of noise, which keeps the
+    scene; a frame that came twice, in place of another, would move it.
     """
     group = min(GROUP, noise.shape[2])
     order: list[int] = []
@@ -98,9 +98,9 @@ def following(noise: Tensor, added: int, source: NoiseSource) -> Tensor:
 def following_start(clip: Tensor, overlap: int, steps: int) -> Source:
     """A start from noise whose first frames are the last ones of `clip`, held less and less; the others are free.
 
-    Each step draws a frame back by its mask, so what that leaves free is multiplied with itself. The root undoes it: a
-    frame's place in the overlap says what is left over all `steps`, however many they are. Without it all but the last
-    frames would be as good as fixed, and clips would meet at an edge after all.
+    Each step pulls a frame back by its mask, so the free share is multiplied by itself from step to step. The root
+    undoes that: a frame's place in the overlap says what is free over all `steps`, however many there are. Without it
+    all but the last frames would be nearly fixed, and clips would meet at an edge after all.
     """
     window = clip.shape[2]
     latents = torch.cat([clip[:, :, -overlap:], torch.zeros_like(clip[:, :, overlap:])], dim=2)
@@ -110,10 +110,10 @@ def following_start(clip: Tensor, overlap: int, steps: int) -> Source:
 
 
 def undrifted(clip: Tensor, like: Tensor, amount: float, overlap: int = 0) -> Tensor:
-    """Latents b c f h w brought back to the mean and the contrast of the channels of `like`.
+    """Latents b c f h w corrected to the mean and the contrast of the channels of `like`.
 
-    The share rises from nothing in the first `overlap` frames to `amount` in the last: drift grows from frame to frame,
-    and the first new frame must stay beside the last old one."""
+    The share of the correction rises from 0 in the first `overlap` frames to `amount` in the last: drift grows from
+    frame to frame, and the first new frame must match the last old one."""
     axes = (2, 3, 4)
     new = clip[:, :, overlap:]
     gain = like.std(axes, keepdim=True) / new.std(axes, keepdim=True).clamp_min(1e-6)

@@ -1,29 +1,24 @@
 """Clips of any length at constant memory: FIFO-Diffusion (arXiv:2405.11473).
 
-A queue holds frames of rising noise. In each turn every frame is brought one level down, the first leaves it clean, and
-noise joins at the end. The model is called for windows of the queue, whose frames all have a level of their own, and
-with lookahead: windows overlap by half, and only their noisier half is taken, which has cleaner frames before it.
+A queue holds frames of rising noise. In each turn every frame is denoised by one level, the first leaves it clean, and
+noise is added at the end. The model is called for windows of the queue, whose frames have different levels, with
+lookahead: windows overlap by half, and only their noisier half is kept, which has cleaner frames before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from .denoiser import Estimate, estimated, per_frame
-from .guidance import Guidance, Model, guide
+from .guidance import Conditionings, Guidance, Model, guide
 from .noise import NoiseSource
 from .samplers import posterior_noise
 from .schedule import Level, NoiseSchedule
-from .windows import of_frames
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,65 +39,63 @@ class Queue:
 
     @property
     def length(self) -> int:
-        """Frames in the queue, and noise levels."""
+        """Frames in the queue, which is also the number of noise levels."""
         return self.size * self.partitions
 
     @property
     def early(self) -> int:
-        """Frames that leave the queue before the first one that is to be shown: they only fill it."""
+        """Frames that leave the queue before the first frame of the video: they only fill it."""
         return self.length - self.size
 
     def levels(self, schedule: NoiseSchedule) -> list[Level]:
-        """The levels of a frame on its way, rising: where it ends, then that of each place in the queue."""
+        """The levels that a frame passes, rising: where it ends, then that of each place in the queue."""
         return schedule.levels(schedule.trailing_timesteps(self.length), "reference")[::-1]
-
-
-def stream(
-    model: Model,
-    schedule: NoiseSchedule,
-    positive: Conditioning,
-    negative: Conditioning | None,
-    *,
-    base: Tensor,
-    frames: int,
-    noise: NoiseSource,
-    guidance: Guidance,
-    queue: Queue = Queue(),
-    together: bool = False,
-) -> Iterator[Tensor]:
-    """The latents b c h w of `frames` frames, one after the other, each as soon as it is clean.
-
-    base: the clean latents of a clip of `queue.size` frames, b c f h w, from which the video goes on. The
-    conditionings may hold a text for each of the `frames` frames; places before and after take the nearest. `together`:
-    see `guidance.guide`.
-    Raises UserError for conditions that FIFO cannot give to single frames.
-    """
-    if positive.concat is not None or positive.motion is not None:
-        raise UserError(
-            "FIFO sampling cannot drive models that continue a picture or have motion guidance: take another way to "
-            "long clips (freenoise, windows, continue)."
-        )
-
-    def estimate(x: Tensor, levels: Sequence[Level], shown: Sequence[int]) -> Estimate:
-        told = of_frames(positive, shown, frames)
-        other = None if negative is None else of_frames(negative, shown, frames)
-        guided = guide(model, told, other, guidance, together=together)
-        timestep = x.new_tensor([[level.timestep for level in levels]]).expand(len(x), -1).float()
-        return estimated(x, guided(x, timestep), levels, schedule.prediction)
-
-    return run(estimate, queue.levels(schedule), base, frames, noise, queue)
 
 
 Estimator = Callable[[Tensor, Sequence[Level], Sequence[int]], Estimate]
 """(x: b c f h w, the level of each frame, the number of each in the video) -> the clean latents and the noise in x."""
 
 
+def estimator(
+    model: Model,
+    schedule: NoiseSchedule,
+    conditionings: Conditionings,
+    *,
+    frames: int,
+    guidance: Guidance,
+    together: bool = False,
+) -> Estimator:
+    """A guided model, for a video of `frames` frames.
+
+    The conditionings may hold a text for each frame; places before the first and after the last take the nearest.
+    together: see `guidance.guide`. Raises UserError for conditions that a queue cannot give to single frames.
+    """
+    given = {name: one for name, one in conditionings.items() if one is not None}
+    if any(one.concat is not None or one.motion is not None for one in given.values()):
+        raise UserError(
+            "FIFO does not support models that continue an image or have motion guidance: use another long-video "
+            "method (freenoise, windows, continue)."
+        )
+
+    def estimate(x: Tensor, levels: Sequence[Level], shown: Sequence[int]) -> Estimate:
+        of_these = {name: one.of_frames(shown, frames) for name, one in given.items()}
+        guided = guide(model, of_these, guidance, together=together)
+        timestep = x.new_tensor([[level.timestep for level in levels]]).expand(len(x), -1).float()
+        return estimated(x, guided(x, timestep), levels, schedule.prediction)
+
+    return estimate
+
+
 def run(
     estimate: Estimator, levels: Sequence[Level], base: Tensor, frames: int, noise: NoiseSource, queue: Queue
 ) -> Iterator[Tensor]:
-    """As `stream`, for any denoiser that takes frames of different levels; `levels` are those of `Queue.levels`."""
+    """The latents b c h w of `frames` frames, one after the other, each as soon as it is clean.
+
+    levels: those of `Queue.levels`. base: the clean latents of a clip of `queue.size` frames, b c f h w, with which the
+    video begins. Raises UserError for a base of another length.
+    """
     if base.shape[2] != queue.size:
-        raise UserError(f"FIFO goes on from a clip of {queue.size} frames; it was given one of {base.shape[2]}.")
+        raise UserError(f"FIFO begins with a clip of {queue.size} frames; it was given one of {base.shape[2]}.")
     return _turns(_Line(estimate, levels, queue, frames), base, frames, noise)
 
 
@@ -122,14 +115,14 @@ def _turns(line: _Line, base: Tensor, frames: int, noise: NoiseSource) -> Iterat
 
 
 class _Line:
-    """The queue's places: half a window of frames that have left it, then `length` places of rising noise."""
+    """The places of the queue: half a window of frames that have left it, then `length` places of rising noise."""
 
     def __init__(self, estimate: Estimator, levels: Sequence[Level], queue: Queue, frames: int) -> None:
         self.estimate, self.levels, self.queue, self.frames = estimate, levels, queue, frames
         self.depth = [max(0, place + 1) for place in range(-queue.size // 2, queue.length)]
 
     def step(self, x: Tensor, first: int, noise: NoiseSource) -> Tensor:
-        """Every place but those that have left goes one level down; `first` is the frame in the first place."""
+        """Denoises every place of the queue by one level; `first` is the frame in the first place."""
         half = self.queue.size // 2
         out = x.clone()
         for start in range(0, self.queue.length, half):
@@ -148,8 +141,8 @@ class _Line:
 
 
 def down(estimate: Estimate, here: Sequence[Level], there: Sequence[Level], noise: NoiseSource, eta: float) -> Tensor:
-    """A DDIM step (arXiv:2010.02502, equation 12) of b c f h w, in which every frame has levels of its own; the rescale
-    is in the signal of each, so frames keep their contrast on their way through the queue."""
+    """A DDIM step (arXiv:2010.02502, equation 12) of b c f h w, whose frames have different levels; the rescale is in
+    the signal of each, so frames keep their contrast on their way through the queue."""
     x0, eps = estimate
     sigma = per_frame(x0, [eta * posterior_noise(a, b) for a, b in zip(here, there, strict=True)])
     alpha = per_frame(x0, [level.alpha for level in there])

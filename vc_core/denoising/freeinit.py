@@ -1,8 +1,8 @@
 """FreeInit (arXiv:2312.07537): a clip is sampled again from a start that keeps the low frequencies of the last result.
 
-Training leaves a trace of the clip in its noisiest latents, which fresh noise lacks; giving it back makes frames belong
-together. Between rounds the result is noised to the first level with the noise that the first round began from, and its
-high frequencies are replaced by those of fresh noise.
+In training the noisiest latents hold a trace of the clip, which fresh noise lacks; restoring it steadies frames.
+Between rounds the result is noised to the first level with the noise that the first round started from, and its high
+frequencies are replaced by those of fresh noise.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ def mixed(low: Tensor, high: Tensor) -> Tensor:
 
 
 def check_first(first: Level) -> None:
-    """Raises UserError where a run begins without any signal, so that no trace of a clip could be given back."""
+    """Raises UserError where a run starts without any signal, so that no trace of a clip can be restored."""
     if first.signal < LEAST_SIGNAL:
         raise UserError(
-            "FreeInit gives back the trace of a clip in its noisiest latents, but this model begins from noise alone "
+            "FreeInit restores the trace of a clip in its noisiest latents, but this model begins from noise alone "
             "(zero terminal SNR), which holds none. Set the rounds of FreeInit to 0."
         )
 
 
 def next_start(result: Tensor, drawn: Tensor, fresh: Tensor, first: Level) -> Tensor:
-    """What the next round starts from. result: the clean latents b c f h w; drawn: the noise that the first of all
-    rounds began from, as later starts hold a trace of their clips, which would add up; fresh: new noise; first: the
-    first level of the run, whose signal holds VideoCrafter's rescale."""
+    """What the next round starts from. result: the clean latents b c f h w. drawn: the noise that the very first round
+    started from; later starts hold traces of their clips, which would add up. fresh: new noise. first: the first level
+    of the run, whose signal holds VideoCrafter's rescale."""
     return mixed(noised(result, drawn, first), fresh)
 
 
 class GivenStart:
-    """A source whose first draw is given; all others are of another source."""
+    """A noise source whose first draw is given; all later draws are those of another source."""
 
     def __init__(self, start: Tensor, source: NoiseSource) -> None:
         self.start: Tensor | None = start

@@ -1,4 +1,4 @@
-"""The attentions of the video UNet: over the pixels of a frame, over text and pictures, and over the frames of a pixel.
+"""The attentions of the video UNet: over the pixels of a frame, over text and images, and over the frames of a pixel.
 
 Attribute names are the published ones. Queries, keys and values are `n tokens (heads d)`. Over time, tokens are `n f d`
 of n pixels, or where fused kernels can be used `b f p d`, a view of a clip in channels-last memory: in both the frames
@@ -7,14 +7,20 @@ are on axis 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..specs import Windows
 from . import kernels
-from .attention import Attention, causal_mask, join_heads, near_mask, split_heads
+from .adapter import Attend, AttentionName, wrapped
+from .attention import causal_mask, join_heads, near_mask, split_heads
+from .call import Call
 from .layers import Layers
 from .spectral import blend_low
 
@@ -26,85 +32,131 @@ def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def triangle(length: int, like: Tensor) -> Tensor:
-    """`Windows.weights`, made where `like` lies."""
+    """`Windows.weights`, on the device of `like`."""
     place = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
     return torch.minimum(place, place.flip(0))
 
 
-class Projections(nn.Module):
+def attention_place(name: AttentionName, width: int, heads: int) -> dict[str, Any]:
+    """What `adapter.Place` says of an attention."""
+    return {"attention": name, "heads": heads, "head_channels": width // heads}
+
+
+class AttentionLayer(nn.Module, ABC):
     """The linear layers around an attention: to queries, keys and values, and from its result."""
 
     def __init__(
-        self, dim: int, heads: int, layers: Layers, attention: Attention, context_dim: int | None = None
+        self, dim: int, heads: int, layers: Layers, name: AttentionName, context_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.heads, self.attention = heads, attention
+        self.heads, self.backend = heads, layers.attention
+        self.place = attention_place(name, dim, heads)
         self.to_q = layers.linear(dim, dim, bias=False)
         self.to_k = layers.linear(context_dim or dim, dim, bias=False)
         self.to_v = layers.linear(context_dim or dim, dim, bias=False)
         self.to_out = nn.Sequential(layers.linear(dim, dim), nn.Identity())  # the Identity was a dropout
 
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        """Normed tokens -> what is added to the stream, n tokens d."""
+        return call.around("around_attention", partial(self._layer, call), **self.place)(x)
 
-class SelfAttention(Projections):
-    """Attention of tokens among themselves. n tokens d -> n tokens d"""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.to_out(self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+    def _layer(self, call: Call, x: Tensor) -> Tensor:
+        out: Tensor = self.to_out(self.attended(x, call))
         return out
 
+    @abstractmethod
+    def attended(self, x: Tensor, call: Call) -> Tensor:
+        """The attention's result, before the last linear layer."""
 
-class CrossAttention(Projections):
+    def projected(self, x: Tensor, context: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of x, keys and values of the context."""
+        tokens = (x, context, context)
+        for change in call.at("attention_inputs", **self.place):
+            tokens = change(*tokens)
+        project = self.project(call)
+        return self.to_q(tokens[0]), project(self.to_k, tokens[1]), project(self.to_v, tokens[2])
+
+    def project(self, call: Call) -> Callable[[nn.Module, Tensor], Tensor]:
+        """What applies a linear layer to the tokens of the context."""
+        return apply
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call, mask: Tensor | None = None) -> Tensor:
+        """The attention itself, as adapters compute it."""
+        return wrapped(self.function(call, self.place), call.at("attention", **self.place))(q, k, v, mask)
+
+    def function(self, call: Call, place: dict[str, Any]) -> Attend:
+        """The plain function of an attention."""
+        backend = self.backend
+        for choose in call.at("attention_backend", **place):
+            backend = choose(backend)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+            return backend(q, k, v, self.heads) if mask is None else backend(q, k, v, self.heads, mask)
+
+        return attend
+
+
+class SelfAttention(AttentionLayer):
+    """Attention of the tokens of a frame among themselves. n tokens d -> n tokens d"""
+
+    def __init__(self, dim: int, heads: int, layers: Layers) -> None:
+        super().__init__(dim, heads, layers, "spatial_self")
+
+    def attended(self, x: Tensor, call: Call) -> Tensor:
+        return self.attend(*self.projected(x, x, call), call)
+
+
+class CrossAttention(AttentionLayer):
     """Attention over text, and with `image` over image tokens with keys and values of their own, added to it; with
     `gate` times a learned factor.
 
-    Keys and values are computed once for a clip: where `text` is b m d and the queries are (b f) n d, the queries of
-    all frames of a clip stand in one row.
+    Keys and values are computed once for a clip: where the text is b m d and the queries are (b f) n d, the queries of
+    all frames of a clip form one row.
     """
 
     def __init__(
-        self,
-        dim: int,
-        context_dim: int,
-        heads: int,
-        layers: Layers,
-        attention: Attention,
-        image: bool,
-        *,
-        gate: bool = False,
+        self, dim: int, context_dim: int, heads: int, layers: Layers, *, image: bool = False, gate: bool = False
     ) -> None:
-        super().__init__(dim, heads, layers, attention, context_dim)
+        super().__init__(dim, heads, layers, "text", context_dim)
         self.alpha = nn.Parameter(torch.zeros((), **layers.where)) if gate else None
         self.to_k_ip = layers.linear(context_dim, dim, bias=False) if image else None
         self.to_v_ip = layers.linear(context_dim, dim, bias=False) if image else None
 
-    def forward(
-        self, x: Tensor, text: Tensor, image: Tensor | None = None, project: Callable[..., Tensor] = apply
-    ) -> Tensor:
-        """`project` may stand for layer(tokens), where a run knows the keys and values already."""
-        q = self.to_q(x)
-        h = self.attend(q, project(self.to_k, text), project(self.to_v, text))
-        out: Tensor = self.to_out(self.add_image(h, q, image, project))
-        return out
+    def project(self, call: Call) -> Callable[[nn.Module, Tensor], Tensor]:
+        return call.around("project_context", apply, **self.place)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: Attention | None = None) -> Tensor:
-        """q (b f) n d over k, v that are b m d or (b f) m d -> (b f) n d"""
-        rows = q.reshape(k.shape[0], -1, q.shape[-1])
-        attention = self.attention if attention is None else attention
-        return attention(rows, k, v, self.heads).reshape(q.shape)
-
-    def add_image(
-        self,
-        h: Tensor,
-        q: Tensor,
-        image: Tensor | None,
-        project: Callable[..., Tensor] = apply,
-        attention: Attention | None = None,
-    ) -> Tensor:
-        """`h` plus the attention over image tokens; no tokens add nothing."""
-        if self.to_k_ip is None or self.to_v_ip is None or image is None or image.shape[1] == 0:
+    def attended(self, x: Tensor, call: Call) -> Tensor:
+        q, k, v = self.projected(x, call.text, call)
+        h = self._attend_per_clip(q, k, v, call, self.place, len(x) // len(k))
+        if self.to_k_ip is None or self.to_v_ip is None or call.image is None or call.image.shape[1] == 0:
             return h
-        added = self.attend(q, project(self.to_k_ip, image), project(self.to_v_ip, image), attention)
+        project = self.project(call)
+        k, v = project(self.to_k_ip, call.image), project(self.to_v_ip, call.image)
+        place = {**self.place, "attention": "image"}
+        added = self._attend_per_clip(q, k, v, call, place, len(x) // len(k))
         return h + (added if self.alpha is None else added * (self.alpha.to(added).tanh() + 1))
+
+    def _attend_per_clip(
+        self, q: Tensor, k: Tensor, v: Tensor, call: Call, place: dict[str, Any], frames: int
+    ) -> Tensor:
+        """q (b f) n d over k, v that are b m d with `frames` f, or (b f) m d with 1. Adapters receive keys and values
+        with a row for each row of q; what they pass on unchanged is computed as without them."""
+        function, wrappers = self.function(call, place), call.at("attention", **place)
+        if frames == 1:
+            return wrapped(function, wrappers)(q, k, v, None)
+
+        def per_clip(q: Tensor) -> Tensor:
+            return function(q.reshape(k.shape[0], -1, q.shape[-1]), k, v, None).reshape(q.shape)
+
+        if not wrappers:
+            return per_clip(q)
+        each_k, each_v = k.repeat_interleave(frames, dim=0), v.repeat_interleave(frames, dim=0)
+
+        def inner(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+            unchanged = keys is each_k and values is each_v and mask is None
+            return per_clip(q) if unchanged else function(q, keys, values, mask)
+
+        return wrapped(inner, wrappers)(q, each_k, each_v, None)
 
 
 class RelativePositions(nn.Module):
@@ -135,85 +187,106 @@ class RelativePositions(nn.Module):
         return table
 
 
-class TemporalAttention(SelfAttention):
-    """Attention among the frames of one pixel, n f d -> n f d or b f p d -> b f p d, with relative positions where
-    `reach` is given (arXiv:1803.02155): keys and values are shifted by a vector for the distance between the frames."""
+@dataclass(frozen=True)
+class OverTime:
+    """How frames attend to each other in a layer.
 
-    def __init__(
-        self, dim: int, heads: int, layers: Layers, attention: Attention, reach: int | None, causal: bool
-    ) -> None:
-        super().__init__(dim, heads, layers, attention)
-        self.budget = layers.budget
-        self.causal = causal
+    reach: the distance at which relative positions are clamped (arXiv:1803.02155); None for none.
+    causal: frames attend to earlier ones only.
+    finest: at the full size of the latents, where FreeLong attends to near frames only, as published.
+    """
+
+    reach: int | None = None
+    causal: bool = False
+    finest: bool = False
+
+
+class TemporalAttention(AttentionLayer):
+    """Attention among the frames of one pixel, n f d -> n f d or b f p d -> b f p d. With relative positions, keys and
+    values are shifted by a vector for the distance between the frames."""
+
+    def __init__(self, dim: int, heads: int, layers: Layers, name: AttentionName, over_time: OverTime) -> None:
+        super().__init__(dim, heads, layers, name)
+        self.plan = layers.plan
+        self.over_time = over_time
+        reach = over_time.reach
         self.relative_position_k = RelativePositions(reach, dim // heads, layers) if reach else None
         self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
 
-    def forward(
-        self,
-        x: Tensor,
-        temporal: bool = True,
-        windows: Windows | None = None,
-        grid: tuple[int, int] | None = None,
-        attention: Attention | None = None,
-    ) -> Tensor:
-        """`grid` is the height and width that the pixels of x come from, where x holds whole frames. `attention` takes
-        the place of the layer's own, for tokens n f d."""
-        attention = self.attention if attention is None else attention
-        if not temporal:
-            h = self._attend_to_self(x)
-        elif windows is None or x.shape[1] <= windows.size:
-            h = self._attend(attention, self.to_q(x), self.to_k(x), self.to_v(x))
-        elif windows.spectral:
-            h = self._attend_near_and_far(x, windows.size // 2, grid, attention)
-        else:
-            h = self._attend_in_windows(self.to_q(x), self.to_k(x), self.to_v(x), windows, attention)
-        out: Tensor = self.to_out(h)
-        return out
+    def attended(self, x: Tensor, call: Call) -> Tensor:
+        windows = call.run.windows
+        if not call.run.evaluation.temporal:
+            return self._attended_alone(x)
+        if windows is not None and x.shape[1] > windows.size:
+            if windows.spectral:
+                return self._attended_near_and_far(x, windows.size // 2, call)
+            return self._attended_in_windows(x, windows, call)
+        return self._over_frames(*self.projected(x, x, call), call)
 
-    def _attend_near_and_far(self, x: Tensor, reach: int, grid: tuple[int, int] | None, attention: Attention) -> Tensor:
+    def _attended_alone(self, x: Tensor) -> Tensor:
+        """What is left when every frame attends to itself alone: its value, at distance zero."""
+        v: Tensor = self.to_v(x)
+        if self.relative_position_v is not None:
+            here = self.relative_position_v(1, v).flatten()  # d
+            v = v + here.repeat(self.heads)
+        return v
+
+    def _attended_near_and_far(self, x: Tensor, reach: int, call: Call) -> Tensor:
         """FreeLong: attention to frames at most `reach` away, with the low frequencies of attention to all. The mix
-        is linear and the same in every channel, so it may stand before the projection and the residual."""
+        is linear and the same in every channel, so it may come before the projection and the residual."""
         mask = near_mask(x.shape[1], reach, x)
-        if grid is None:
-            return self._attend(attention, self.to_q(x), self.to_k(x), self.to_v(x), mask)
-        near, far = torch.empty_like(x), torch.empty_like(x)
-        axis = 0 if x.ndim == 3 else 2
-        pixels = max(1, self.budget.values * x.shape[axis] // x.numel())
-        for part, by_near, by_far in zip(*(y.split(pixels, axis) for y in (x, near, far)), strict=True):
-            q, k, v = self.to_q(part), self.to_k(part), self.to_v(part)
-            by_near.copy_(self._attend(attention, q, k, v, mask))
-            by_far.copy_(self._attend(attention, q, k, v))
-        slow, quick = (_on_grid(h, grid) for h in (far, near))
-        blend_low(quick, slow, self.budget.values)
+        if self.over_time.finest:
+            return self._over_frames(*self.projected(x, x, call), call, mask)
+
+        def near_then_far(part: Tensor) -> Iterator[Tensor]:
+            q, k, v = self.projected(part, part, call)
+            yield self._over_frames(q, k, v, call, mask)
+            yield self._over_frames(q, k, v, call)
+
+        near, far = self.plan.pairs_over_pixels(near_then_far, x)
+        self.plan.over_channels(blend_low, _on_grid(near, call.place.grid), _on_grid(far, call.place.grid))
         return near
 
-    def _attend_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows, attention: Attention) -> Tensor:
+    def _attended_in_windows(self, x: Tensor, windows: Windows, call: Call) -> Tensor:
         """The average over the windows that a frame is in; a frame in none gets zeros."""
+        q, k, v = self.projected(x, x, call)
         frames = q.shape[1]
-        spans = windows.spans(frames)
         over_frame = [1] * (v.ndim - 2)
         total, weight = torch.zeros_like(v), v.new_zeros(frames, *over_frame)
-        for first, end in spans:
-            share = triangle(end - first, v).view(-1, *over_frame)
-            total[:, first:end] += share * self._attend(attention, *(y[:, first:end] for y in (q, k, v)))
+        for first, end in windows.spans(frames):
+            share, span = triangle(end - first, v).view(-1, *over_frame), slice(first, end)
+            total[:, span] += share * self._over_frames(q[:, span], k[:, span], v[:, span], call)
             weight[first:end] += share
         return total / weight.clamp_min(1)
 
-    def _attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Relative positions ask for maps of their own, which no `attention` computes."""
+    def _over_frames(self, q: Tensor, k: Tensor, v: Tensor, call: Call, mask: Tensor | None = None) -> Tensor:
+        """The attention itself, of the frames on axis 1."""
         frames = q.shape[1]
-        if self.causal:
+        if self.over_time.causal:
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
-        to_k, to_v = self.relative_position_k, self.relative_position_v
         if q.ndim == 4 and kernels.attends(frames, q.shape[-1] // self.heads):
-            by_key, by_value = (None if to is None else to.table(frames, q) for to in (to_k, to_v))
+            positions = (self.relative_position_k, self.relative_position_v)
+            by_key, by_value = (None if one is None else one.table(frames, q) for one in positions)
             return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
         if q.ndim == 4:
             pixels = (q.shape[0], q.shape[2])
             q, k, v = (y.transpose(1, 2).flatten(0, 1) for y in (q, k, v))  # (b p) f d
-            return self._attend(attention, q, k, v, mask).unflatten(0, pixels).transpose(1, 2)
-        if to_k is None or to_v is None:
-            return attention(q, k, v, self.heads) if mask is None else attention(q, k, v, self.heads, mask)
+            return self._of_pixels(q, k, v, call, mask).unflatten(0, pixels).transpose(1, 2)
+        return self._of_pixels(q, k, v, call, mask)
+
+    def _of_pixels(self, q: Tensor, k: Tensor, v: Tensor, call: Call, mask: Tensor | None) -> Tensor:
+        """The attention of n f d."""
+        if self.relative_position_k is None:
+            return self.attend(q, k, v, call, mask)
+        return call.around("attention", self._with_positions, **self.place)(q, k, v, mask)
+
+    def _with_positions(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The attention of n f d with relative positions, which need logits of their own: softmax(q (k + r)^T) (v + s),
+        where r and s depend on the distance between two frames."""
+        to_k, to_v = self.relative_position_k, self.relative_position_v
+        assert to_k is not None
+        assert to_v is not None
+        frames = q.shape[1]
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))  # (n heads) f d
         q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
         bias = torch.einsum("nqd,qkd->nqk", q, to_k(frames, q))
@@ -223,14 +296,6 @@ class TemporalAttention(SelfAttention):
         del logits
         out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, to_v(frames, v)), weights, v)
         return join_heads(out.unflatten(0, (-1, self.heads)))
-
-    def _attend_to_self(self, x: Tensor) -> Tensor:
-        """What is left when every frame sees itself alone: its value, at distance zero."""
-        v: Tensor = self.to_v(x)
-        if self.relative_position_v is not None:
-            here = self.relative_position_v(1, v).flatten()  # d
-            v = v + here.repeat(self.heads)
-        return v
 
 
 def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,8 +1,7 @@
-"""The feed-forward layer of a transformer block: each token by itself."""
+"""The feed-forward layer of a transformer block, which sees each token alone."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,21 +26,13 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """n tokens d -> n tokens d, four times as wide inside, added to a stream. Without gradients, in parts that bound
-    its memory; compiled, as a whole."""
+    """n tokens d -> n tokens d, four times as wide inside, added to a stream."""
 
     def __init__(self, dim: int, layers: Layers) -> None:
         super().__init__()
-        self.budget, self.fused = layers.budget, layers.fused
+        self.plan = layers.plan
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
     def forward(self, x: Tensor, stream: Tensor) -> Tensor:
-        """The result for x plus `stream`, which may be overwritten."""
-        rows = self.budget.tokens(x, self.fused(x))
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[:-1].numel() <= rows:
-            whole: Tensor = self.net(x)
-            return stream + whole
-        stream = stream.contiguous()
-        for part, result in zip(x.flatten(0, -2).split(rows), stream.flatten(0, -2).split(rows), strict=True):
-            result.add_(self.net(part))
-        return stream
+        """stream + net(x); `stream` may be overwritten."""
+        return self.plan.add_over_tokens(self.net, x, stream)

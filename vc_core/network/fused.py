@@ -1,7 +1,7 @@
 """The layers of a network by fused kernels, where these can be used: on a CUDA device, in passes without gradients.
 
-Feature maps then lie in channels-last memory through the whole network, so that frames, clips and tokens are views of
-each other. Every method gives what its plain layers give, and where kernels cannot be used it calls those.
+Feature maps are then in channels-last memory throughout the network, so that frames, clips and tokens are views of each
+other. Every method returns what its plain layers return, and where kernels cannot be used it calls those.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from . import kernels
 
 
 class Weights(Protocol):
-    """Gives the weight and bias with which a layer computes `x`, for the time that the context lasts. A host that casts
-    or patches the weights of its layers hands in a function of its own."""
+    """Gives the weight and bias with which a layer computes `x`, while the context is open. A host that casts or
+    patches the weights of its layers passes its own function."""
 
     def __call__(self, layer: Any, x: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]: ...
 
@@ -30,10 +30,10 @@ def own_weights(layer: Any, x: Tensor) -> AbstractContextManager[tuple[Tensor, T
 
 
 class Fused:
-    """How the layers of one network are computed. Setting `wanted` to False keeps to the plain layers."""
+    """How the layers of one network are computed. With `wanted` set to False, plain layers are used throughout."""
 
     def __init__(self, operations: ModuleType | Any = nn, weights: Weights | None = None) -> None:
-        """`weights` belong to `operations`; layers of other classes than torch's are not fused without them."""
+        """`weights` belong to `operations`; without them, only layers of torch's own classes are fused."""
         self.own = operations is nn
         self.wanted = self.own or weights is not None
         self.weights = own_weights if weights is None else weights
@@ -82,7 +82,7 @@ class Fused:
         return x, self.layer_norm(layer, x)
 
     def convolution(self, layer: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """layer(x), perhaps without its bias: that, 1 c, is then the caller's to add, together with something else."""
+        """layer(x), perhaps without its bias, 1 c, which the caller then adds together with something else."""
         if not self.own or not self(x):
             return layer(x), None
         return layer._conv_forward(x, layer.weight, None), layer.bias[None]

@@ -1,10 +1,12 @@
-"""The convolutional parts of the video UNet. Spatial layers see every frame by itself, `(b f) c h w`; temporal ones see
+"""The convolutional parts of the video UNet. Spatial layers see every frame alone, `(b f) c h w`; temporal ones see
 whole clips, `b c f h w`. Attribute names are the published ones, misspelling included."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,17 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adapter import wrapped
+from .attention import Attention, sdpa_attention
+from .call import Call
 from .fused import Fused, Weights
 from .operations import linear_class, norm_class, over_frames
-from .parts import Budget, gathered
+from .plan import Plan
 
 NORM_EPS = 1e-5
 
 
 class Layers:
     """Makes the layers of one network: the classes of an operations namespace (default `torch.nn`), all with the same
-    device, dtype and number of norm groups. `budget` is what they work on at once, `fused` how they are computed; that
-    takes `weights` from operations other than torch's, see `network.fused`."""
+    device, dtype, number of norm groups and attention function. `plan` applies them to feature maps, `fused` computes
+    them, with `weights` for operations other than torch's, see `network.fused`."""
 
     def __init__(
         self,
@@ -31,11 +36,12 @@ class Layers:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         weights: Weights | None = None,
+        attention: Attention = sdpa_attention,
     ) -> None:
-        self.operations, self.groups = operations, groups
+        self.operations, self.groups, self.attention = operations, groups, attention
         self.where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.budget = Budget()
         self.fused = Fused(operations, weights)
+        self.plan = Plan(self.fused)
 
     def linear(self, d_in: int, d_out: int, bias: bool = True) -> nn.Module:
         layer: nn.Module = linear_class(self.operations)(d_in, d_out, bias=bias, **self.where)
@@ -76,11 +82,6 @@ def to_frames(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def repeated(x: Tensor, rows: int) -> Tensor:
-    """x, over and over until it has so many rows."""
-    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
-
-
 def sinusoid(values: Tensor, width: int) -> Tensor:
     """n -> n width: cosines, then sines, of `values` at geometric frequencies from 1 down to 1/10000
     (arXiv:1706.03762, with the halves in the order that the published weights expect). float32."""
@@ -118,26 +119,28 @@ class Stage(nn.Sequential):
         out: Tensor = self[-1](self.fused.group_norm(self[0], x, silu=True))
         return out
 
-    def deferred(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Its result for x + add, m c, and the bias that is left to add to it, see `Fused.convolution`."""
-        return self.fused.convolution(self[-1], self.fused.group_norm(self[0], x, silu=True, add=add))
-
-    def in_parts(self, x: Tensor, budget: Budget) -> Tensor:
-        """As `forward`, for a convolution that sees every pixel by itself. Behind the norm, which has the statistics of
-        the whole clip, the map is changed in place."""
-        norm, convolution, whole = self[0], self[-1], self.fused(x)
-        x = self.fused.group_norm(norm, x, silu=whole)
-        for part in budget.pixel_spans(x):
-            part.copy_(convolution(part if whole else F.silu(part, inplace=True)))
-        return x
+    def deferred(
+        self, x: Tensor, add: Tensor | None = None, convolve: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Its result for x + add, m c, and the bias that is left to add to it, see `Fused.convolution`. `convolve`
+        takes the place of the convolution."""
+        h = self.fused.group_norm(self[0], x, silu=True, add=add)
+        return self.fused.convolution(self[-1], h) if convolve is None else (convolve(h), None)
 
 
-def over_time(x: Tensor, stages: Sequence[Stage], budget: Budget) -> tuple[Tensor, Tensor | None]:
-    """b c f h w through stages of convolutions over frames, and the bias that is left to add."""
-    bias = None
-    for stage in stages:
-        x, bias = (stage.in_parts(x, budget), None) if budget.is_large(x) else stage.deferred(x, bias)
-    return x, bias
+def dilated(convolution: Any, x: Tensor, dilation: int = 1) -> Tensor:
+    """convolution(x) with dilated 3x3 kernels, and padding for the same size. Its own settings stay as they are."""
+    if dilation != 1:
+        convolution = copy.copy(convolution)  # shares the weights
+        convolution.dilation = convolution.padding = (dilation, dilation)
+    out: Tensor = convolution(x)
+    return out
+
+
+def adapted(convolution: nn.Module, name: str, call: Call, x: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """A convolution of x as adapters compute it; None where none of them does."""
+    wrappers = call.at("convolution", convolution=name, grid=tuple(x.shape[-2:]))
+    return wrapped(partial(dilated, convolution), wrappers) if wrappers else None
 
 
 class TemporalConv(nn.Module):
@@ -148,7 +151,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget, self.fused = layers.budget, layers.fused
+        self.plan = layers.plan
         self.conv1 = Stage(channels, layers, layers.conv_over_frames(channels))
         self.conv2 = self._later(channels, layers)
         self.conv3 = self._later(channels, layers)
@@ -159,8 +162,7 @@ class TemporalConv(nn.Module):
         return Stage(channels, layers, layers.conv_over_frames(channels), dropout=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, bias = over_time(x, (self.conv1, self.conv2, self.conv3, self.conv4), self.budget)
-        return h.add_(x) if self.budget.is_large(x) else self.fused.add(x, h, bias)
+        return self.plan.add_over_time((self.conv1, self.conv2, self.conv3, self.conv4), x)
 
 
 class ResBlock(nn.Module):
@@ -171,41 +173,37 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, emb_width: int, temporal_conv: bool, layers: Layers) -> None:
         super().__init__()
-        self.budget, self.fused = layers.budget, layers.fused
+        self.plan, self.fused = layers.plan, layers.fused
         self.in_layers = Stage(c_in, layers, layers.conv2d(c_in, c_out))
         self.emb_layers = nn.Sequential(nn.Identity(), layers.linear(emb_width, c_out))  # a SiLU in the published names
         self.out_layers = Stage(c_out, layers, layers.conv2d(c_out, c_out), dropout=True)
         self.skip_connection = layers.conv2d(c_in, c_out, size=1) if c_in != c_out else nn.Identity()
         self.temopral_conv = TemporalConv(c_out, layers) if temporal_conv else None
 
-    def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
-        """`emb` is the SiLU of b d, or of (b f) d where every frame has its own timestep."""
-        e = self.emb_layers(emb)
-        if self.budget.is_large(x):
-            e = e.repeat_interleave(len(x) // len(e), dim=0)
-            h = gathered((self._in_space(x[rows], e[rows]) for _, rows in self.budget.frame_spans(x)), len(x))
-        else:
-            h = self._in_space(x, e)
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        h = self.plan.over_frames(partial(self._in_space, call), x, self.emb_layers(call.emb_of(x)))
         if self.temopral_conv is not None:
-            h = to_frames(self.temopral_conv(to_clips(h, frames)))
+            h = to_frames(self.temopral_conv(to_clips(h, call.frames)))
         return h
 
-    def _in_space(self, x: Tensor, e: Tensor) -> Tensor:
-        h, bias = self.in_layers.deferred(x)
-        h, bias = self.out_layers.deferred(h, e if bias is None else e + bias)
+    def _in_space(self, call: Call, x: Tensor, e: Tensor) -> Tensor:
+        """Both convolutions and the residual. `e`, m c, is the embedding for each of m equal parts of the rows."""
+        h, bias = self.in_layers.deferred(x, None, adapted(self.in_layers[-1], "in_layers", call, x))
+        e = e if bias is None else e + bias
+        h, bias = self.out_layers.deferred(h, e, adapted(self.out_layers[-1], "out_layers", call, h))
         return self.fused.add(self.fused.pointwise(self.skip_connection, x), h, bias)
 
 
 class Downsample(nn.Module):
-    """Halves height and width, rounding up. n c h w -> n c ceil(h/2) ceil(w/2)"""
+    """Halves height and width, rounding up. (b f) c h w -> (b f) c ceil(h/2) ceil(w/2)"""
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
+        self.plan = layers.plan
         self.op = layers.conv2d(channels, channels, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.budget.over_frames(self.op, x)
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        return self.plan.over_frames(adapted(self.op, "op", call, x) or self.op, x)
 
 
 class Upsample(nn.Module):
@@ -213,8 +211,13 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
-        self.budget = layers.budget
+        self.plan = layers.plan
         self.conv = layers.conv2d(channels, channels)
 
-    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        return self.budget.over_frames(lambda part: self.conv(F.interpolate(part, size=size, mode="nearest")), x)
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        return self.plan.over_frames(partial(self._enlarged, call), x)
+
+    def _enlarged(self, call: Call, x: Tensor) -> Tensor:
+        x = F.interpolate(x, size=call.size, mode="nearest")
+        out: Tensor = (adapted(self.conv, "conv", call, x) or self.conv)(x)
+        return out

@@ -1,8 +1,8 @@
-"""Layer classes whose forward takes the cheapest of several equal ways. Their parameters and names are torch's own.
+"""Layers whose fastest form on a CPU is not torch's own. Their parameters and names are torch's.
 
-On a CPU in float32 a matrix product through torch's `linear` reaches about half the rate of a convolution on processors
-for which the linear algebra library was not tuned, so a large product runs as a convolution of 1 x 1. A convolution
-over time alone, 3 x 1 x 1, runs as one of two axes: frames, and all pixels of a frame in a row.
+In float32, a matrix product through torch's `linear` reaches about half the rate of a convolution on processors for
+which the linear algebra library was not tuned, so a large product runs as a convolution of 1 x 1. A convolution over
+time alone, 3 x 1 x 1, runs on any device as one over two axes: frames, and all pixels of a frame in a row.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PARTS = range(16, 49)
 from a batch of 16 on."""
 
 PIECES = 4
-"""Into how many parts a norm divides a map where it needs one more beside it."""
+"""Into how many parts a norm divides a map where it needs a second one beside it."""
 
 WORTH_IT = 2**23
-"""Multiply-adds from which on a product is larger than what a convolution's set-up costs."""
+"""Multiply-adds of the smallest product that is worth a convolution's set-up."""
 
 
 class Linear(nn.Linear):
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
 def _parts(x: Tensor, weight: Tensor) -> int:
     """Into how many parts the rows of x should be split for a convolution; 0 where a plain product is better."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32:
-        return 0  # a compiler chooses by itself, and for every number of rows at once
+        return 0  # a compiler makes its own choice, for every number of rows at once
     if x.numel() * len(weight) < WORTH_IT:
         return 0
     rows = x.numel() // x.shape[-1]
@@ -65,7 +65,7 @@ class GroupNorm(nn.GroupNorm):
 
     @staticmethod
     def _squares(x: Tensor) -> Tensor:
-        """n c, the sums of the squares, a few rows at a time: no map of them. A compiler needs none anyway."""
+        """n c, the sums of the squares, a few rows at a time: no map of them. A compiler needs none in any case."""
         if torch.compiler.is_compiling():
             return x.square().flatten(2).sum(-1)
         parts = x.split(-(-x.shape[2] // PIECES), dim=2)
@@ -86,7 +86,7 @@ class OverFrames:
     """Makes a Conv3d of 3 x 1 x 1, stride 1 and padding 1 over the frames, compute itself as a Conv2d."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
-        """b c f h w -> b c f h w. `_` takes what a host's layers say about padding, which is fixed here."""
+        """b c f h w -> b c f h w. `_` are a host's arguments about padding, which is fixed here."""
         out = F.conv2d(input.flatten(3), weight[..., 0], bias, padding=(1, 0))
         return out.unflatten(3, input.shape[3:])
 

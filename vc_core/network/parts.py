@@ -1,20 +1,20 @@
-"""Large feature maps are worked on in parts, so that a long clip needs little memory beside the maps themselves.
+"""How much of a feature map is worked on at once, by device and free memory.
 
-What sees one frame alone runs over some frames at a time, what sees one pixel alone over some rows of pixels. Both are
-exact: no part needs to know of another. Norms over a whole clip stay whole. Training keeps every map whole.
+Parts are exact: an operation on single frames runs over some frames at a time, one on single pixels over some rows of
+pixels. Norms over a whole clip stay whole, and training keeps every map whole. `network.plan` applies layers in parts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 AT_ONCE = 2**24
-"""Values of a part where nothing is known about free memory: 64 MiB in fp32. 16 frames at 320 x 512 stay below twice
-that in all layers but one."""
+"""Values of a part where the free memory is unknown: 64 MiB in fp32. 16 frames at 320 x 512 stay below twice that in
+all layers but one."""
 
 LEAST = 2**22
 """Values of the smallest parts that a budget goes down to; smaller ones would hardly need less memory."""
@@ -28,11 +28,11 @@ as its input there, which would otherwise be the peak of a whole pass, and large
 hold less beside it, and take twice as many."""
 
 SMALLER_ON_CPU = 4
-"""By how much parts are smaller on a CPU. Linux gives memory of more than 32 MiB to a process anew each time, page by
-page, which takes as long as much of the work on it; smaller parts use what the process has, and stay in the cache."""
+"""By how much parts are smaller on a CPU. Linux allocates memory of more than 32 MiB to a process page by page each
+time, which takes as long as much of the work on it; smaller parts reuse the memory of the process and fit the cache."""
 
 ROWS_ON_CPU = 1600
-"""Tokens that a feed-forward takes at once on a CPU, at the most; smaller parts are faster for the same reason."""
+"""The most tokens that a feed-forward takes at once on a CPU; smaller parts are faster for the same reason."""
 
 HELD = 8.1
 HELD_FOR_PARTS = 17
@@ -41,26 +41,26 @@ HELD_AT_MOST = 19
 so many times the values of a part, and never more than so many maps and a feed-forward of twice `MOST_WIDE`."""
 
 KERNELS = 1.5
-"""What a pass takes in all, over what it holds by accounting, at the most that was measured: kernels need memory of
-their own."""
+"""What a pass allocates in all, over what it holds by accounting, at the most that was measured: kernels need memory
+of their own."""
 
 
 def whole_bytes(full: int, itemsize: int) -> int:
-    """Bytes that a pass takes at the most where no map is worked on in parts; `full` and `itemsize` as in `fit`."""
+    """The most bytes that a pass needs where no map is worked on in parts; `full` and `itemsize` as in `fit`."""
     return math.ceil(KERNELS * itemsize * (HELD_AT_MOST * full + MOST_WIDE))
 
 
 class Budget:
     """How many values of a map the layers of one network work on at once.
 
-    All layers of a network ask the same budget, and whoever runs the network may set it before a pass: `fit` by the
-    memory that is free. On a CPU, where small parts are the fastest, nothing is known to be free and nothing changes.
+    All layers of a network share one budget. Whoever runs the network may set it before a pass: `fit` chooses by the
+    memory that is free. On a CPU, where small parts are the fastest, free memory is not asked and nothing changes.
     """
 
     def __init__(self) -> None:
         self.values = AT_ONCE
         self.most = WHOLE
-        self.held = 0  # bytes that count as free, but belong to what was recorded of this network
+        self.held = 0  # bytes that count as free, but belong to recorded passes of this network
 
     @property
     def is_whole(self) -> bool:
@@ -79,19 +79,19 @@ class Budget:
         self.values = min(values, self.most)
 
     def halve(self) -> bool:
-        """Makes parts half as large, and keeps `fit` from larger ones until `restart`. False where they are as small
-        as they get."""
+        """Makes parts half as large, and keeps `fit` from larger ones until `restart`. False where they already have
+        the smallest size."""
         if self.values <= LEAST:
             return False
         self.values = self.most = min(self.values, 2 * MOST_WIDE) // 2
         return True
 
     def restart(self) -> None:
-        """Forgets what `halve` has found, which another run need not know."""
+        """Forgets what `halve` has found, for another run."""
         self.most = WHOLE
 
     def part(self, x: Tensor) -> int:
-        """Values of a part of x. A compiler finds its own parts on a CPU."""
+        """Values of a part of x. On a CPU, a compiler finds its own parts."""
         on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
         return self.values // SMALLER_ON_CPU if on_cpu else self.values
 
@@ -107,34 +107,15 @@ class Budget:
             for first in range(0, frames, at_once):
                 yield clip, slice(clip * frames + first, clip * frames + min(first + at_once, frames))
 
-    def pixel_spans(self, clip: Tensor) -> Iterator[Tensor]:
-        """Views of b c f h w, some rows of pixels each."""
+    def pixel_spans(self, clip: Tensor) -> Iterator[slice]:
+        """The rows of pixels of each part of b c f h w."""
         height = clip.shape[3]
-        yield from clip.split(max(1, self.part(clip) * height // clip.numel()), dim=3)
-
-    def over_frames(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """work(x) for what sees every frame by itself, (b f) c h w -> (b f) c h w"""
-        if not self.is_large(x):
-            return work(x)
-        return gathered((work(x[rows]) for _, rows in self.frame_spans(x)), len(x))
+        at_once = max(1, self.part(clip) * height // clip.numel())
+        for first in range(0, height, at_once):
+            yield slice(first, min(first + at_once, height))
 
     def tokens(self, x: Tensor, fused: bool = False) -> int:
         """How many tokens n d a feed-forward takes at once, a number that `operations.Linear` can split."""
         rows = min(self.values, (2 if fused else 1) * MOST_WIDE) // (8 * x.shape[-1])
         rows = min(rows, ROWS_ON_CPU) if x.device.type == "cpu" else rows
         return max(1, rows // 16) * 16
-
-
-def gathered(results: Iterator[Tensor], rows: int) -> Tensor:
-    """The results joined along their first axis, each let go as soon as it has its place."""
-    out: Tensor | None = None
-    done = 0
-    for result in results:
-        if out is None:
-            last = result.is_contiguous(memory_format=torch.channels_last) and not result.is_contiguous()
-            kind = torch.channels_last if last else torch.contiguous_format
-            out = torch.empty((rows, *result.shape[1:]), dtype=result.dtype, device=result.device, memory_format=kind)
-        out[done : done + len(result)] = result
-        done += len(result)
-    assert out is not None
-    return out

@@ -1,29 +1,33 @@
 """Passes of a run as CUDA graphs: recorded once, then replayed as a single launch each.
 
-A pass is some thousand small launches, and on a fast GPU Python takes longer to ask for them than the GPU to run them.
-A graph asks for all of them at once. It reads its inputs where they lay when it was recorded, so that each pass copies
-its own there first, and writes its results where the next pass overwrites them, so that they are copied out.
+A pass is about a thousand small launches, and on a fast GPU Python takes longer to request them than the GPU to run
+them. A graph requests all of them at once. It reads its inputs at the addresses of the recording, so that each pass
+first copies its own there, and writes its results where the next pass overwrites them, so that they are copied out.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .hooks import NO_HOOKS, Hooks
+from ..conditions import Conditioning
+from .adapter import Adapter, Recording
+from .call import PLAIN, Pass
 from .memory import free_bytes
-from .unet import Deep, VideoUNet
+from .unet import VideoUNet
 
 log = logging.getLogger(__name__)
 
 Work = Callable[[], tuple[Tensor, ...]]
 
 MOST_KINDS = 8
-"""How many kinds of passes a run records; those of further kinds run as ever."""
+"""How many kinds of passes a run records; those of further kinds are not recorded."""
 
 SPARE = 2
 """How many times the memory of a pass must be free to record one: what a graph uses can be used by nothing else."""
@@ -107,12 +111,12 @@ class _Pass:
 
 
 class Replay:
-    """Calls a network as `VideoUNet.in_memory` does. The first pass of each kind (shapes, types and options) runs as
-    ever, the second is recorded, and all further ones are replayed.
+    """Calls a network as `VideoUNet.in_memory` does. The first pass of each kind (shapes, types and options) runs
+    without recording, the second is recorded, and all later ones are replayed.
 
-    Where a pass cannot be recorded or there is little memory, every pass runs as ever from then on; so do those with
-    gradients. Hooks are for passes that are not recorded, and must not change the result. Texts, image tokens and the
-    picture's latent must not be changed in place while a run lasts. `release` ends the run.
+    Where a pass cannot be recorded or there is little memory, no pass is recorded from then on. Passes with gradients
+    are never recorded, nor those with an adapter that refuses it. Texts, image tokens and the image's latent must not
+    be changed in place while a run lasts. `release` ends the run.
     """
 
     CONSTANT = frozenset({"text", "image", "fps", "concat", "guidance", "early_text"})
@@ -122,44 +126,32 @@ class Replay:
         self.off = False
         self.passes: dict[Any, _Pass | None] = {}
 
-    def __call__(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        text: Tensor,
-        image: Tensor | None = None,
-        fps: Tensor | None = None,
-        *,
-        hooks: Hooks = NO_HOOKS,
-        deep: Deep | None = None,
-        **options: Any,
-    ) -> Tensor:
+    def __call__(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, run: Pass = PLAIN) -> Tensor:
         """The prediction, see `VideoUNet.forward`."""
-        given = {"x": x, "timesteps": timesteps, "text": text, "image": image, "fps": fps, **options}
-        given["features"] = None if deep is None else deep.features
-        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-        plain = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
-        shapes = tuple((name, one.shape, one.dtype, one.device) for name, one in tensors.items())
-        key = (shapes, tuple(plain.items()), None if deep is None else deep.shallow)
-        results = self._replayed(key, tensors, plain, deep)
+        given = {"x": x, "timesteps": timesteps, **conditioning.tensors()}
+        if run.deep is not None:
+            given["features"] = run.deep.features
+        results = self._replayed(given, run)
         if results is None:
-            return self.network.in_memory(x, timesteps, text, image, fps, hooks=hooks, deep=deep, **options)
-        if deep is not None and deep.features is None:
-            deep.features = results[1]
+            return self.network.in_memory(x, timesteps, conditioning, run)
+        for adapter, result in zip(included(run), results[1:], strict=True):
+            adapter.result = result
         return results[0]
 
     def release(self) -> None:
-        """Lets go of everything recorded. Later passes begin anew."""
+        """Lets go of everything recorded, so that later passes are recorded again."""
         self.passes.clear()
         self.recorder.release()
         self.network.budget.held = 0
 
-    def _replayed(
-        self, key: Any, tensors: dict[str, Tensor], plain: dict[str, Any], deep: Deep | None
-    ) -> tuple[Tensor, ...] | None:
-        """The results of a recorded pass, None where it should run as ever."""
-        if self.off or torch.is_grad_enabled():
+    def _replayed(self, tensors: dict[str, Tensor], run: Pass) -> tuple[Tensor, ...] | None:
+        """The results of a recorded pass, None where it should run without."""
+        refused = any(adapter.recording is Recording.REFUSED for adapter in run.adapters)
+        if self.off or refused or torch.is_grad_enabled():
             return None
+        shapes = tuple((name, one.shape, one.dtype, one.device) for name, one in tensors.items())
+        kind = tuple(adapter.recorded_as for adapter in included(run))
+        key = (shapes, run.evaluation.temporal, run.windows, None if run.deep is None else run.deep.shallow, kind)
         if key not in self.passes:
             if len(self.passes) < MOST_KINDS:
                 self.passes[key] = None
@@ -169,24 +161,21 @@ class Replay:
             self._stop()
             return None
         with torch.inference_mode(False), torch.no_grad():
-            if known is not None:
-                return known(tensors, self.CONSTANT)
-            return self._first(key, tensors, plain, None if deep is None else deep.shallow)
+            return self._first(key, tensors, run) if known is None else known(tensors, self.CONSTANT)
 
-    def _first(
-        self, key: Any, tensors: dict[str, Tensor], plain: dict[str, Any], shallow: int | None
-    ) -> tuple[Tensor, ...] | None:
+    def _first(self, key: Any, tensors: dict[str, Tensor], run: Pass) -> tuple[Tensor, ...] | None:
         """Records a pass of a kind, and runs it."""
+        recorded = replace(run, adapters=tuple(copy(adapter) for adapter in included(run)))
 
-        def run(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            call = {**plain, **inputs}
-            features = call.pop("features")
-            deep = None if shallow is None else Deep(shallow, features)
-            out: Tensor = self.network(**call, deep=deep)
-            return (out,) if deep is None or features is not None or deep.features is None else (out, deep.features)
+        def work(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            inputs = dict(inputs)
+            x, timesteps, features = inputs.pop("x"), inputs.pop("timesteps"), inputs.pop("features", None)
+            deep = None if run.deep is None or features is None else replace(run.deep, features=features)
+            out: Tensor = self.network(x, timesteps, Conditioning(**inputs), replace(recorded, deep=deep))
+            return (out, *(adapter.result for adapter in recorded.adapters if adapter.result is not None))
 
         try:
-            made = _Pass(self.recorder, run)
+            made = _Pass(self.recorder, work)
             results = made(tensors, self.CONSTANT)
         except RuntimeError as error:
             log.warning("A pass could not be recorded as a CUDA graph (%s); passes run one launch at a time.", error)
@@ -206,3 +195,8 @@ class Replay:
     def _stop(self) -> None:
         self.off = True
         self.release()
+
+
+def included(run: Pass) -> tuple[Adapter, ...]:
+    """The adapters of a pass that are recorded with it."""
+    return tuple(adapter for adapter in run.adapters if adapter.recording is Recording.INCLUDED)

@@ -1,6 +1,6 @@
-"""FreeLong (arXiv:2407.19918): the slow and coarse part of attention over a whole clip with the quick and fine part of
-attention to near frames. Attention over many more frames than a network learnt with keeps the scene and blurs it; that
-over few frames is sharp and forgets the scene."""
+"""FreeLong (arXiv:2407.19918): the low frequencies of attention over a whole clip with the high ones of attention to
+near frames. Attention over many more frames than a network was trained on keeps the scene but blurs it; attention
+over few frames is sharp but loses the scene."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ def low_pass(frames: int, height: int, width: int, device: torch.device | str = 
     return torch.exp(-0.5 * (f**2 + h**2 + w**2))
 
 
-def blend_low(near: Tensor, far: Tensor, values: int) -> None:
+def blend_low(near: Tensor, far: Tensor) -> None:
     """Gives `near`, a feature map b f h w c, the low frequencies over f, h and w of `far`, in place; in single
-    precision, and so many channels at a time as have a quarter of `values`."""
+    precision."""
     axes = (1, 2, 3)
     frames, height, width = near.shape[1:4]
     keep = low_pass(frames, height, width, near.device)[..., None]
-    at_once = max(1, values * near.shape[-1] // near.numel() // 4)
-    for mine, other in zip(near.split(at_once, -1), far.split(at_once, -1), strict=True):
-        spectrum = torch.fft.rfftn(other.float() - mine.float(), dim=axes) * keep
-        mine.add_(torch.fft.irfftn(spectrum, s=(frames, height, width), dim=axes))
+    spectrum = torch.fft.rfftn(far.float() - near.float(), dim=axes) * keep
+    near.add_(torch.fft.irfftn(spectrum, s=(frames, height, width), dim=axes))

@@ -5,25 +5,36 @@ Attribute names are the published ones. Tokens are those of `network.attentions`
 
 from __future__ import annotations
 
-import math
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..specs import Windows
-from .attention import Attention
-from .attentions import CrossAttention, Projections, SelfAttention, TemporalAttention, apply
+from .adapter import AttentionName, Site
+from .attentions import (
+    AttentionLayer,
+    CrossAttention,
+    OverTime,
+    SelfAttention,
+    TemporalAttention,
+    apply,
+    attention_place,
+)
+from .call import Call, repeated
 from .feed_forward import FeedForward
-from .hooks import Hooks
-from .layers import Layers, repeated, to_clips, to_frames
-from .parts import gathered
+from .layers import Layers, to_clips
 
 TRANSFORMER_NORM_EPS = 1e-6
 
 
 class Block(nn.Module):
-    """Two attentions and a feed-forward, each on normed tokens and added to the stream."""
+    """Two attentions and a feed-forward, each on normed tokens and added to the stream:
+    x + attn1(norm1(x)), x + attn2(norm2(x)), x + ff(norm3(x))."""
 
-    def __init__(self, dim: int, attn1: SelfAttention, attn2: Projections, layers: Layers) -> None:
+    attn1: AttentionLayer
+    attn2: AttentionLayer
+
+    def __init__(self, dim: int, attn1: AttentionLayer, attn2: AttentionLayer, layers: Layers) -> None:
         super().__init__()
         self.fused = layers.fused
         self.attn1 = attn1
@@ -32,20 +43,37 @@ class Block(nn.Module):
         self.norm1 = layers.layer_norm(dim)
         self.norm2 = layers.layer_norm(dim)
         self.norm3 = layers.layer_norm(dim)
+        self.between: tuple[tuple[Site, dict[str, Any]], ...] = (
+            ("after_attention", attn1.place),
+            ("before_attention", attn2.place),
+        )
+        self.behind: tuple[tuple[Site, dict[str, Any]], ...] = (("after_attention", attn2.place),)
+
+    def added(
+        self, x: Tensor, h: Tensor, norm: nn.Module, call: Call, sites: tuple[tuple[Site, dict[str, Any]], ...]
+    ) -> tuple[Tensor, Tensor]:
+        """x + h, as adapters at these sites return it, and its norm."""
+        changes = [change for site, place in sites for change in call.at(site, **place)]
+        if not changes:
+            return self.fused.add_layer_norm(norm, x, h)
+        x = x + h
+        for change in changes:
+            x = change(x)
+        return x, self.fused.layer_norm(norm, x)
 
 
 class SpatialBlock(Block):
     """Tokens of one frame attend to each other, then to text and image: (b f) n d -> rows n d, which are more where
     there are several conditionings of the same frames."""
 
-    attn2: CrossAttention
-
-    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
-        x = x + hooks.self_attention(self.attn1, self.fused.layer_norm(self.norm1, x))
-        x = hooks.between_attentions(x)
-        x = repeated(x, rows)
-        h = self.fused.layer_norm(self.norm2, x)
-        x, h = self.fused.add_layer_norm(self.norm3, x, hooks.cross_attention(self.attn2, h, text, image))
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        x = call.changed("before_attention", x, **self.attn1.place)
+        x = x + self.attn1(self.fused.layer_norm(self.norm1, x), call)
+        for site, place in self.between:
+            x = call.changed(site, x, **place)
+        x = repeated(x, call.all_rows)
+        h = self.attn2(self.fused.layer_norm(self.norm2, x), call)
+        x, h = self.added(x, h, self.norm3, call, self.behind)
         out: Tensor = self.ff(h, x)
         return out
 
@@ -53,24 +81,18 @@ class SpatialBlock(Block):
 class TemporalBlock(Block):
     """Frames of one pixel attend to each other, twice."""
 
-    def forward(
-        self,
-        x: Tensor,
-        temporal: bool,
-        windows: Windows | None = None,
-        grid: tuple[int, int] | None = None,
-        attention: Attention | None = None,
-    ) -> Tensor:
-        how = (temporal, windows, grid, attention)
-        h = self.fused.layer_norm(self.norm1, x)
-        x, h = self.fused.add_layer_norm(self.norm2, x, self.attn1(h, *how))
-        x, h = self.fused.add_layer_norm(self.norm3, x, self.attn2(h, *how))
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        x = call.changed("before_attention", x, **self.attn1.place)
+        h = self.attn1(self.fused.layer_norm(self.norm1, x), call)
+        x, h = self.added(x, h, self.norm2, call, self.between)
+        x, h = self.added(x, self.attn2(h, call), self.norm3, call, self.behind)
         out: Tensor = self.ff(h, x)
         return out
 
 
 class SpatialTransformer(nn.Module):
-    """(b f) c h w -> rows c h w; pixels are tokens. `rows` are those of all conditionings."""
+    """(b f) c h w -> (b f) c h w; the pixels of each frame are tokens. The result has more rows where the map meets
+    several conditionings here for the first time."""
 
     def __init__(
         self,
@@ -78,55 +100,42 @@ class SpatialTransformer(nn.Module):
         heads: int,
         depth: int,
         context_dim: int,
-        image: bool,
         layers: Layers,
-        attention: Attention,
         *,
+        image: bool = False,
         gate: bool = False,
     ) -> None:
         super().__init__()
-        self.budget, self.fused = layers.budget, layers.fused
+        self.plan, self.fused = layers.plan, layers.fused
         self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
         self.proj_in = layers.linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             SpatialBlock(
                 channels,
-                SelfAttention(channels, heads, layers, attention),
-                CrossAttention(channels, context_dim, heads, layers, attention, image, gate=gate),
+                SelfAttention(channels, heads, layers),
+                CrossAttention(channels, context_dim, heads, layers, image=image, gate=gate),
                 layers,
             )
             for _ in range(depth)
         )
         self.proj_out = layers.linear(channels, channels)
 
-    def forward(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
-        if len(x) != rows or not self.budget.is_large(x) or hooks.whole:
-            return self._transformed(x, text, image, hooks, rows)
-        clips = math.gcd(len(text), rows if image is None else len(image))
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        return self.plan.over_conditioned_frames(self._over_space, x, call)
 
-        def of(tokens: Tensor, clip: int, span: slice) -> Tensor:
-            """What belongs to a part: its clip's, or its frames' own."""
-            return tokens[span] if len(tokens) == rows else tokens[clip : clip + 1]
-
-        parts = (
-            (x[span], of(text, clip, span), None if image is None else of(image, clip, span))
-            for clip, span in self.budget.frame_spans(x, clips)
-        )
-        return gathered((self._transformed(*part, hooks, len(part[0])) for part in parts), rows)
-
-    def _transformed(self, x: Tensor, text: Tensor, image: Tensor | None, hooks: Hooks, rows: int) -> Tensor:
+    def _over_space(self, x: Tensor, call: Call) -> Tensor:
+        call = call.noted(grid=tuple(x.shape[2:]))
         h = self.proj_in(self.fused.group_norm(self.norm, x).flatten(2).transpose(1, 2))  # (b f) (h w) c
-        for block in self.transformer_blocks:
-            h = block(h, text, image, hooks, rows)
-        x = repeated(x, rows)
+        for depth, block in enumerate(self.transformer_blocks):
+            h = block(h, call.noted(depth=depth))
+        x = repeated(x, call.all_rows)
         return x + self.proj_out(h).transpose(1, 2).reshape(x.shape)
 
 
 class TemporalTransformer(nn.Module):
     """(b f) c h w -> (b f) c h w; the frames of each pixel are tokens, and the norm sees the whole clip.
 
-    `inner` is the width inside. `finest` stands at the full size of the latents, where FreeLong does not look far, as
-    published. `conv_projection` makes the projections 1x1 convolutions, which is the same map under
+    `inner` is the width inside. `conv_projection` makes the projections 1x1 convolutions, which is the same map under
     another weight shape; the published networks have them in `init_attn` alone.
     """
 
@@ -136,18 +145,15 @@ class TemporalTransformer(nn.Module):
         heads: int,
         depth: int,
         layers: Layers,
-        attention: Attention,
+        over_time: OverTime,
         *,
         inner: int | None = None,
         conv_projection: bool = False,
-        reach: int | None = None,
-        causal: bool = False,
-        finest: bool = False,
     ) -> None:
         super().__init__()
         inner = inner or channels
-        self.budget, self.fused = layers.budget, layers.fused
-        self.finest = finest
+        self.plan, self.fused = layers.plan, layers.fused
+        self.over_time = over_time
         self.conv_projection = conv_projection
         project = layers.conv1d if conv_projection else layers.linear
         self.norm = layers.group_norm(channels, eps=TRANSFORMER_NORM_EPS)
@@ -155,52 +161,44 @@ class TemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(
             TemporalBlock(
                 inner,
-                TemporalAttention(inner, heads, layers, attention, reach, causal),
-                TemporalAttention(inner, heads, layers, attention, reach, causal),
+                TemporalAttention(inner, heads, layers, "temporal_1", over_time),
+                TemporalAttention(inner, heads, layers, "temporal_2", over_time),
                 layers,
             )
             for _ in range(depth)
         )
         self.proj_out = project(inner, channels)
+        kinds: tuple[AttentionName, ...] = ("temporal_1", "temporal_2")
+        self.places = [attention_place(kind, inner, heads) for kind in kinds]
 
-    def forward(
-        self,
-        x: Tensor,
-        frames: int,
-        temporal: bool = True,
-        windows: Windows | None = None,
-        attention: Attention | None = None,
-    ) -> Tensor:
-        clips = self.fused.group_norm(self.norm, to_clips(x, frames))  # b c f h w
-        blends = windows is not None and windows.spectral and not self.finest
-        if blends or not self.budget.is_large(x):
-            grid = (clips.shape[3], clips.shape[4]) if blends else None
-            return x + to_frames(self._over_time(clips, temporal, windows, grid, attention))
-        for part in self.budget.pixel_spans(clips):
-            part.copy_(self._over_time(part, temporal, windows, None, attention))
-        return to_frames(clips.add_(to_clips(x, frames)))
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        call = call.within(grid=tuple(x.shape[2:]))
+        clips = self.fused.group_norm(self.norm, to_clips(x, call.frames))  # b c f h w
+        windows = call.run.windows
+        mixes_pixels = windows is not None and windows.spectral and not self.over_time.finest
+        return self.plan.add_over_pixels(
+            partial(self._over_time, call), clips, x, whole=mixes_pixels or call.adapters.whole_pixels
+        )
 
-    def _over_time(
-        self,
-        clips: Tensor,
-        temporal: bool,
-        windows: Windows | None,
-        grid: tuple[int, int] | None,
-        attention: Attention | None,
-    ) -> Tensor:
-        """b c f h w -> b c f h w, every pixel by itself but where `grid` asks for a mix over frames"""
+    def _over_time(self, call: Call, clips: Tensor, rows: slice | None) -> Tensor:
+        """b c f h w -> b c f h w, of some rows of pixels or of all."""
         b, c, f, height, width = clips.shape
-        if attention is None and self.fused(clips):
+        if self.fused(clips) and not self._adapted(call):
             h = clips.permute(0, 2, 3, 4, 1).flatten(2, 3).contiguous()  # b f (h w) c; only a part needs a copy
         else:
             h = clips.permute(0, 3, 4, 2, 1).reshape(-1, f, c)  # (b h w) f c
         h = self._project(self.proj_in, h)
-        for block in self.transformer_blocks:
-            h = block(h, temporal, windows, grid, attention)
+        for depth, block in enumerate(self.transformer_blocks):
+            h = block(h, call.noted(part=rows, depth=depth))
         h = self._project(self.proj_out, h)
         if h.ndim == 3:
             h = h.view(b, height * width, f, c).transpose(1, 2)
         return h.reshape(b, f, height, width, c).permute(0, 4, 1, 2, 3)
+
+    def _adapted(self, call: Call) -> bool:
+        """Whether adapters compute an attention, for which tokens are those of pixels."""
+        sites: tuple[Site, ...] = ("attention", "attention_backend")
+        return any(call.at(site, **place) for site in sites for place in self.places)
 
     def _project(self, layer: nn.Module, x: Tensor) -> Tensor:
         """layer(x), on the last axis"""

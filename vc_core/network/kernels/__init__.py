@@ -26,7 +26,7 @@ INTERPRETED_TYPES = (*TYPES, torch.float32)
 MOST_FRAMES, HEAD_WIDTHS = 128, range(8, 129)
 """Of attention over frames."""
 OLDEST = (8, 0)
-"""The compute capability from which on a device has bfloat16 and asynchronous copies."""
+"""The lowest compute capability with bfloat16 and asynchronous copies."""
 
 
 def usable(x: Tensor) -> bool:

@@ -93,7 +93,7 @@ def add(x: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
     """See `kernels.add`."""
     out = torch.empty_like(x)
     values = x.numel()
-    if out.stride() != x.stride() or h.stride() != x.stride():  # laid out anew where one of them is a loose view
+    if out.stride() != x.stride() or h.stride() != x.stride():  # copied where one of them is a view with other strides
         x, h = (torch.empty_like(out).copy_(y) for y in (x, h))
     if bias is None:
         launch(_add, -(-values // FLAT), 4, (x, h, out), (values, FLAT))

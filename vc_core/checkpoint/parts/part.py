@@ -1,0 +1,128 @@
+"""What a part of a checkpoint is to everything that reads, checks, builds, saves or reports one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ...errors import UserError
+from ...network.attention import Attention
+from ...specs import ModelSpec
+from .measuring import Fields, Shapes
+
+Build = Callable[[Any, "ModuleType | Any", Attention], nn.Module]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a part is recognised in a file that has dropped its prefix.
+
+    marker: the name of a tensor that such a file has.
+    starts: how the names of the part's tensors begin.
+    add: what our module has before these names.
+    shape: the shape of the marker, where its name alone could be another part's; None is any size.
+    """
+
+    marker: str
+    starts: tuple[str, ...]
+    add: str = ""
+    shape: tuple[int | None, ...] | None = None
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Whether a file with these tensors has the part in this layout."""
+        if self.marker not in shapes or self.shape is None:
+            return self.marker in shapes
+        found = shapes[self.marker]
+        return len(found) == len(self.shape) and all(
+            want in (None, have) for want, have in zip(self.shape, found, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the numbers of a part start from: a model's name and its spec of the part, None where it has none. `exact`
+    says that the file must agree with every number."""
+
+    model: str
+    spec: Any
+    exact: bool
+
+
+def always(spec: ModelSpec) -> bool:
+    """For parts that every model needs."""
+    del spec
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One part of a checkpoint. Everything that is particular to it is in its record.
+
+    name: its name, and the name of its spec in `ModelSpec` where models hold such a part.
+    title: what it is called in messages.
+    prefix: what its names begin with in a published checkpoint; empty for one that is published in a file of its own.
+    layouts: how it is recognised in a file without the prefix.
+    renamed: beginnings of names that some published files use, and ours.
+    ignored: patterns of names, as in the file, that belong to it and that no video needs.
+    measure: shapes by the names in our module -> the numbers they give; raises MissingTensorError.
+    complete: a base and the measured numbers -> the part's spec; raises UserError where they contradict each other.
+    kind: numbers that distinguish one published model from another; the others are sizes.
+    divisors: pairs of numbers in its spec, of which the first divides the second.
+    check: raises UserError for a spec that nothing can be built from.
+    build: spec, layers, attention -> the network on `meta`; None for a part that is recognised, checked and converted,
+        but not run.
+    shapes: spec -> the names and shapes of its tensors, for a part without `build`.
+    file: how the name of its file ends when a model is split.
+    cut: what such a file leaves out of its names, as other programs expect; None keeps names and prefix as published.
+    needed: whether a model needs the part to make videos.
+    fits: raises UserError where the part does not fit the UNet of the model.
+    """
+
+    name: str
+    title: str
+    prefix: str
+    layouts: tuple[Layout, ...]
+    measure: Callable[[Shapes], Fields]
+    complete: Callable[[Base, Fields], Any]
+    file: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    kind: tuple[str, ...] = ()
+    divisors: tuple[tuple[str, str], ...] = ()
+    check: Callable[[Any], None] | None = None
+    build: Build | None = None
+    shapes: Callable[[Any], Shapes] | None = None
+    cut: str | None = None
+    needed: Callable[[ModelSpec], bool] = always
+    fits: Callable[[ModelSpec], None] | None = None
+
+    def published(self, name: str) -> str:
+        """A name in the file, without the prefix, as our module has it."""
+        for theirs, ours in self.renamed.items():
+            if name.startswith(theirs):
+                return ours + name.removeprefix(theirs)
+        return name
+
+    def of_kind(self, spec: Any, measured: Fields) -> bool:
+        """Whether a spec of this part agrees with the measured numbers in everything but sizes."""
+        return all(getattr(spec, name) == measured[name] for name in self.kind)
+
+
+def merged(title: str, base: Base, measured: Fields) -> Any:
+    """The base's spec with the measured numbers. Raises UserError where an exact base contradicts them."""
+    if base.exact:
+        wrong = [
+            f"{name}: {getattr(base.spec, name)} in {base.model}, {value} in the file"
+            for name, value in measured.items()
+            if getattr(base.spec, name) != value
+        ]
+        if wrong:
+            raise UserError(
+                f"The {title} in this file is not that of {base.model} ({'; '.join(wrong)}). Choose the preset "
+                "'auto', or the one that belongs to the file."
+            )
+    return replace(base.spec, **measured)

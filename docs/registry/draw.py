@@ -95,7 +95,7 @@ def banner() -> Image.Image:
     draw.text((width * 0.33, height * 0.12), "VideoCrafter", font=name, fill=WHITE)
     draw.text(
         (width * 0.335, height * 0.40),
-        "text, images and keyframes to video, in ComfyUI",
+        "text, images and key frames to video, in ComfyUI",
         font=line,
         fill=between(DEEP, WHITE, 0.75),
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vc_core.checkpoint.building import Parts
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import NoiseSchedule, Sampling
 from vc_core.pipeline import Request, VideoCrafter
 

@@ -150,7 +150,7 @@ def guided(bench: Bench) -> None:
     model = models.Network(network)
     for size in [size for size in bench.sizes if bench.operations(size) / bench.rate < bench.longest / 10]:
         x, timestep = bench.inputs(size)[:2]
-        step = guide(model, positive, negative, Guidance(scale=12.0), **models.TOGETHER)
+        step = guide(model, {"positive": positive, "negative": negative}, Guidance(scale=12.0), **models.TOGETHER)
         expected = 2 * bench.operations(size) / bench.rate
 
         def passes(x: Tensor = x, timestep: Tensor = timestep) -> None:

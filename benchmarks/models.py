@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vc_core.autoencoder.autoencoder import Autoencoder
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising.guidance import guide
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import PRESETS, AutoencoderSpec, ModelSpec, UNetSpec
@@ -132,5 +132,5 @@ class Network:
     def __init__(self, network: VideoUNet) -> None:
         self.network = network
 
-    def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, /, *, temporal: bool = True) -> Tensor:
-        return run(self.network)(x, timestep, told.text, told.image, told.fps, temporal=temporal)
+    def __call__(self, x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
+        return run(self.network)(x, timestep, given.text, given.image, given.fps, temporal=evaluation.temporal)

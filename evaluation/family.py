@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Noise, Sampling, sample
 from vc_core.frames.pixels import save_picture
 from vc_core.frames.sheet import contact_sheet
@@ -72,16 +72,15 @@ def continued(
     picture = case.picture()
     beside = crafter.ends(picture, settings.frames, end, loop=request.loop)
 
-    def told(prompt: str, shown: Tensor) -> Conditioning:
-        whole = crafter.told((prompt,), shown, settings, beside)
+    def conditioned(prompt: str, shown: Tensor) -> Conditioning:
+        whole = crafter.conditioning_for((prompt,), shown, settings, beside)
         image = crafter.condition(prompt, shown, settings.fps).image
         return replace(whole, image=image.flatten(1, 2)) if to_all and image is not None else whole
 
     steps = sample(
         crafter.predict,
         crafter.parts.schedule,
-        told(case.prompt, picture),
-        told("", GREY),
+        {"positive": conditioned(case.prompt, picture), "negative": conditioned("", GREY)},
         noise=Noise(case.seed),
         shape=settings.shape(crafter.parts.spec),
         settings=settings.sampling,

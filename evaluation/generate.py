@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Noise, Sampling, sample
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.shapes.captions import caption
@@ -84,15 +84,17 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
         steps=settings.steps, sampler=settings.sampler, eta=settings.eta, guidance=Guidance(scale=scale)
     )
     seen = crafter.parts.image_encoder is not None
-    positive = _join([crafter.condition(c.prompt, c.picture() if seen else None, c.scene.fps) for c in cases])
-    negative = _join([crafter.condition(c.negative, GREY if seen else None, c.scene.fps) for c in cases])
+    positive = Conditioning.batched(
+        [crafter.condition(c.prompt, c.picture() if seen else None, c.scene.fps) for c in cases]
+    )
+    negative = Conditioning.batched([crafter.condition(c.negative, GREY if seen else None, c.scene.fps) for c in cases])
     unet = crafter.parts.unet
     assert unet is not None
 
-    def predict(x: Tensor, timestep: Tensor, told: Conditioning, /, *, temporal: bool = True) -> Tensor:
+    def predict(x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         dtype = crafter.parts.dtype
-        image = None if told.image is None else told.image.to(dtype)
-        out: Tensor = unet(x.to(dtype), timestep, told.text.to(dtype), image, told.fps, temporal=temporal)
+        cast = given.to(dtype=dtype)
+        out: Tensor = unet(x.to(dtype), timestep, cast.text, cast.image, cast.fps, temporal=evaluation.temporal)
         return out
 
     side = spec.size_multiple
@@ -106,8 +108,7 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
     steps = sample(
         predict,
         crafter.parts.schedule,
-        positive,
-        None if scale == 1 else negative,
+        {"positive": positive, "negative": negative},
         noise=_EachNoise([case.seed for case in cases]),
         shape=shape,
         settings=sampling,
@@ -116,16 +117,6 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
     for step in steps:
         latents = step.x
     return latents
-
-
-def _join(parts: Sequence[Conditioning]) -> Conditioning:
-    images = [part.image for part in parts if part.image is not None]
-    rates = [part.fps for part in parts if part.fps is not None]
-    return Conditioning(
-        text=torch.cat([part.text for part in parts]),
-        image=torch.cat(images) if images else None,
-        fps=torch.cat(rates) if rates else None,
-    )
 
 
 def with_fps(case: Case, fps: int) -> Case:

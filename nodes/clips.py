@@ -21,7 +21,7 @@ from .host.program import ProgramSampler
 from .keyframes import of_section
 
 Conditionings = Mapping[str, Any]
-"""`positive`, `negative`, and `picture_only`, the conditioning of the image without the prompt."""
+"""`positive`, `negative`, and `image_only`, the conditioning of the image without the prompt."""
 
 MOST_SEED = 2**64 - 1
 """ComfyUI's samplers add 1 to their seed, and torch takes no more than this."""
@@ -122,16 +122,17 @@ class ModelEngine:
         pure, sigmas = self.share >= 1, self.sigmas(self.share)
         amount = 1.0 if self.exact or not pure else sampling.full_noise(model, sigmas)
         return sampling.run(
-            sampling.guided(model, self.guidance),
+            model,
             sampler,
             sigmas,
-            **conditionings,
-            image_cfg=1.0 if self.guidance.image_scale is None else self.guidance.image_scale,
-            cfg=self.guidance.scale,
-            noise=amount * noise,
-            latent=torch.zeros_like(start) if pure and mask is None else start,
-            mask=mask,
-            seed=seed if self.exact else seed % MOST_SEED,
+            {name: one for name, one in conditionings.items() if one is not None},
+            self.guidance,
+            sampling.Start(
+                noise=amount * noise,
+                latent=torch.zeros_like(start) if pure and mask is None else start,
+                mask=mask,
+                seed=seed if self.exact else seed % MOST_SEED,
+            ),
         )
 
     def _of_clip(self, conditioning: Any, clip: Clip) -> Any:

@@ -226,7 +226,7 @@ class VideoCrafterKSampler(io.ComfyNode):
         check_latents(latents)
         check_denoise(denoise)
         check_eta(eta)
-        given = {"positive": positive, "negative": negative, "picture_only": picture_only}
+        given = {"positive": positive, "negative": negative, "image_only": picture_only}
         method = chosen(long_video, long_video_settings, free_init, model, len(latents))
         sigmas = partial(sigmas_of, model, sampler_name, scheduler, steps)
         check_used(method, model, given, latent_image, denoise, sigmas)
@@ -241,7 +241,10 @@ class VideoCrafterKSampler(io.ComfyNode):
             sigmas=sigmas,
             exact=sampler_name in (EXACT, EXACT_LCM),
             guidance=Guidance(
-                scale=settled.cfg, rescale=guidance_rescale, temporal=temporal_guidance, image_scale=image_cfg
+                scale=settled.cfg,
+                rescale=guidance_rescale,
+                temporal=temporal_guidance,
+                image_scale=None if picture_only is None else image_cfg,
             ),
             conditionings=dict(zip(given, settled.conditionings, strict=True)),
             latents=latents,

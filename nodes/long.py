@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..vc_core.conditioning.types import text_over_time
+from ..vc_core.conditioning import text_over_time
 from ..vc_core.errors import UserError
 from ..vc_core.long import METHODS, Method, method_named
 from ..vc_core.long.method import Feature, OneClip, Parameter, Use, Video

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import row
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Guidance, Level, NoiseSchedule, Sampling
 from vc_core.pipeline import VideoCrafter
 from vc_core.specs import (

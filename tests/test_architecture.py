@@ -24,13 +24,14 @@ ARROWS = {
     "specs": set(),
     "checks": {"specs"},
     "bundled": set(),
-    "network": {"specs"},
-    "conditioning": {"specs", "network"},
+    "conditions": set(),
+    "network": {"specs", "conditions"},
+    "conditioning": {"specs", "network", "conditions"},
     "files": set(),
     "frames": {"specs", "files"},
     "autoencoder": {"specs", "network", "frames"},
     "video": {"frames", "files"},
-    "denoising": {"specs", "conditioning"},
+    "denoising": {"specs", "conditions"},
     "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {

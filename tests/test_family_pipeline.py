@@ -24,10 +24,11 @@ from golden_cases import (
     step_noise,
     stored,
 )
-from vc_core.conditioning import Conditioning, text_over_time, tokens_for_frames
+from vc_core.conditioning import text_over_time, tokens_for_frames
+from vc_core.conditions import Conditioning
 from vc_core.denoising import SAMPLERS, Guidance
 from vc_core.denoising.denoiser import denoiser
-from vc_core.denoising.freenoise import injected, reordered
+from vc_core.denoising.freenoise import reordered, with_motion_injection
 from vc_core.denoising.guidance import guide
 from vc_core.frames.fitting import fit, picture_latent
 from vc_core.pipeline import GREY, VideoCrafter
@@ -85,7 +86,7 @@ def check_concat(crafter: VideoCrafter, call: dict[str, Any], pictures: list[Ten
     ends = [pictures[0], *{"i2v": [], "interp": pictures[1:2], "loop": pictures[:1]}[call["mode"]]]
     at = [0, 0 if call["path"] == "gradio" and call["mode"] == "loop" else len(noise) - 1]
     latents = [
-        crafter._picture_latent(picture, RecordedNoise([noise[place : place + 1]]))
+        crafter._image_latent(picture, RecordedNoise([noise[place : place + 1]]))
         for picture, place in zip(ends, at, strict=False)
     ]
     ours = picture_latent(latents[0], golden.shape[2], *latents[1:])
@@ -128,7 +129,8 @@ def check_steps(crafter: VideoCrafter, info: dict[str, Any], call: dict[str, Any
 
     positive = told("context")
     assert positive is not None
-    predict = guide(crafter.predict, positive, told("uncond_context"), settings.guidance, told("img_nonetext_context"))
+    given = {"positive": positive, "negative": told("uncond_context"), "image_only": told("img_nonetext_context")}
+    predict = guide(crafter.predict, given, settings.guidance)
     denoise = denoiser(predict, schedule.prediction)
     levels = settings.levels(schedule)
     assert [level.timestep for level in levels[:-1]] == call["t"]
@@ -161,7 +163,7 @@ def test_golden_turbo(path: Path, tmp_path: Path) -> None:
         )
         levels = consistency_levels(crafter.parts.schedule, call["steps"], fact("origin", call, info, default=200))
         assert [level.timestep for level in levels[:-1]] == call["t"]
-        denoise = denoiser(guide(moving.predict, told, None, Guidance(scale=1)), "eps")
+        denoise = denoiser(guide(moving.predict, {"positive": told}, Guidance(scale=1)), "eps")
         recorded = RecordedNoise(t.get(f"{name}/noise", []))
         steps = list(SAMPLERS["lcm"](denoise, x, levels, recorded, 0.0))
         for step in steps:
@@ -215,8 +217,9 @@ def test_golden_freenoise(path: Path, tmp_path: Path) -> None:
         settings, own = sampling_of(call), call.get("rel_l2_after_each_step_when_x_T_is_scaled_by_1_plus_1e6")
         levels = settings.levels(crafter.parts.schedule)
         assert [level.timestep for level in levels[:-1]] == call["t"]
-        model = injected(partial(crafter.predict, windows=windows), levels)
-        denoise = denoiser(guide(model, told, negative, settings.guidance), crafter.parts.schedule.prediction)
+        model = with_motion_injection(partial(crafter.predict, windows=windows))
+        predict = guide(model, {"positive": told, "negative": negative}, settings.guidance)
+        denoise = denoiser(predict, crafter.parts.schedule.prediction, levels)
         noise = RecordedNoise(step_noise(stored(t, call, "noise"), x, len(levels) - 1, call["eta"]))
         latents, video = stored(t, call, "x"), stored(t, call, "video_u8")
         assert latents is not None

@@ -330,7 +330,7 @@ def test_windows_come_to_an_end_image_and_close_a_loop(continuing: VideoCrafter)
         made = list(frames(continuing, "a", PICTURE, request=request, method=long("windows"), end_image=end))
         assert len(made) == 11 - request.loop
         wanted = applied(long("windows"), request, continuing.parts.spec)
-        assert torch.equal(torch.stack(made), continuing.generate("a", PICTURE, request=wanted, end_picture=end))
+        assert torch.equal(torch.stack(made), continuing.generate("a", PICTURE, request=wanted, end_image=end))
 
 
 def test_the_first_noise_of_a_video_with_an_end_image_is_that_of_its_rounds(

@@ -14,7 +14,7 @@ from golden_models import conditions, crafter_of, sampling_of
 from torch import Tensor
 
 from golden_cases import RecordedNoise, allowed, cases, check_frames, load, relative_error, step_noise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import Conditioning
 from vc_core.denoising import Sampling, Source, sample
 from vc_core.errors import UserError
 from vc_core.pipeline import GREY, Request, VideoCrafter
@@ -54,10 +54,9 @@ def check_run(
     assert timesteps == call["t"], name
     count, start = len(timesteps), t[f"{name}/x_T"]
     noise = RecordedNoise([start, *step_noise(t.get(f"{name}/noise"), start, count, call["eta"])])
+    given = {"positive": positive, "negative": negative}
     with torch.inference_mode():
-        steps = list(
-            sample(crafter.predict, schedule, positive, negative, noise=noise, shape=start.shape, settings=settings)
-        )
+        steps = list(sample(crafter.predict, schedule, given, noise=noise, shape=start.shape, settings=settings))
         videos = [crafter.decode(latents[None]) for latents in steps[-1].x]  # f h w 3
     own = call.get("rel_l2_fp64_per_step")
     for stored, index in enumerate(call["x_rows_are_steps"]):

@@ -58,8 +58,8 @@ def test_generate_shows_the_decoder_both_ends(
     first, end = pictures
     end_picture = end if case == "two pictures" else None
     request = replace(REQUEST, loop=case == "a loop")
-    frames = crafter.generate("a boat", first, request=request, end_picture=end_picture)
-    latents = last(crafter.steps("a boat", first, request=request, end_picture=end_picture))
+    frames = crafter.generate("a boat", first, request=request, end_image=end_picture)
+    latents = last(crafter.steps("a boat", first, request=request, end_image=end_picture))
     shown = pictures if end_picture is not None else (first, first)
     wanted = crafter.decode(latents, shown)
     assert torch.equal(frames, wanted[:-1] if request.loop else wanted)
@@ -73,7 +73,7 @@ def test_every_section_of_a_row_is_decoded_between_its_own_images(
     made = list(key_frames(crafter, ["a"], [first, end, first], request=REQUEST))
     assert len(made) == 11
     sections = [
-        crafter.generate("a", start, request=replace(REQUEST, seed=seed), end_picture=stop)
+        crafter.generate("a", start, request=replace(REQUEST, seed=seed), end_image=stop)
         for seed, start, stop in ((3, first, end), (4, end, first))
     ]
     torch.testing.assert_close(torch.stack(made), torch.cat([sections[0][:-1], sections[1]]), atol=1e-4, rtol=0)

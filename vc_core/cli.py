@@ -335,7 +335,7 @@ def _sampled(
     if long == Off():
         with bar:
             return crafter.generate(
-                options.prompt, picture, request=request, source=source, on_step=on_step, end_picture=end
+                options.prompt, picture, request=request, source=source, on_step=on_step, end_image=end
             )
     made = frames(
         crafter,

@@ -1,7 +1,7 @@
-"""The whole way on one page: a prompt, and for image-to-video a picture, become the frames of a video.
+"""The whole pipeline on one page: a prompt, and for image-to-video an image, become the frames of a video.
 
 FILE            -> the parts of a model          checkpoint
-PROMPT, PICTURE -> conditioning                  conditioning
+PROMPT, IMAGE   -> conditioning                  conditioning
 NOISE           -> latents, step by step         denoising, which calls network
 LATENTS         -> frames -> a video file        autoencoder, frames, video
 
@@ -24,10 +24,11 @@ from torch import Tensor
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, checked_pixels
-from .conditioning import Conditioning, picture_tokens, text_over_time, tokens_for_frames
+from .conditioning import text_over_time, tokens_for_frames, tokens_of_images
+from .conditions import SINGLE, Conditioning, Evaluation
 from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSource, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, step_cache
-from .denoising.freenoise import injected
+from .denoising.freenoise import with_motion_injection
 from .denoising.windows import windowed
 from .frames.fitting import Fit, fit, fit_ends, picture_latent
 from .frames.pixels import to_network, to_unit
@@ -73,98 +74,94 @@ class VideoCrafter:
         self.hooks = NO_HOOKS
 
     def schedule(self, request: Request) -> NoiseSchedule:
-        """The schedule that a request samples under: the model's, without what lies before the request's start."""
+        """The schedule that a request samples under: the model's, without the timesteps before the request's start."""
         return self.parts.schedule.until(request.start)
 
     def generate(
         self,
         prompt: str,
-        picture: Tensor | None = None,
+        image: Tensor | None = None,
         *,
         request: Request = PLAIN,
         source: Source | AnalyticInit | None = None,
         on_step: Callable[[Step], None] | None = None,
-        end_picture: Tensor | None = None,
+        end_image: Tensor | None = None,
     ) -> Tensor:
         """The frames of one video, f h w 3 in 0..1.
 
-        picture: h w 3 in 0..1, any size; needed by image-to-video models, refused by the others.
+        image: h w 3 in 0..1, any size; needed by image-to-video models, refused by the others.
         source: a video's latents to start from (see `encode`), with a strength and perhaps a mask; or statistics of
-            videos, for a start with their mean and spread.
+            videos, for a start with their mean and variance.
         on_step: called after each step, for progress and previews; what it raises stops the run.
-        end_picture: as `picture`, what the last frame shows; for models that continue a picture.
+        end_image: as `image`, what the last frame shows; for models that continue an image.
         """
         latents = torch.empty(0)
-        for step in self.steps(prompt, picture, request=request, source=source, end_picture=end_picture):
+        for step in self.steps(prompt, image, request=request, source=source, end_image=end_image):
             latents = step.x
             if on_step is not None:
                 on_step(step)
-        ends = [shown for shown in (picture, end_picture) if shown is not None]
+        ends = [shown for shown in (image, end_image) if shown is not None]
         return self.decode(latents, ends, request.fit)[: -1 if request.loop else None]
 
     def steps(
         self,
         prompt: str,
-        picture: Tensor | None = None,
+        image: Tensor | None = None,
         *,
         request: Request = PLAIN,
         source: Source | AnalyticInit | None = None,
-        end_picture: Tensor | None = None,
+        end_image: Tensor | None = None,
         noise: NoiseSource | None = None,
     ) -> Iterator[Step]:
-        """The denoising steps of `generate`. Everything given is checked before this returns. `noise` stands for the
-        noise of the request's seed in the latents, and is taken as it is: windows do not reorder it. The latent of a
-        picture is drawn from the seed all the same, before anything else."""
+        """The denoising steps of `generate`. Everything given is checked before this returns. `noise` replaces the
+        noise of the request's seed in the latents, and is used as it is: windows do not reorder it. The latent of an
+        image is still drawn from the seed, before anything else."""
         spec, schedule = self.parts.spec, self.schedule(request)
         settings = request.settle(spec)
         encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
-        check_picture(spec, given=picture is not None, encoder=encoder)
+        check_picture(spec, given=image is not None, encoder=encoder)
         assert self.parts.unet is not None
         self.parts.unet.budget.restart()
-        check_ends(spec, wanted=end_picture is not None, loop=request.loop)
+        check_ends(spec, wanted=end_image is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         seeded = Noise(request.seed)
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
+        given = [each for each in (image, end_image) if each is not None]
         concat = None
-        if picture is not None and spec.unet.concat_channels:
-            size = (settings.height, settings.width)
-            picture = fit(picture, *size, request.fit)
-            last = None if end_picture is None else fit(end_picture, *size, request.fit)
+        if given and spec.unet.concat_channels:
+            given = [fit(each, settings.height, settings.width, request.fit) for each in given]
             drawn = None if request.sharp else seeded
-            concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
-        positive = self.told((prompt, *request.then), picture, settings, concat)
-        negative = textless = None
-        if settings.sampling.guidance.passes:
-            negative = self.told((request.negative,), None if picture is None else GREY, settings, concat)
-        if settings.sampling.guidance.image_scale is not None:
-            textless = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
-        at_once = request.frames_at_once(settings.frames) * math.prod(settings.shape(spec)[3:])
-        count = sum(told is not None for told in (positive, negative, textless))
-        joined = self.fits_together(at_once, count) if request.together is None else request.together
+            concat = self.ends(given[0], settings.frames, *given[1:], loop=request.loop, noise=drawn)
+        prompts, first = (prompt, *request.then), given[0] if given else None
+        conditionings = self.conditionings(prompts, first, request, settings, concat)
         replay = self.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
             self._model(request, settings, levels, replay),
             schedule,
-            positive,
-            negative,
+            conditionings,
             noise=seeded if noise is None else noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=replace(sampling, together=joined),
-            textless=textless,
+            settings=replace(sampling, together=self._together(request, settings, len(conditionings))),
         )
         return released(steps, replay)
 
+    def _together(self, request: Request, settings: Settings, count: int) -> bool:
+        """Whether the `count` branches of a step share a pass: as requested, or where they fit together."""
+        if request.together is not None:
+            return request.together
+        shape = settings.shape(self.parts.spec)
+        return self.fits_together(request.frames_at_once(settings.frames) * math.prod(shape[3:]), count)
+
     def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
-        """What predicts in a run, with its caches and windows."""
-        starts = [level.timestep for level in levels[:-1]]
-        cache = None if request.step_cache is None else step_cache(starts, request.step_cache)
+        """The model of a run, with its caches and windows."""
+        cache = None if request.step_cache is None else step_cache(len(levels) - 1, request.step_cache)
         hooks = self.hooks or KeptContexts()
         predict = partial(self.predict, windows=request.windows, cache=cache, hooks=hooks, network=replay)
-        model = injected(predict, levels)
+        model = with_motion_injection(predict)
         if request.context is None or settings.frames <= request.context.size:
             return model
-        return windowed(model, request.context, levels)
+        return windowed(model, request.context)
 
     def fits_together(self, positions: int, count: int) -> bool:
         """Whether the passes of a guided step, `count` of so many latent positions each, should be one: where they are
@@ -195,49 +192,68 @@ class VideoCrafter:
         loop: bool = False,
         noise: NoiseSource | None = None,
     ) -> Tensor:
-        """The latent beside the noised one, 1 c f h w, of pictures h w 3 in 0..1 at the clip's size; with `loop` the
-        first stands at both ends, exactly the same. `noise` makes samples of the autoencoder's posterior."""
-        latent = self._picture_latent(first, noise)
-        end = latent if loop else None if last is None else self._picture_latent(last, noise)
+        """The latent that is concatenated to the noised one, 1 c f h w, of images h w 3 in 0..1 at the clip's size;
+        with `loop` the first is at both ends, exactly the same. `noise` samples the autoencoder's posterior."""
+        latent = self._image_latent(first, noise)
+        end = latent if loop else None if last is None else self._image_latent(last, noise)
         return picture_latent(latent, frames, end)
 
-    def _picture_latent(self, picture: Tensor, noise: NoiseSource | None) -> Tensor:
+    def _image_latent(self, image: Tensor, noise: NoiseSource | None) -> Tensor:
         autoencoder = self.parts.autoencoder
         assert autoencoder is not None
-        pixels = self._pixels(picture[None])
+        pixels = self._pixels(image[None])
         if noise is None:
             return autoencoder.encode(pixels).float()
         factor = autoencoder.spec.downscale
         shape = (1, autoencoder.spec.latent_channels, pixels.shape[2] // factor, pixels.shape[3] // factor)
         return autoencoder.encode_with(pixels, noise.draw(shape, pixels.device, torch.float32)).float()
 
-    def told(
-        self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None = None
+    def conditionings(
+        self,
+        prompts: Sequence[str],
+        image: Tensor | None,
+        request: Request,
+        settings: Settings,
+        concat: Tensor | None = None,
+    ) -> dict[str, Conditioning]:
+        """The conditionings that the guidance of a request needs, by name; see `conditioning_for`."""
+        positive = self.conditioning_for(prompts, image, settings, concat)
+        made, needed = {"positive": positive}, settings.sampling.guidance.conditionings
+        if "negative" in needed:
+            grey = None if image is None else GREY
+            made["negative"] = self.conditioning_for((request.negative,), grey, settings, concat)
+        if "image_only" in needed:
+            made["image_only"] = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
+        return made
+
+    def conditioning_for(
+        self, prompts: Sequence[str], image: Tensor | None, settings: Settings, concat: Tensor | None = None
     ) -> Conditioning:
-        """The conditioning of a clip: prompts one after the other, a picture, and what else the network reads."""
-        told = self.condition(prompts[0], picture, settings.fps)
-        if told.image is not None:
-            told = replace(told, image=tokens_for_frames(told.image, settings.frames))
+        """The conditioning of a clip: prompts one after the other, an image, and what else the network reads."""
+        made = self.condition(prompts[0], image, settings.fps)
+        if made.image is not None:
+            made = replace(made, image=tokens_for_frames(made.image, settings.frames))
         if len(prompts) > 1:
             texts = torch.cat([self.condition(prompt, None, settings.fps).text for prompt in prompts])
-            told = replace(told, text=text_over_time(texts, settings.frames), early_text=texts[-1:])
+            made = replace(made, text=text_over_time(texts, settings.frames), early_text=texts[-1:])
 
         def row(value: float | None) -> Tensor | None:
-            return None if value is None else told.text.new_tensor([value], dtype=torch.float32)
+            return None if value is None else made.text.new_tensor([value], dtype=torch.float32)
 
-        return replace(told, concat=concat, guidance=row(settings.guidance), motion=row(settings.motion))
+        return replace(made, concat=concat, guidance=row(settings.guidance), motion=row(settings.motion))
 
     @torch.inference_mode()
-    def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
-        """What the network is told. `picture`, h w 3 in 0..1, is seen whole, squeezed to a square."""
+    def condition(self, prompt: str, image: Tensor | None, fps: float) -> Conditioning:
+        """A conditioning for any number of frames. The encoder sees `image`, h w 3 in 0..1, whole, squeezed to a
+        square."""
         parts = self.parts
         assert parts.text_encoder is not None
         text = parts.text_encoder([prompt])
-        image = None
-        if picture is not None and parts.image_encoder is not None and parts.image_tokens is not None:
-            pixels = to_network(picture[None]).to(parts.device)
-            image = picture_tokens(parts.image_encoder, parts.image_tokens, pixels)
-        return Conditioning(text=text, image=image, fps=torch.tensor([fps], device=text.device))
+        tokens = None
+        if image is not None and parts.image_encoder is not None and parts.image_tokens is not None:
+            pixels = to_network(image[None]).to(parts.device)
+            tokens = tokens_of_images(parts.image_encoder, parts.image_tokens, pixels)
+        return Conditioning(text=text, image=tokens, fps=torch.tensor([fps], device=text.device))
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
@@ -247,8 +263,8 @@ class VideoCrafter:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, ends: Sequence[Tensor] = (), how: Fit = "crop") -> Tensor:
-        """The frames, f h w 3 in 0..1, of latents 1 c f h w. `ends` are the pictures, h w 3 in 0..1, that the clip
-        begins and ends with, for a decoder that looks at them (ToonCrafter); `how` they are brought to its size."""
+        """The frames, f h w 3 in 0..1, of latents 1 c f h w. `ends` are the images, h w 3 in 0..1, that the clip
+        begins and ends with, for a decoder that uses them (ToonCrafter); `how` they are brought to its size."""
         autoencoder = self.parts.autoencoder
         assert autoencoder is not None
         frames, seen = latents[0].transpose(0, 1).to(self.parts.dtype), None
@@ -264,10 +280,10 @@ class VideoCrafter:
         self,
         x: Tensor,
         timestep: Tensor,
-        told: Conditioning,
+        conditioning: Conditioning,
+        evaluation: Evaluation = SINGLE,
         /,
         *,
-        temporal: bool = True,
         windows: Windows | None = None,
         cache: Cache | None = None,
         hooks: Hooks = NO_HOOKS,
@@ -279,36 +295,32 @@ class VideoCrafter:
         assert unet is not None
         dtype = self.parts.dtype
 
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(dtype)
-
-        motion = told.motion
+        given = conditioning.to(dtype=dtype)
+        motion = given.motion
         if motion is not None:
             moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
             motion = torch.where(moving.to(motion.device), motion, torch.zeros_like(motion))
-        key, level = (id(told.text), told.window, told.early_text is None, temporal), 0.0
-        if cache is not None:
-            level = float(timestep.flatten()[0])  # which a GPU is waited for
-        deep = None if cache is None else Deep(SHALLOW, cache.get(key, level))
+        key, step = (evaluation.key, conditioning.early_text is None), evaluation.step
+        deep = None if cache is None or step is None else Deep(SHALLOW, cache.get(key, step))
         computed = deep is not None and deep.features is None
         call = unet.in_memory if network is None else network
         out = call(
             x.to(dtype),
             timestep,
-            told.text.to(dtype),
-            cast(told.image),
-            told.fps,
+            given.text,
+            given.image,
+            given.fps,
             hooks=hooks,
-            temporal=temporal,
-            concat=cast(told.concat),
-            guidance=told.guidance,
+            temporal=evaluation.temporal,
+            concat=given.concat,
+            guidance=given.guidance,
             motion=motion,
             windows=windows,
-            early_text=cast(told.early_text),
+            early_text=given.early_text,
             deep=deep,
         )
-        if computed and cache is not None and deep is not None and deep.features is not None:
-            cache.add(key, level, deep.features)
+        if computed and cache is not None and step is not None and deep is not None and deep.features is not None:
+            cache.add(key, step, deep.features)
         return out
 
 
@@ -316,7 +328,7 @@ T = TypeVar("T")
 
 
 def released(steps: Iterator[T], replay: Replay | None) -> Iterator[T]:
-    """The steps of a run. What was recorded for it is let go when it ends, or when no more steps are asked for."""
+    """The steps of a run. Its recordings are released when it ends, or when no more steps are asked for."""
     try:
         yield from steps
     finally:
@@ -335,4 +347,4 @@ TOGETHER_ON_GPU = 2**16
 """The same on a GPU, which a pass of 16 frames at 320 x 512 does not fill; one at 576 x 1024 does."""
 
 GREY = torch.full((1, 1, 3), 0.5)
-"""The picture of the unconditional branch: mid grey, which is zero to the network."""
+"""The image of the negative branch: mid grey, which is zero to the network."""

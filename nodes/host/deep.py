@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...vc_core.denoising.caching import SHALLOW, Cache
+from ...vc_core.denoising.caching import SHALLOW, Cache, step_index
 from ...vc_core.network.unet import Deep
+from .branches import branches_of
 
 STEP_CACHE = "videocrafter_step_cache"
 """Where a run keeps its `StepRun`, among the `transformer_options`."""
-
-WITHOUT_TIME = "videocrafter_without_time"
-"""Set in `transformer_options` for the pass of temporal guidance in which frames do not see each other."""
 
 
 class StepRun:
@@ -26,9 +24,10 @@ class StepRun:
     nodes that guide by a changed model, as Perturbed-Attention Guidance does, run a conditioning more than once.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
-        self.level = -1.0
+    def __init__(self, starts: Sequence[float], cache: Cache) -> None:
+        """`starts`: the falling sigmas at which the steps of the run begin."""
+        self.starts, self.cache = starts, cache
+        self.level, self.step = -1.0, 0
         self.numbers: Counter[Hashable] = Counter()
         self.keys: list[Hashable] = []
 
@@ -36,20 +35,20 @@ class StepRun:
         """What the pass that begins now should do: continue, or run whole and then be given to `keep`."""
         level = float(options["sigmas"].flatten()[0])
         if level != self.level:
-            self.level = level
+            self.level, self.step = level, step_index(self.starts, level)
             self.numbers.clear()
         window = getattr(options.get("context_window"), "index_list", None)
-        where = (None if window is None else tuple(window), options.get(WITHOUT_TIME, False))
+        where = (None if window is None else tuple(window), branches_of(options)[0].temporal)
         names: list[Hashable] = list(options.get("uuids") or range(clips))
         self.keys = [(name, where, self._number((name, where))) for name in names]
-        found = [self.cache.get(key, level) for key in self.keys]
+        found = [self.cache.get(key, self.step) for key in self.keys]
         known = [features for features in found if features is not None]
         return Deep(SHALLOW, torch.cat(known) if len(known) == len(found) else None)
 
     def keep(self, features: Tensor) -> None:
         """The features of the pass that has just run whole, (b f) c h w."""
         for key, part in zip(self.keys, features.chunk(len(self.keys)), strict=True):
-            self.cache.add(key, self.level, part)
+            self.cache.add(key, self.step, part)
 
     def _number(self, key: Hashable) -> int:
         self.numbers[key] += 1

@@ -1,10 +1,11 @@
-"""SAMPLER, SIGMAS and what happens around a run: guidance, progress, previews, Cancel."""
+"""SAMPLER, SIGMAS and what happens around a run: progress, previews, Cancel."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any
 
 import comfy.model_management
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from ...vc_core.denoising import SAMPLERS, Level, Noise, NoiseSchedule
 from ...vc_core.denoising.denoiser import Denoiser, Estimate
-from ...vc_core.denoising.guidance import Guidance, rescale
-from ...vc_core.denoising.start import blend, keep, noised
+from ...vc_core.denoising.guidance import Guidance
+from ...vc_core.denoising.start import Masked, noised, steps_of
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
-from .deep import WITHOUT_TIME
+from .guidance import Guider, needs_guider, with_combination
 from .long import reused, skip_orders
 from .model_sampling import RescaledSampling
 from .patches import TICK
@@ -30,7 +31,7 @@ from .previews import Previews
 class CoreSampler(comfy.samplers.Sampler):
     """A sampler of vc_core as a SAMPLER of ComfyUI.
 
-    `pure` tells it that the run starts from noise alone; None lets it see that from an empty latent. The fresh noise of
+    `pure` says that the run starts from noise alone; with None it does so from an empty latent. The fresh noise of
     each step continues the stream of the run's seed, so the same seed is the same video on every device.
     """
 
@@ -54,27 +55,29 @@ class CoreSampler(comfy.samplers.Sampler):
         levels = self._levels(sampling, sigmas)
         stream = Noise(extra_args.get("seed") or 0)
         drawn = _one_clip(noise)
-        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or stands for
+        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or replaces
         skip_orders(stream, reused(extra_args.get("model_options", {})), drawn.shape[2])
         known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
-        pure = self.pure if self.pure is not None else not bool(known.any())
-        if pure:
-            x = drawn if sampling.init is None else sampling.init.noised(drawn, levels[0])
-        else:
-            x = levels[0].signal * known + levels[0].noise * drawn
+        x = self._begin(sampling, levels[0], known, drawn)
         denoise = _host_denoiser(model_wrap, extra_args)
-        masks = None if denoise_mask is None else _masks(model_wrap, sigmas, extra_args, denoise_mask.to(drawn))
-        if masks is not None:
-            x = blend(x, noised(known, drawn, levels[0]), masks(levels[0]))
-            denoise = _keeping(denoise, known, masks, drawn)
-        for step in SAMPLERS[self.name](denoise, x, levels, stream, self.eta):
+        masked = None
+        if denoise_mask is not None:
+            masked = Masked(known, drawn, _masks(model_wrap, sigmas, extra_args, denoise_mask.to(drawn)))
+        sampler = partial(SAMPLERS[self.name], levels=levels, noise=stream, eta=self.eta)
+        finished = float(sigmas[-1]) == 0
+        for step in steps_of(sampler, denoise, x, levels, masked, finished=finished):
             if callback is not None:
                 callback(step.index, to_frames(step.denoised), to_frames(step.x), step.total)
             comfy.model_management.throw_exception_if_processing_interrupted()
             x = step.x
-        if masks is not None and float(sigmas[-1]) == 0:
-            x = blend(x, known, masks(levels[-2]))
-        return to_frames(x if float(sigmas[-1]) == 0 else x / levels[-1].signal)
+        return to_frames(x if finished else x / levels[-1].signal)
+
+    def _begin(self, sampling: RescaledSampling, first: Level, known: Tensor, drawn: Tensor) -> Tensor:
+        """x at the first level, 1 c f h w, of the known latents or of noise alone."""
+        pure = self.pure if self.pure is not None else not bool(known.any())
+        if not pure:
+            return noised(known, drawn, first)
+        return drawn if sampling.init is None else sampling.init.noised(drawn, first)
 
     def _levels(self, sampling: RescaledSampling, sigmas: Tensor) -> list[Level]:
         levels = [sampling.level(float(sigma)) for sigma in sigmas if float(sigma) > 0]
@@ -87,7 +90,7 @@ def rescaled(sampling: Any) -> RescaledSampling:
     """The model's own noise schedule. Raises UserError for models that are not VideoCrafter's."""
     if not isinstance(sampling, RescaledSampling):
         raise UserError(
-            "This sampler and scheduler read VideoCrafter's noise schedule, which the given model does not have: it is "
+            "This sampler and scheduler need VideoCrafter's noise schedule, which the given model does not have: it is "
             "another kind of model, or a ModelSampling node has replaced the schedule. Use ComfyUI's own with it."
         )
     return sampling
@@ -116,8 +119,8 @@ BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
 
 def _with_noise_of_the_cpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A sampling function of ComfyUI whose fresh noise comes from the seed on the CPU. By itself it draws the same
-    there, but on a GPU other noise, on each kind its own."""
+    """A sampling function of ComfyUI whose fresh noise comes from the seed on the CPU. Without this it draws the same
+    noise on a CPU, but other noise on a GPU, different on each kind of it."""
 
     @wraps(function)
     def sample(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any] | None = None, **more: Any) -> Tensor:
@@ -137,9 +140,9 @@ def first_level(model: Any, sigmas: Tensor) -> Level:
 
 
 def full_noise(model: Any, sigmas: Tensor) -> float:
-    """What to multiply noise by so that a sampler of ComfyUI's own starts from noise alone, as the network knows it.
+    """The factor of the noise with which a sampler of ComfyUI's own starts from noise alone, as in training.
 
-    Those samplers do so at the very last timestep only; below it they leave room for a picture that is not there.
+    Those samplers do so at the very last timestep only; below it they leave room for an image that is not there.
     """
     found = model.get_model_object("model_sampling")
     if not isinstance(found, RescaledSampling) or found.init is not None or len(sigmas) == 0:
@@ -175,112 +178,49 @@ def host_sigmas(model: Any, sampler: str, scheduler: str, steps: int, denoise: f
     return sigmas.cpu()
 
 
-def guided(model: Any, guidance: Guidance) -> Any:
-    """The MODEL with rescaled and temporal guidance; classifier-free guidance is ComfyUI's own."""
-    if not guidance.rescale and not guidance.temporal:
-        return model
-    model = model.clone()
-    model.set_model_sampler_post_cfg_function(lambda arguments: _after_guidance(arguments, guidance))
-    return model
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Start:
+    """Where a run starts, f c h w: its noise, the latents that are noised, and a mask of what is kept (0) of them."""
 
-
-def _after_guidance(arguments: dict[str, Any], guidance: Guidance) -> Tensor:
-    """Denoised latents with temporal guidance added, then brought back in spread (`vc_core.denoising.guidance`)."""
-    out: Tensor = arguments["denoised"]
-    conditional: Tensor = arguments["cond_denoised"]
-    if guidance.temporal:
-        options = arguments["model_options"].copy()
-        options["transformer_options"] = {**options.get("transformer_options", {}), WITHOUT_TIME: True}
-        (frozen,) = comfy.samplers.calc_cond_batch(
-            arguments["model"], [arguments["cond"]], arguments["input"], arguments["sigma"], options
-        )
-        out = out + guidance.temporal * (conditional - frozen)
-    if guidance.rescale and out is not conditional:
-        base, factor = _parts_of_denoised(arguments)
-        given, told = (_one_clip((base - denoised) / factor) for denoised in (out, conditional))
-        out = base - factor * to_frames(rescale(given, told, guidance.rescale))
-    return out
-
-
-def _parts_of_denoised(arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """(base, factor): the denoised latents are base - factor * what the network predicted. Each frame may have a sigma
-    of its own."""
-    x, sigma = arguments["input"], arguments["sigma"]
-    sampling, factor = arguments["model"].model_sampling, sigma.to(x).reshape(-1, *(1,) * (x.ndim - 1))
-    if isinstance(sampling, RescaledSampling) and sampling.schedule.prediction == "v":
-        alpha = sampling.alpha(sigma, x.ndim).to(x)
-        return x * alpha, factor * alpha.sqrt()
-    return x, factor
-
-
-class TwoScales(comfy.samplers.CFGGuider):
-    """Guidance with a scale for the text and one for the picture: u + image_scale * (i - u) + cfg * (c - i), where i is
-    told the picture alone (arXiv:2211.09800, equation 3)."""
-
-    def __init__(self, model: Any, image_scale: float) -> None:
-        super().__init__(model)
-        self.image_scale = image_scale
-
-    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None) -> Tensor:
-        """ComfyUI's entry for each call of the model."""
-        options = {**(model_options or {}), "sampler_cfg_function": self._combined, "disable_cfg1_optimization": True}
-        out: Tensor = comfy.samplers.sampling_function(
-            self.inner_model,
-            x,
-            timestep,
-            self.conds["negative"],
-            self.conds["positive"],
-            self.cfg,
-            model_options=options,
-            seed=seed,
-        )
-        return out
-
-    def _combined(self, arguments: dict[str, Any]) -> Tensor:
-        x, unconditional = arguments["input"], arguments["uncond_denoised"]
-        (pictured,) = comfy.samplers.calc_cond_batch(
-            arguments["model"], [self.conds["picture_only"]], x, arguments["sigma"], arguments["model_options"]
-        )
-        guided = unconditional + self.image_scale * (pictured - unconditional)
-        out: Tensor = x - (guided + arguments["cond_scale"] * (arguments["cond_denoised"] - pictured))
-        return out
+    noise: Tensor
+    latent: Tensor
+    mask: Tensor | None
+    seed: int
 
 
 def run(
-    model: Any,
-    sampler: Any,
-    sigmas: Tensor,
-    *,
-    positive: Any,
-    negative: Any,
-    picture_only: Any = None,
-    image_cfg: float = 0.0,
-    cfg: float,
-    noise: Tensor,
-    latent: Tensor,
-    mask: Tensor | None,
-    seed: int,
+    model: Any, sampler: Any, sigmas: Tensor, conditionings: Mapping[str, Any], guidance: Guidance, start: Start
 ) -> Tensor:
-    """Samples with progress, animated previews and Cancel between blocks; with `picture_only`, a CONDITIONING without
-    the text, `image_cfg` is the scale of the picture. Returns the latents on the host's device."""
+    """Samples with progress, animated previews and Cancel between blocks. Returns the latents on the host's device.
+
+    conditionings: CONDITIONING by name, "positive", "negative" and, where the guidance has an image scale,
+    "image_only", the image with an empty prompt.
+    """
     watch = Watch(model, len(sigmas) - 1)
-    model = model.clone()
+    model = with_combination(model, guidance.combination).clone()
     model.model_options.setdefault("transformer_options", {})[TICK] = watch.tick
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "callback": watch.step,
         "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
-        "seed": seed,
+        "seed": start.seed,
     }
     out: Tensor
-    if picture_only is None:
+    if not needs_guider(conditionings):
         out = comfy.sample.sample_custom(
-            model, noise, cfg, sampler, sigmas, positive, negative, latent, noise_mask=mask, **told
+            model,
+            start.noise,
+            guidance.scale,
+            sampler,
+            sigmas,
+            conditionings["positive"],
+            conditionings["negative"],
+            start.latent,
+            noise_mask=start.mask,
+            **options,
         )
         return out
-    guider = TwoScales(model, image_cfg)
-    guider.inner_set_conds({"positive": positive, "negative": negative, "picture_only": picture_only})
-    guider.set_cfg(cfg)
-    out = guider.sample(noise, latent, sampler, sigmas, denoise_mask=mask, **told)
+    guider = Guider(model, conditionings, guidance.combination, guidance.scale)
+    out = guider.sample(start.noise, start.latent, sampler, sigmas, denoise_mask=start.mask, **options)
     return out.to(comfy.model_management.intermediate_device())
 
 
@@ -333,24 +273,15 @@ def _masks(model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], mask: Te
     return at
 
 
-def _keeping(denoise: Denoiser, known: Tensor, masks: Callable[[Level], Tensor], drawn: Tensor) -> Denoiser:
-    """`keep` with the mask of each level."""
-
-    def denoise_unknown(x: Tensor, level: Level) -> Estimate:
-        return keep(denoise, known, masks(level), drawn)(x, level)
-
-    return denoise_unknown
-
-
 def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
-    """The host's guided model in the terms of vc_core's samplers."""
+    """The host's guided model as a denoiser of vc_core."""
     sampling = rescaled(model_wrap.inner_model.model_sampling)
     most = float(sampling.sigma_max)
 
     def denoise(x: Tensor, level: Level) -> Estimate:
         frames = to_frames(x)
         sigma = torch.full((frames.shape[0],), min(level.sigma, most), dtype=torch.float32, device=x.device)
-        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's least, where no signal is left
+        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's smallest, where no signal is left
         out = model_wrap(frames / signal, sigma, **extra_args)
         x0 = _one_clip(out)
         return Estimate(x0, (x - level.signal * x0) / level.noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,15 +10,16 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ...vc_core.conditioning import Conditioning
-from ...vc_core.denoising.freenoise import PLAIN_STEPS
+from ...vc_core.conditions import SINGLE, Conditioning, Evaluation
+from ...vc_core.denoising.freenoise import with_motion_injection
 from ...vc_core.denoising.guidance import Model
-from ...vc_core.denoising.windows import ContextWindows, Place, in_windows
+from ...vc_core.denoising.windows import ContextWindows, windowed
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.network.unet import Deep, VideoUNet
 from ...vc_core.specs import UNetSpec, Windows
-from .deep import STEP_CACHE, WITHOUT_TIME, StepRun, shallow_control
+from .branches import branches_of
+from .deep import STEP_CACHE, StepRun, shallow_control
 from .operations import weights_of
 from .patches import PatchHooks, host_attention
 from .prefetch import prefetch
@@ -115,9 +117,7 @@ class NativeUNet(VideoUNet):
         def row(value: float | None) -> Tensor | None:
             return None if value is None else torch.full((clips,), float(value), device=x.device)
 
-        if early_text is not None and _place_of(options)[0] in PLAIN_STEPS:
-            early_text = None
-        told = Conditioning(
+        conditioning = Conditioning(
             text=_of_clips(context, frames, text_per_frame),
             early_text=None if early_text is None else early_text[::frames],
             image=None if image is None else _of_clips(image, frames, image_per_frame),
@@ -129,8 +129,12 @@ class NativeUNet(VideoUNet):
         model: Model = partial(self._pass, hooks, options.get(WINDOWS), deep)
         if context_windows is not None:
             _check_windows(control, frames, context_windows)
-            model = in_windows(model, context_windows, lambda _: _place_of(options))
-        out = model(latents[0], when, told, temporal=not options.get(WITHOUT_TIME, False))
+            model = windowed(model, context_windows)
+        evaluation = Evaluation(branches=branches_of(options))
+        if context_windows is not None or early_text is not None:
+            step, steps = _step_of(options)
+            evaluation = replace(evaluation, step=step, steps=steps)
+        out = with_motion_injection(model)(latents[0], when, conditioning, evaluation)
         if run is not None and deep is not None and deep.features is not None:
             run.keep(deep.features)
         return to_frames(out)
@@ -142,26 +146,25 @@ class NativeUNet(VideoUNet):
         deep: Deep | None,
         x: Tensor,
         when: Tensor,
-        told: Conditioning,
+        conditioning: Conditioning,
+        evaluation: Evaluation = SINGLE,
         /,
-        *,
-        temporal: bool = True,
     ) -> Tensor:
         hooks.fetch = prefetch(self._blocks(deep), x.device, hooks.options)
         out = super().forward(
             x,
             when,
-            told.text,
-            told.image,
-            told.fps,
+            conditioning.text,
+            conditioning.image,
+            conditioning.fps,
             hooks=hooks,
-            temporal=temporal,
+            temporal=evaluation.temporal,
             windows=windows,
-            concat=told.concat,
-            guidance=told.guidance,
-            motion=told.motion,
+            concat=conditioning.concat,
+            guidance=conditioning.guidance,
+            motion=conditioning.motion,
             deep=deep,
-            early_text=told.early_text,
+            early_text=conditioning.early_text,
         )
         hooks.fetch()
         return out
@@ -197,14 +200,13 @@ def rows_at_once(x: Tensor, options: dict[str, Any]) -> int:
     return len(x) if windows is None else min(len(x), clips * windows.size)
 
 
-def _place_of(options: dict[str, Any]) -> Place:
-    """The number of the step that runs, which is how many of the run's sigmas lie above its own, and how many follow;
-    `options` are the `transformer_options`."""
+def _step_of(options: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The index of the step that runs, which is how many of the run's sigmas lie above its own, and how many there are;
+    None where the `transformer_options` do not tell."""
     run, now = options.get("sample_sigmas"), options.get("sigmas")
     if run is None or now is None:
-        return 0, None
-    step = int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum())
-    return step, len(run) - 2 - step
+        return None, None
+    return int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum()), len(run) - 1
 
 
 def _of_clips(tokens: Tensor, frames: int, per_frame: bool) -> Tensor:

@@ -26,7 +26,7 @@ TRAILING = Sampling(steps=5, spacing="trailing", guidance=Guidance(scale=1.0))
 def run(schedule: NoiseSchedule, settings: Sampling = TRAILING, **options: Any) -> tuple[Tensor, WaveModel]:
     """The latents at the end of a run, and the model with what it was called with."""
     model = WaveModel()
-    *_, last = sample(model, schedule, prompt(), noise=Noise(3), settings=settings, **options)
+    *_, last = sample(model, schedule, {"positive": prompt()}, noise=Noise(3), settings=settings, **options)
     return last.x, model
 
 

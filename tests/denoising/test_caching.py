@@ -1,4 +1,4 @@
-"""The caches by themselves, and runs with them: what they leave out, and that off means exact."""
+"""The caches alone, and runs with them: what they skip, and that off means exact."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
-from vc_core.conditioning.types import join
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import SAMPLERS, Guidance, Noise, NoiseSchedule, Sampling, sample
-from vc_core.denoising.caching import QUALITIES, STEP_SAVINGS, Cache, Saving, step_number
+from vc_core.denoising.caching import QUALITIES, STEP_SAVINGS, Cache, Saving, step_index
 from vc_core.denoising.guidance import guide
 from vc_core.denoising.windows import ContextWindows
 from vc_core.errors import UserError
@@ -24,35 +23,34 @@ SMALL = Path(__file__).parents[2] / "models" / "videocrafter_small_t2v.safetenso
 
 def test_a_level_belongs_to_the_step_that_it_begins_or_is_inside() -> None:
     starts = [900.0, 600.0, 300.0, 0.0]
-    assert [step_number(starts, level) for level in (950, 900, 899, 600, 300, 299, 0)] == [0, 0, 0, 1, 2, 2, 3]
+    assert [step_index(starts, level) for level in (950, 900, 899, 600, 300, 299, 0)] == [0, 0, 0, 1, 2, 2, 3]
 
 
-def test_a_cache_computes_at_its_distance_and_continues_straight_lines() -> None:
-    starts = list(range(20, 0, -1))
-    cache = Cache(starts, Saving(every=0.2, alone=0.1))
+def test_a_cache_computes_at_its_distance_and_extrapolates_straight_lines() -> None:
+    cache = Cache(20, Saving(every=0.2, warmup=0.1))
     computed = []
-    for step, level in enumerate(starts):
+    for step in range(20):
         true = torch.tensor([3.0 * step - 7])
-        kept = cache.get("a", level)
+        kept = cache.get("a", step)
         if kept is None:
             computed.append(step)
-            cache.add("a", level, true)
+            cache.add("a", step, true)
         elif step > 5:
             torch.testing.assert_close(kept, true)
-        else:  # continued by no more than the distance of the two that it knows, which is one step here
+        else:  # extrapolated by no more than the distance of the two that it knows, which is one step here
             torch.testing.assert_close(kept, torch.tensor([3.0 * 2 - 7]))
     assert computed == [0, 1, 5, 9, 13, 17, 19]
-    assert cache.get("another pass", starts[3]) is None
+    assert cache.get("another pass", 3) is None
 
 
 def test_a_second_call_in_a_computed_step_uses_its_value_and_a_new_run_begins_anew() -> None:
-    cache = Cache([3.0, 2.0, 1.0, 0.0], Saving(every=0.5))
-    cache.add("a", 3.0, torch.tensor(1.0))
-    assert cache.get("a", 3.0) == torch.tensor(1.0)
-    cache.add("a", 1.0, torch.tensor(5.0))
-    assert cache.get("a", 3.0) is None
-    cache.add("a", 3.0, torch.tensor(10.0))
-    assert cache.get("a", 2.0) == torch.tensor(10.0), "the line of the run before must not go on"
+    cache = Cache(4, Saving(every=0.5))
+    cache.add("a", 0, torch.tensor(1.0))
+    assert cache.get("a", 0) == torch.tensor(1.0)
+    cache.add("a", 2, torch.tensor(5.0))
+    assert cache.get("a", 0) is None
+    cache.add("a", 0, torch.tensor(10.0))
+    assert cache.get("a", 1) == torch.tensor(10.0), "the line of the run before must not be used"
 
 
 def test_unknown_qualities_are_refused() -> None:
@@ -68,11 +66,11 @@ class Counted:
     def __init__(self) -> None:
         self.passes = self.conditionings = 0
 
-    def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, /, *, temporal: bool = True) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         self.passes += 1
-        self.conditionings += len(told.text)
-        x = torch.cat([x] * (len(told.text) // len(x)))
-        pull = told.text.mean((1, 2)).view(-1, 1, 1, 1, 1)
+        self.conditionings += len(given.text)
+        x = torch.cat([x] * (len(given.text) // len(x)))
+        pull = given.text.mean((1, 2)).view(-1, 1, 1, 1, 1)
         return x * 0.9 + pull * (timestep[0] / 1000) * torch.ones_like(x)
 
 
@@ -84,8 +82,7 @@ def run(model: Counted, **settings: Any) -> Tensor:
     steps = sample(
         model,
         NoiseSchedule.from_spec(DiffusionSpec()),
-        conditioning(0.1),
-        conditioning(-0.1),
+        {"positive": conditioning(0.1), "negative": conditioning(-0.1)},
         noise=Noise(1),
         shape=(1, 4, 2, 3, 3),
         settings=Sampling(steps=25, guidance=Guidance(scale=3.0), eta=0.0, **settings),
@@ -94,7 +91,7 @@ def run(model: Counted, **settings: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_guidance_cache_goes_with_every_sampler(sampler: str) -> None:
+def test_the_guidance_cache_works_with_every_sampler(sampler: str) -> None:
     spacing = {"sampler": sampler, "spacing": "uniform"}
     exact, cached = Counted(), Counted()
     was, now = run(exact, **spacing), run(cached, **spacing, guidance_cache="balanced")
@@ -114,13 +111,13 @@ def test_joined_passes_equal_passes_in_turn() -> None:
 def test_conditionings_that_differ_in_more_than_text_are_not_joined() -> None:
     fps = [torch.tensor([value]) for value in (8.0, 8.0, 16.0)]
     parts = [conditioning(0.1, fps=value) for value in fps]
-    joined = join(parts[:2])
+    joined = Conditioning.joined(parts[:2])
     assert joined is not None
     assert joined.text.shape == (2, 2, 3)
-    assert join(parts) is None
-    assert join([conditioning(0.1, image=torch.zeros(1, 2, 3)), conditioning(0.2)]) is None
+    assert Conditioning.joined(parts) is None
+    assert Conditioning.joined([conditioning(0.1, image=torch.zeros(1, 2, 3)), conditioning(0.2)]) is None
     model = Counted()
-    step = guide(model, parts[0], parts[2], Guidance(scale=2.0), together=True)
+    step = guide(model, {"positive": parts[0], "negative": parts[2]}, Guidance(scale=2.0), together=True)
     step(torch.zeros(1, 4, 1, 2, 2), torch.tensor([500.0]))
     assert model.passes == 2
 
@@ -171,7 +168,7 @@ def test_windows_of_whole_calls_keep_each_pass_to_itself(order: Any) -> None:
 
 
 def test_what_is_too_old_to_be_used_is_let_go() -> None:
-    cache = Cache(list(range(20, 0, -1)), Saving(every=0.1))
-    for step, level in enumerate(range(20, 0, -1)):
-        cache.add(("window", step), level, torch.zeros(3))
+    cache = Cache(20, Saving(every=0.1))
+    for step in range(20):
+        cache.add(("window", step), step, torch.zeros(3))
     assert len(cache.trends) == 3

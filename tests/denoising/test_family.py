@@ -14,7 +14,7 @@ from golden_models import SPACINGS, consistency_levels, diffusion_spec, sampling
 from torch import Tensor
 
 from golden_cases import RecordedNoise, cases, load, relative_error, step_noise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import SAMPLERS, Guidance, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.freenoise import reordered, rescheduled
@@ -97,7 +97,9 @@ class StrideWave(WaveModel):
 
     texts: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+    def __call__(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE
+    ) -> Tensor:
         assert conditioning.fps is not None
         text = conditioning.text
         self.texts.append(text)
@@ -122,9 +124,7 @@ def test_golden_trajectories(path: Path) -> None:
         steps = sample(
             StrideWave(),
             schedule,
-            told["cond"],
-            told.get("uncond"),
-            textless=told.get("img_nonetext"),
+            {"positive": told["cond"], "negative": told.get("uncond"), "image_only": told.get("img_nonetext")},
             noise=RecordedNoise([t["x_T"], *noise]),
             shape=t["x_T"].shape,
             settings=settings,
@@ -141,9 +141,9 @@ def test_golden_trajectories(path: Path) -> None:
 @pytest.mark.parametrize("steps", [7, 11, 14, 15, 20, 25, 33, 34, 35, 37, 38, 39, 61, 62, 63, 64, 103, 121, 122])
 def test_counts_of_steps_that_turn_the_reference_to_nan(steps: int) -> None:
     schedule = NoiseSchedule.from_spec(DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True))
-    told = prompt(1, 0.3), prompt(1, -0.8)
+    told = {"positive": prompt(1, 0.3), "negative": prompt(1, -0.8)}
     settings = Sampling(steps=steps, spacing="trailing", guidance=Guidance(scale=7.5, rescale=0.7))
-    run = sample(WaveModel(), schedule, *told, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
+    run = sample(WaveModel(), schedule, told, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
     *_, last = run
     assert last.index == steps - 1
     assert last.x.isfinite().all()
@@ -151,25 +151,21 @@ def test_counts_of_steps_that_turn_the_reference_to_nan(steps: int) -> None:
 
 def test_equal_scales_for_text_and_picture_are_one_scale() -> None:
     schedule = NoiseSchedule.from_spec(DiffusionSpec())
-    told = prompt(1, 0.3), prompt(1, -0.8)
+    told = {"positive": prompt(1, 0.3), "negative": prompt(1, -0.8), "image_only": prompt(1, 0.1)}
     results = []
     for image_scale in (None, 7.5):
         settings = Sampling(steps=5, guidance=Guidance(scale=7.5, image_scale=image_scale))
-        textless = prompt(1, 0.1)
-        run = sample(
-            WaveModel(), schedule, *told, textless=textless, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings
-        )
+        run = sample(WaveModel(), schedule, told, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
         results.append([step.x for step in run][-1])
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)  # float32 differences times 7.5
 
 
 def test_a_picture_scale_needs_a_conditioning_without_text() -> None:
-    with pytest.raises(UserError, match="no conditioning with the picture alone"):
+    with pytest.raises(UserError, match="no conditioning with the image alone"):
         sample(
             WaveModel(),
             NoiseSchedule.from_spec(DiffusionSpec()),
-            prompt(),
-            prompt(),
+            {"positive": prompt(), "negative": prompt()},
             noise=Noise(1),
             shape=(1, 4, 2, 3, 2),
             settings=Sampling(guidance=Guidance(image_scale=2.0)),
@@ -179,8 +175,8 @@ def test_a_picture_scale_needs_a_conditioning_without_text() -> None:
 def test_a_picture_latent_of_another_length_is_refused() -> None:
     wrong = replace(prompt(), concat=torch.zeros(1, 4, 3, 3, 2))
     with pytest.raises(UserError, match="does not fit latents of"):
-        sample(WaveModel(), NoiseSchedule.from_spec(DiffusionSpec()), wrong, prompt(), noise=Noise(1),
-               shape=(1, 4, 2, 3, 2))  # fmt: skip
+        sample(WaveModel(), NoiseSchedule.from_spec(DiffusionSpec()), {"positive": wrong, "negative": prompt()},
+               noise=Noise(1), shape=(1, 4, 2, 3, 2))  # fmt: skip
 
 
 @pytest.mark.golden
@@ -214,7 +210,7 @@ def test_golden_consistency_trajectories(path: Path) -> None:
         name = call["name"]
         levels = consistency_levels(schedule, call["steps"], call["lcm_origin_steps"])
         assert [level.timestep for level in levels[:-1]] == call["t"]
-        guided = guide(WaveModel(), Conditioning(text=t["cond"]), None, Guidance(scale=1))
+        guided = guide(WaveModel(), {"positive": Conditioning(text=t["cond"])}, Guidance(scale=1))
         noise = RecordedNoise(t.get(f"{name}/noise", []))
         steps = list(SAMPLERS["lcm"](denoiser(guided, schedule.prediction), t["x_T"], levels, noise, 0.0))
         for step in steps:

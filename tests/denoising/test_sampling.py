@@ -16,7 +16,7 @@ from golden_models import diffusion_spec
 from torch import Tensor
 
 from golden_cases import RecordedNoise, cases, load, relative_error, step_noise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import SAMPLERS, Guidance, Level, Noise, NoiseSchedule, Sampling, Source, sample
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.guidance import guide
@@ -29,6 +29,7 @@ GROWTH = 20  # times the error of the reference's own float32, see `test_golden_
 SCHEDULE = NoiseSchedule.from_spec(DiffusionSpec())
 SHAPE = (2, 3, 5, 7, 11)
 POSITIVE, NEGATIVE = prompt(2, 0.3), prompt(2, -0.8)
+BOTH = {"positive": POSITIVE, "negative": NEGATIVE}
 FIVE = Sampling(steps=5)
 
 
@@ -36,7 +37,7 @@ def run(settings: Sampling = FIVE, model: Any = None, seed: int = 1, **options: 
     """The latents at the end of a run."""
     if "source" not in options:
         options.setdefault("shape", SHAPE)
-    steps = sample(model or WaveModel(), SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(seed), settings=settings, **options)
+    steps = sample(model or WaveModel(), SCHEDULE, BOTH, noise=Noise(seed), settings=settings, **options)
     *_, last = steps
     return last.x
 
@@ -59,7 +60,7 @@ def test_golden_trajectories(path: Path) -> None:
         if call["setting"].endswith("+fp16file"):
             schedule = NoiseSchedule.from_buffers(schedule.alphas_cumprod.half(), schedule.scale.half())
         settings = Sampling(steps=call["steps"], eta=call["eta"], guidance=Guidance(scale=call["cfg"]))
-        told = Conditioning(text=t["cond"]), Conditioning(text=t["uncond"])
+        given = {"positive": Conditioning(text=t["cond"]), "negative": Conditioning(text=t["uncond"])}
         levels, golden_x, golden_x0 = settings.levels(schedule), t[f"{call['name']}/x"], t[f"{call['name']}/pred_x0"]
         count = len(levels) - 1
         noise = step_noise(t.get(f"noise/S{count}", t.get(f"noise/S{call['steps']}")), t["x_T"], count, call["eta"])
@@ -69,8 +70,8 @@ def test_golden_trajectories(path: Path) -> None:
         )
         tolerance = max(TRAJECTORY, GROWTH * own)
         recorded = RecordedNoise([t["x_T"], *noise])
-        steps = sample(WaveModel(), schedule, *told, noise=recorded, shape=t["x_T"].shape, settings=settings)
-        denoise = denoiser(guide(WaveModel(), *told, settings.guidance), schedule.prediction)
+        steps = sample(WaveModel(), schedule, given, noise=recorded, shape=t["x_T"].shape, settings=settings)
+        denoise = denoiser(guide(WaveModel(), given, settings.guidance), schedule.prediction)
         for step, golden in zip(steps, zip(golden_x, golden_x0, strict=True), strict=True):
             where = f"{call['name']}, step {step.index}"
             before = t["x_T"] if step.index == 0 else golden_x[step.index - 1]
@@ -124,8 +125,8 @@ def test_a_more_exact_update_is_no_more_exact_a_run() -> None:
         texts = torch.randn(2, 2, 5, 8, generator=draw)
         exact = exact_run(levels, (texts[0], texts[1]), 15.0, 1.0, x, noise)
         rounded = exact_run(levels, (texts[0], texts[1]), 15.0, 1.0, x, noise, rounded=True)
-        told = Conditioning(text=texts[0]), Conditioning(text=texts[1])
-        steps = sample(WaveModel(), schedule, *told, noise=RecordedNoise([x, *noise]), shape=x.shape, settings=settings)
+        given = {"positive": Conditioning(text=texts[0]), "negative": Conditioning(text=texts[1])}
+        steps = sample(WaveModel(), schedule, given, noise=RecordedNoise([x, *noise]), shape=x.shape, settings=settings)
         ours = [(step.x, step.denoised) for step in steps]
         found.append([max(max(errors(*pair)) for pair in zip(run, exact, strict=True)) for run in (ours, rounded)])
     median_ours, median_rounded = torch.tensor(found).median(dim=0).values.tolist()
@@ -144,7 +145,7 @@ def test_a_seed_is_one_video(sampler: str) -> None:
 
 def test_nothing_runs_before_the_first_step_is_asked_for() -> None:
     model = WaveModel()
-    steps = sample(model, SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(1), shape=SHAPE, settings=FIVE)
+    steps = sample(model, SCHEDULE, BOTH, noise=Noise(1), shape=SHAPE, settings=FIVE)
     assert model.calls == []
     next(steps)
     assert len(model.calls) == 2
@@ -220,7 +221,11 @@ def test_the_network_sees_the_kept_part_at_the_noise_level_of_each_step(sampler:
     mask = torch.zeros(5, 1, 1)
     mask[3:] = 1
     settings = Sampling(steps=5, sampler=sampler, guidance=Guidance(scale=1.0))
-    steps = list(sample(model, SCHEDULE, POSITIVE, noise=Noise(1), source=Source(given, mask=mask), settings=settings))
+    steps = list(
+        sample(
+            model, SCHEDULE, {"positive": POSITIVE}, noise=Noise(1), source=Source(given, mask=mask), settings=settings
+        )
+    )
     drawn = Noise(1).draw(SHAPE)
     for (x, timestep, _, _), step in zip(model.calls, steps, strict=True):
         level = SCHEDULE.level(int(timestep[0]))
@@ -236,7 +241,7 @@ def test_the_kept_part_stays_on_its_own_path(sampler: str) -> None:
     given = Noise(9).draw(SHAPE)
     settings = Sampling(steps=5, sampler=sampler, eta=0.0, end="reference")
     source = Source(given, mask=torch.zeros(1))
-    steps = sample(WaveModel(), SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(1), source=source, settings=settings)
+    steps = sample(WaveModel(), SCHEDULE, BOTH, noise=Noise(1), source=source, settings=settings)
     drawn = Noise(1).draw(SHAPE)
     for step, level in zip(steps, settings.levels(SCHEDULE)[1:-1], strict=False):
         assert relative_error(step.x, level.signal * given + level.noise * drawn) < 1e-5, step.index  # float32
@@ -257,11 +262,11 @@ def test_latents_in_half_precision_are_sampled_in_full() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_nan_says_where_and_what_to_try(sampler: str, value: float) -> None:
-    def breaking(x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+    def breaking(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
         return torch.full_like(x, value) if timestep[0] == 401 else 0.1 * x
 
     settings = Sampling(steps=5, sampler=sampler, spacing="uniform")
-    steps = sample(breaking, SCHEDULE, POSITIVE, NEGATIVE, noise=Noise(1), shape=SHAPE, settings=settings)
+    steps = sample(breaking, SCHEDULE, BOTH, noise=Noise(1), shape=SHAPE, settings=settings)
     assert [next(steps).index, next(steps).index] == [0, 1]
     with pytest.raises(UserError, match=r"step 3 of 5 \(timestep 401\).*fp32 or bf16.*cfg\), which is 12.*file"):
         next(steps)
@@ -292,10 +297,10 @@ GIVEN = Noise(9).draw(SHAPE)
     ],
 )
 def test_bad_input_is_refused_before_any_work(options: dict[str, Any], message: str) -> None:
-    model = WaveModel()
-    given = {"positive": POSITIVE, "negative": NEGATIVE, **options}
+    model, options = WaveModel(), dict(options)
+    given = {name: options.pop(name, conditioning) for name, conditioning in BOTH.items()}
     with pytest.raises(UserError, match=message):
-        sample(model, SCHEDULE, noise=Noise(1), **given)
+        sample(model, SCHEDULE, given, noise=Noise(1), **options)
     assert model.calls == []
 
 

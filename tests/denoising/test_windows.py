@@ -10,15 +10,14 @@ import torch
 from denoising.toys import WaveModel, prompt
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
-from vc_core.conditioning.types import join
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Level, Noise, NoiseSchedule, Sampling, sample
 from vc_core.denoising.denoiser import estimated
 from vc_core.denoising.fifo import Queue, down, estimator
 from vc_core.denoising.fifo import run as run_queue
 from vc_core.denoising.freeinit import low_pass, mixed, next_start
 from vc_core.denoising.samplers import ddim
-from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, in_windows, of_frames, windowed
+from vc_core.denoising.windows import FUSES, ORDERS, ContextWindows, windowed
 from vc_core.errors import UserError
 from vc_core.specs import DiffusionSpec, Windows
 
@@ -77,16 +76,16 @@ def test_shifted_windows_cost_at_most_a_quarter_more_than_short_clips(frames: in
 
 def test_shared_passes_in_windows_are_those_one_after_the_other() -> None:
     told = [Conditioning(text=torch.full((1, 3, 1), value)) for value in (1.0, 2.0)]
-    both = join(told)
+    both = Conditioning.joined(told)
     assert both is not None
 
-    def model(x: Tensor, timestep: Tensor, asked: Conditioning, /, *, temporal: bool = True) -> Tensor:
+    def model(x: Tensor, timestep: Tensor, asked: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         mean = x.mean(2, keepdim=True)
         return torch.cat([(x - mean) * text.mean() for text in asked.text.split(len(x))])
 
     x, when = torch.randn(1, 2, 40, 2, 3), torch.tensor([5.0])
-    predict = in_windows(model, ContextWindows(order="uniform"), lambda _: (1, 3))
-    assert torch.equal(predict(x, when, both), torch.cat([predict(x, when, each) for each in told]))
+    predict, at = windowed(model, ContextWindows(order="uniform")), Evaluation(step=1, steps=5)
+    assert torch.equal(predict(x, when, both, at), torch.cat([predict(x, when, each, at) for each in told]))
 
 
 def run(model: object, frames: int, **settings: object) -> Tensor:
@@ -94,8 +93,7 @@ def run(model: object, frames: int, **settings: object) -> Tensor:
     steps = sample(
         model,  # type: ignore[arg-type]
         SCHEDULE,
-        told,
-        told,
+        {"positive": told, "negative": told},
         noise=Noise(3),
         shape=(1, 2, frames, 2, 3),
         settings=Sampling(steps=STEPS, guidance=Guidance(scale=3.0), **settings),  # type: ignore[arg-type]
@@ -106,14 +104,14 @@ def run(model: object, frames: int, **settings: object) -> Tensor:
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_window_is_plain_sampling(order: str) -> None:
     windows = ContextWindows(order=order)  # type: ignore[arg-type]
-    model = windowed(WaveModel(), windows, Sampling(steps=STEPS).levels(SCHEDULE))
+    model = windowed(WaveModel(), windows)
     assert torch.equal(run(model, 16, windows=windows.noise), run(WaveModel(), 16))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_model_without_time_does_not_notice_windows(order: str) -> None:
     windows = ContextWindows(order=order, reuse=False)  # type: ignore[arg-type]
-    model = windowed(WaveModel(), windows, Sampling(steps=STEPS).levels(SCHEDULE))
+    model = windowed(WaveModel(), windows)
     assert torch.allclose(run(model, 45), run(WaveModel(), 45), atol=1e-5)
 
 
@@ -126,7 +124,7 @@ def test_conditions_of_frames_are_cut_and_others_are_not() -> None:
         concat=frames.view(1, 1, 20, 1, 1),
         early_text=torch.ones(1, 7, 1),
     )
-    part = of_frames(told, [3, 19, 0], 20)
+    part = told.of_frames([3, 19, 0], 20)
     assert part.text.flatten().tolist() == [3, 19, 0]
     assert part.concat is not None
     assert part.concat.flatten().tolist() == [3, 19, 0]
@@ -168,7 +166,7 @@ class Still:
         self.shapes: set[tuple[int, ...]] = set()
         self.texts: list[list[float]] = []
 
-    def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, *, temporal: bool = True) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
         assert timestep.shape == (len(x), x.shape[2])
         self.shapes.add(tuple(x.shape))
         if told.text.ndim == 4:
@@ -181,7 +179,9 @@ class Still:
 
 def fifo(model: Still, frames: int, text: Tensor, queue: Queue) -> list[Tensor]:
     base = torch.full((1, 2, queue.size, 2, 2), model.value)
-    estimate = estimator(model, SCHEDULE, Conditioning(text=text), None, frames=frames, guidance=Guidance(scale=1.0))
+    estimate = estimator(
+        model, SCHEDULE, {"positive": Conditioning(text=text)}, frames=frames, guidance=Guidance(scale=1.0)
+    )
     return list(run_queue(estimate, queue.levels(SCHEDULE), base, frames, Noise(2), queue))
 
 
@@ -208,7 +208,7 @@ def test_a_queue_delivers_while_it_runs() -> None:
     model = Still(0.1)
     told, queue = Conditioning(text=torch.zeros(1, 3, 1)), Queue(size=4, partitions=2)
     endless = 10**9
-    estimate = estimator(model, SCHEDULE, told, None, frames=endless, guidance=Guidance(scale=1.0))
+    estimate = estimator(model, SCHEDULE, {"positive": told}, frames=endless, guidance=Guidance(scale=1.0))
     made = run_queue(estimate, queue.levels(SCHEDULE), torch.zeros(1, 2, 4, 2, 2), endless, Noise(2), queue)
     assert next(made).shape == next(made).shape == (1, 2, 2, 2)
 
@@ -221,8 +221,10 @@ def test_a_queue_refuses_what_it_cannot_do() -> None:
     base = torch.zeros(1, 2, 16, 2, 2)
     guidance = Guidance(scale=1.0)
     with pytest.raises(UserError, match="continue an image"):
-        estimator(Still(0), SCHEDULE, told, None, frames=20, guidance=guidance)
-    plain = estimator(Still(0), SCHEDULE, Conditioning(text=torch.zeros(1, 3, 1)), None, frames=20, guidance=guidance)
+        estimator(Still(0), SCHEDULE, {"positive": told}, frames=20, guidance=guidance)
+    plain = estimator(
+        Still(0), SCHEDULE, {"positive": Conditioning(text=torch.zeros(1, 3, 1))}, frames=20, guidance=guidance
+    )
     with pytest.raises(UserError, match="clip of 16 frames"):
         run_queue(plain, Queue().levels(SCHEDULE), base[:, :, :9], 20, Noise(1), Queue())
 

@@ -7,21 +7,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Level
 from vc_core.denoising.denoiser import Estimate
 
 
 @dataclass
 class WaveModel:
-    """The closed-form network of the golden trajectories; remembers each call as (x, timestep, text, temporal)."""
+    """The closed-form network of the golden trajectories; remembers each call as (x, timestep, text, evaluation)."""
 
-    calls: list[tuple[Tensor, Tensor, Tensor, bool]] = field(default_factory=list)
+    calls: list[tuple[Tensor, Tensor, Tensor, Evaluation]] = field(default_factory=list)
 
-    def __call__(self, x: Tensor, timestep: Tensor, conditioning: Conditioning, *, temporal: bool = True) -> Tensor:
+    def __call__(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE
+    ) -> Tensor:
         text = conditioning.text
-        self.calls.append((x, timestep, text, temporal))
-        phase = 0.003 * timestep + text.mean(dim=(1, 2)) + (0.0 if temporal else 0.5)
+        self.calls.append((x, timestep, text, evaluation))
+        phase = 0.003 * timestep + text.mean(dim=(1, 2)) + (0.0 if evaluation.temporal else 0.5)
         return 0.6 * x + 0.4 * torch.sin(1.7 * x + phase.view(-1, 1, 1, 1, 1))
 
 

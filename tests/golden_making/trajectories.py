@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import RecordedNoise
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import SAMPLERS, Guidance, NoiseSchedule
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.guidance import guide
@@ -20,7 +20,7 @@ from vc_core.specs import (
 from .parts import Draws, write
 
 
-def wave(x: Tensor, timestep: Tensor, told: Conditioning, *, temporal: bool = True) -> Tensor:
+def wave(x: Tensor, timestep: Tensor, told: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
     phase = 0.003 * timestep + told.text.mean(dim=(1, 2)) + (0 if told.fps is None else 0.01 * told.fps)
     return 0.6 * x + 0.4 * torch.sin(1.7 * x + phase.view(-1, 1, 1, 1, 1))
 
@@ -30,7 +30,7 @@ def walked(
 ) -> dict[str, Tensor]:
     """What DDIM gives at these timesteps, with an end of its schedule: x, and x0 as the references return it."""
     levels = schedule.levels(timesteps)
-    steps = list(SAMPLERS["ddim"](denoiser(predict, schedule.prediction), x, levels, RecordedNoise(noise), eta))
+    steps = list(SAMPLERS["ddim"](denoiser(predict, schedule.prediction, levels), x, levels, RecordedNoise(noise), eta))
     ends = [level.scale if schedule.keep_last_scale else 1.0 for level in levels[1:]]
     pred_x0 = torch.stack([step.denoised * end for step, end in zip(steps, ends, strict=True)])
     return {"x": torch.stack([step.x for step in steps]), "pred_x0": pred_x0}
@@ -40,7 +40,9 @@ def ddim_analytic(folder: Path) -> Path:
     draw, timesteps = Draws(), [997, 831, 665, 499, 333, 167, 1]  # 6 steps are 7
     x, noise, cond, uncond = draw(3, 4, 5, 2, 3), draw(7, 3, 4, 5, 2, 3), draw(3, 6, 4), draw(3, 6, 4)
     schedule = NoiseSchedule.from_spec(DiffusionSpec(rescale=0.45))
-    predict = guide(wave, Conditioning(text=cond), Conditioning(text=uncond), Guidance(scale=15.0))
+    predict = guide(
+        wave, {"positive": Conditioning(text=cond), "negative": Conditioning(text=uncond)}, Guidance(scale=15.0)
+    )
     run = walked(predict, schedule, timesteps, x, noise, 0.8)
     tensors = {"x_T": x, "cond": cond, "uncond": uncond, "noise/S7": noise}
     tensors.update({f"run/{key}": value for key, value in run.items()})
@@ -58,7 +60,8 @@ def dc_ddim_analytic(folder: Path) -> Path:
         DiffusionSpec(prediction="v", zero_terminal_snr=True, rescale=0.45, keep_last_rescale=True)
     )
     guidance = Guidance(scale=4.0, rescale=0.3, image_scale=2.0)
-    predict = guide(wave, told["cond"], told["uncond"], guidance, told["img_nonetext"])
+    given = {"positive": told["cond"], "negative": told["uncond"], "image_only": told["img_nonetext"]}
+    predict = guide(wave, given, guidance)
     run = walked(predict, schedule, timesteps, x, noise, 0.8)
     tensors = {"x_T": x, "fs": fs, "noise/S6": noise, **texts, **{f"run/{key}": value for key, value in run.items()}}
     config = {"parameterization": "v", "rescale_betas_zero_snr": True, "use_dynamic_rescale": True, "base_scale": 0.45}
@@ -77,7 +80,7 @@ def consistent(predict: Any, timesteps: list[int], x: Tensor, noise: Tensor) -> 
 def turbo_lcm_analytic(folder: Path) -> Path:
     draw, timesteps = Draws(), [999, 679, 359]
     x, noise, cond = draw(3, 4, 5, 2, 3), draw(3, 3, 4, 5, 2, 3), draw(3, 6, 4)
-    run = consistent(guide(wave, Conditioning(text=cond), None, Guidance(scale=1)), timesteps, x, noise)
+    run = consistent(guide(wave, {"positive": Conditioning(text=cond)}, Guidance(scale=1)), timesteps, x, noise)
     tensors = {"x_T": x, "cond": cond, "run/noise": noise, **{f"run/{key}": value for key, value in run.items()}}
     call = {"name": "run", "steps": 3, "lcm_origin_steps": 50, "t": timesteps}
     return write(folder, "turbo_lcm_analytic", {"calls": [call]}, tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor
 from golden_cases import RecordedNoise
 from vc_core.checkpoint import PREFIXES
 from vc_core.checkpoint.building import build_empty
-from vc_core.conditioning import Conditioning, text_over_time
+from vc_core.conditioning import text_over_time
+from vc_core.conditions import Conditioning, Evaluation
 from vc_core.denoising import Guidance, NoiseSchedule
-from vc_core.denoising.freenoise import injected, reordered
+from vc_core.denoising.freenoise import reordered, with_motion_injection
 from vc_core.denoising.guidance import guide
 from vc_core.frames.fitting import fit, picture_latent
 from vc_core.network.unet import VideoUNet
@@ -114,7 +116,7 @@ def e2e(folder: Path) -> Path:
     positive = told(prompts, [(picture.permute(1, 2, 0) + 1) / 2 for picture in pictures])
     negative = told(["", ""], [GREY, GREY])
     x, noise = draw(2, 4, 4, 6, 8), draw(7, 2, 4, 4, 6, 8)
-    predict = guide(crafter.predict, positive, negative, Guidance(scale=5.0))
+    predict = guide(crafter.predict, {"positive": positive, "negative": negative}, Guidance(scale=5.0))
     run = walked(predict, crafter.parts.schedule, timesteps, x, noise, 0.7)
     tensors.update({"image/cond": pictures, "run0/x_T": x, "run0/noise": noise, "run0/pred_x0": run["pred_x0"]})
     tensors["run0/x"] = run["x"][[0, 3, 6]]
@@ -147,7 +149,7 @@ def dc_e2e(folder: Path) -> Path:
     cropped = [fit(unit(picture), 12, 16, "published") for picture in whole]
     posterior = draw(4, 4, 6, 8)
     ends = [
-        crafter._picture_latent(picture, RecordedNoise([noise[None]]))
+        crafter._image_latent(picture, RecordedNoise([noise[None]]))
         for picture, noise in zip(cropped, (posterior[0], posterior[3]), strict=True)
     ]
     concat = picture_latent(ends[0], 4, ends[1])
@@ -162,7 +164,8 @@ def dc_e2e(folder: Path) -> Path:
         tensors[f"run/{which}"] = torch.cat([one.text, told[which].image], dim=1)
     x, noise = draw(1, 4, 4, 6, 8), draw(5, 1, 4, 4, 6, 8)
     guidance = Guidance(scale=3.0, rescale=0.4, image_scale=2.0)
-    predict = guide(crafter.predict, told["context"], told["uncond_context"], guidance, told["img_nonetext_context"])
+    names = {"positive": "context", "negative": "uncond_context", "image_only": "img_nonetext_context"}
+    predict = guide(crafter.predict, {name: told[which] for name, which in names.items()}, guidance)
     run = walked(predict, crafter.parts.schedule, timesteps, x, noise, 0.5)
     for number, picture in enumerate(whole):
         tensors[f"image/u8_{number}"] = picture
@@ -189,7 +192,7 @@ def turbo_e2e(folder: Path) -> Path:
     text = torch.cat([crafter.condition(prompt, None, 1).text for prompt in prompts])
     x, noise = draw(2, 4, 4, 6, 8), draw(3, 2, 4, 4, 6, 8)
 
-    def predict(x: Tensor, timestep: Tensor) -> Tensor:
+    def predict(x: Tensor, timestep: Tensor, _: Evaluation) -> Tensor:
         motion = torch.full((2,), 0.2 if float(timestep[0]) > 550 else 0.0)
         network: VideoUNet = crafter.parts.unet
         return network(x, timestep, text, fps=torch.full((2,), 9.0), guidance=torch.full((2,), 4.0), motion=motion)
@@ -217,12 +220,9 @@ def freenoise_e2e(folder: Path) -> Path:
     positive = Conditioning(text=text_over_time(texts, 10), early_text=texts[1:], fps=torch.tensor([5.0]))
     schedule = crafter.parts.schedule
 
-    def windowed(x: Tensor, timestep: Tensor, told: Conditioning, *, temporal: bool = True) -> Tensor:
-        return crafter.predict(x, timestep, told, windows=windows)
-
-    predict = guide(
-        injected(windowed, schedule.levels(timesteps)), positive, crafter.condition("", None, 5), Guidance(scale=2.0)
-    )
+    model = with_motion_injection(partial(crafter.predict, windows=windows))
+    given = {"positive": positive, "negative": crafter.condition("", None, 5)}
+    predict = guide(model, given, Guidance(scale=2.0))
     run = walked(predict, schedule, timesteps, x, noise, 0.6)
     tensors.update({"noise_before": before, "x_T": x, "noise": noise, "x": run["x"], "text/emb": texts})
     tensors["video_u8"] = as_bytes(crafter.decode(run["x"][-1]))[None]

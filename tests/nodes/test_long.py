@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from comfyui.limits import skip_without
-from vc_core.conditioning.types import text_over_time
+from vc_core.conditioning import text_over_time
 from vc_core.denoising import Sampling
 from vc_core.errors import UserError
 from vc_core.long import METHODS, frames

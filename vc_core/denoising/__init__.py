@@ -1,6 +1,6 @@
 """From noise to latents: schedule, noise, guidance, denoiser, samplers, and `sample`, which joins them."""
 
-from .guidance import Guidance, Model
+from .guidance import Conditionings, Guidance, Model
 from .noise import Noise, NoiseSource
 from .samplers import SAMPLERS, Step
 from .sampling import Sampling, sample
@@ -10,6 +10,7 @@ from .start import AnalyticInit, Source
 __all__ = [
     "SAMPLERS",
     "AnalyticInit",
+    "Conditionings",
     "Guidance",
     "Level",
     "Model",

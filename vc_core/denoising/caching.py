@@ -1,14 +1,16 @@
-"""Fewer operations for nearly the same video: what changes smoothly from step to step is continued instead of computed.
+"""Fewer operations for nearly the same video: what changes smoothly from step to step is extrapolated instead of
+computed.
 
 A step cache (arXiv:2312.00858) runs the whole network in some steps only; in the others its outermost blocks run, on
-deep features continued from the last two whole passes. A guidance cache (arXiv:2410.19355) leaves the negative prompt's
-pass out in most of the later steps and continues its difference to the positive one. Both continue along a straight
-line over the steps: on a small trained model that halves the error of the last value, which the papers take, or better.
+deep features extrapolated from the last two whole passes. A guidance cache (arXiv:2410.19355) skips the pass of the
+negative prompt in most of the later steps and extrapolates its difference to the positive one. Both extrapolate along a
+straight line over the steps: on a small trained model that halves the error of reusing the last value, which the papers
+do, or better.
 
 Between neighbouring steps of a run the deep features change by about the same amount from its beginning to its end, so
-the whole passes are spread evenly, at a share of the run: twice the steps leave out twice as many.
+the whole passes are spread evenly, at a share of the run: twice the steps skip twice as many.
 
-Both know a step by its number in the run, so they go with every sampler; passes are told apart by a key.
+Both know a step by its index, so they work with every sampler; passes are distinguished by a key.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ class Saving:
     """What a quality means, in shares of a run.
 
     every: the distance from one computed pass to the next.
-    alone: the part at the beginning in which everything is computed.
+    warmup: the part at the beginning in which everything is computed.
     """
 
     every: float
-    alone: float = 0.0
+    warmup: float = 0.0
 
 
 STEP_SAVINGS: dict[Quality, Saving] = {"high": Saving(0.04), "balanced": Saving(0.08), "fast": Saving(0.12)}
@@ -56,9 +58,9 @@ def check_quality(quality: str) -> Quality:
     return quality
 
 
-def step_number(starts: Sequence[float], level: float) -> int:
-    """The number, from 0, of the step in which a call at `level` is, in a run whose steps begin at the falling levels
-    `starts` (timesteps or sigmas)."""
+def step_index(starts: Sequence[float], level: float) -> int:
+    """The index, from 0, of the step that an evaluation at `level` belongs to; the run's steps begin at the falling
+    levels `starts` (timesteps or sigmas)."""
     return max(0, sum(1 for start in starts if start >= level * (1 - 1e-5)) - 1)
 
 
@@ -74,14 +76,14 @@ class Trend:
         return self.values[-1][0] if self.values else -1
 
     def add(self, step: int, value: Tensor) -> None:
-        """The value computed in a step, in place of another one of the same step."""
+        """Adds the value computed in a step; it replaces an earlier one of the same step."""
         if step == self.last:
             self.values.pop()
         self.values.append((step, value))
 
     def at(self, step: int) -> Tensor:
-        """The value continued to a step, in a straight line through the last two and by their distance at the most; it
-        needs one at least."""
+        """The value extrapolated to a step, along the straight line through the last two and at most as far as they are
+        apart; it needs one at least."""
         now, value = self.values[-1]
         if len(self.values) == 1 or step == now:
             return value
@@ -90,48 +92,37 @@ class Trend:
 
 
 class Cache:
-    """What was computed in a run, by a key for each pass: everything at its beginning and in its last step, and between
-    them as often as `saving` says. A call of an earlier step than the last begins the run anew."""
+    """What was computed in a run of `steps` steps, by a key for each pass: everything at its beginning and in its last
+    step, and between them as often as `saving` says. An earlier step than the last one begins a new run."""
 
-    def __init__(self, starts: Sequence[float], saving: Saving) -> None:
-        """`starts`: the falling levels, timesteps or sigmas, at which the steps of the run begin."""
-        self.starts, self.saving = list(starts), saving
-        self.apart = max(1, round(saving.every * len(self.starts)))
+    def __init__(self, steps: int, saving: Saving) -> None:
+        self.steps, self.saving = steps, saving
+        self.apart = max(1, round(saving.every * steps))
         self.trends: dict[Hashable, Trend] = {}
 
-    def get(self, key: Hashable, level: float) -> Tensor | None:
-        """What stands for a computation at this level; None asks for it, and for `add`."""
-        step, trend = step_number(self.starts, level), self.trends.get(key)
+    def get(self, key: Hashable, step: int) -> Tensor | None:
+        """What is used in this step instead of a computation; None asks for the computation, and for `add`."""
+        trend = self.trends.get(key)
         if trend is None or step < trend.last or step - trend.last >= self.apart:
             return None
-        always = step < self.saving.alone * len(self.starts) or step >= len(self.starts) - 1
+        always = step < self.saving.warmup * self.steps or step >= self.steps - 1
         return None if always else trend.at(step)
 
-    def add(self, key: Hashable, level: float, value: Tensor) -> None:
-        """What was computed at this level. What is too old to stand for anything is let go, so that windows which
+    def add(self, key: Hashable, step: int, value: Tensor) -> None:
+        """Adds what was computed in this step. Values that are too old to be used are dropped, so that windows which
         begin elsewhere in each step do not fill the memory."""
-        step, trend = step_number(self.starts, level), self.trends.get(key)
+        trend = self.trends.get(key)
         if trend is None or step < trend.last:
             trend = self.trends[key] = Trend()
         trend.add(step, value)
         self.trends = {name: one for name, one in self.trends.items() if step - one.last <= self.apart}
 
 
-def step_cache(starts: Sequence[float], quality: str) -> Cache:
-    """For the deep features of a run's passes."""
-    return Cache(starts, STEP_SAVINGS[check_quality(quality)])
+def step_cache(steps: int, quality: str) -> Cache:
+    """For the deep features of a run's passes. Raises UserError for unknown qualities."""
+    return Cache(steps, STEP_SAVINGS[check_quality(quality)])
 
 
-class GuidanceCache:
-    """For the differences of a run's other predictions to the positive one."""
-
-    def __init__(self, starts: Sequence[float], quality: str) -> None:
-        self.cache = Cache(starts, GUIDANCE_SAVINGS[check_quality(quality)])
-
-    def difference(self, key: Hashable, level: Tensor) -> Tensor | None:
-        """See `guidance.Continued`; in any other place `level` is of the kind of `starts`."""
-        return self.cache.get(key, float(level.flatten()[0]))
-
-    def add(self, key: Hashable, level: Tensor, difference: Tensor) -> None:
-        """See `guidance.Continued`."""
-        self.cache.add(key, float(level.flatten()[0]), difference)
+def guidance_cache(steps: int, quality: str) -> Cache:
+    """For the differences of a run's other predictions to the positive one. Raises UserError for unknown qualities."""
+    return Cache(steps, GUIDANCE_SAVINGS[check_quality(quality)])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..conditions import Evaluation
 from ..specs import Prediction
 from .guidance import Predictor
 from .schedule import Level
@@ -24,19 +25,22 @@ Denoiser = Callable[[Tensor, Level], Estimate]
 """(x: b c f h w, its noise level) -> the clean latent and the noise in it."""
 
 
-def denoiser(predict: Predictor, prediction: Prediction) -> Denoiser:
-    """The denoiser of a model that predicts the noise ("eps") or the velocity ("v", arXiv:2202.00512)."""
+def denoiser(predict: Predictor, prediction: Prediction, levels: Sequence[Level] = ()) -> Denoiser:
+    """The denoiser of a model that predicts the noise ("eps") or the velocity ("v", arXiv:2202.00512). `levels` are
+    those of the whole run, in which the model's `Evaluation` counts its steps; the last one ends it."""
+    steps = {level: index for index, level in enumerate(levels[:-1])}
 
     @torch.no_grad()
     def denoise(x: Tensor, level: Level) -> Estimate:
         timestep = torch.full((len(x),), level.timestep, dtype=torch.float32, device=x.device)
-        return estimated(x, predict(x, timestep), [level], prediction)
+        evaluation = Evaluation(step=steps.get(level), steps=len(steps) or None)
+        return estimated(x, predict(x, timestep, evaluation), [level], prediction)
 
     return denoise
 
 
 def estimated(x: Tensor, out: Tensor, levels: Sequence[Level], prediction: Prediction) -> Estimate:
-    """What the network's output says of x, b c f h w, whose frames have a level each, or one for all."""
+    """The estimate for x, b c f h w, from the network's output. The frames have a level each, or one for all."""
     alpha, scale = per_frame(x, [level.alpha for level in levels]), per_frame(x, [level.scale for level in levels])
     if prediction == "v":
         eps = alpha.sqrt() * out + (1 - alpha).sqrt() * x

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from .denoiser import Estimate, estimated, per_frame
-from .guidance import Guidance, Model, guide
+from .guidance import Conditionings, Guidance, Model, guide
 from .noise import NoiseSource
 from .samplers import posterior_noise
 from .schedule import Level, NoiseSchedule
-from .windows import of_frames
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +59,7 @@ Estimator = Callable[[Tensor, Sequence[Level], Sequence[int]], Estimate]
 def estimator(
     model: Model,
     schedule: NoiseSchedule,
-    positive: Conditioning,
-    negative: Conditioning | None,
+    conditionings: Conditionings,
     *,
     frames: int,
     guidance: Guidance,
@@ -76,16 +70,16 @@ def estimator(
     The conditionings may hold a text for each frame; places before the first and after the last take the nearest.
     together: see `guidance.guide`. Raises UserError for conditions that a queue cannot give to single frames.
     """
-    if positive.concat is not None or positive.motion is not None:
+    given = {name: one for name, one in conditionings.items() if one is not None}
+    if any(one.concat is not None or one.motion is not None for one in given.values()):
         raise UserError(
             "FIFO does not support models that continue an image or have motion guidance: use another long-video "
             "method (freenoise, windows, continue)."
         )
 
     def estimate(x: Tensor, levels: Sequence[Level], shown: Sequence[int]) -> Estimate:
-        told = of_frames(positive, shown, frames)
-        other = None if negative is None else of_frames(negative, shown, frames)
-        guided = guide(model, told, other, guidance, together=together)
+        of_these = {name: one.of_frames(shown, frames) for name, one in given.items()}
+        guided = guide(model, of_these, guidance, together=together)
         timestep = x.new_tensor([[level.timestep for level in levels]]).expand(len(x), -1).float()
         return estimated(x, guided(x, timestep), levels, schedule.prediction)
 

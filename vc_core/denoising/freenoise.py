@@ -1,24 +1,20 @@
 """Clips longer than a model was trained on: FreeNoise (arXiv:2310.15169), noise rescheduling and motion injection.
 
-The frames of the first window have fresh noise. Every later frame has that of an earlier one, a window before it, with
-the order shuffled inside each group of `stride` frames: distant frames stay related, and yet no two groups are alike.
+The frames of the first window get fresh noise. Every later frame reuses that of an earlier one, a window before it, in
+an order shuffled inside each group of `stride` frames: distant frames stay related, and still no two groups are alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..conditions import SINGLE, Conditioning, Evaluation
 from ..specs import Windows
 from .guidance import Model
 from .noise import NoiseSource
-from .schedule import Level
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
 
 PLAIN_STEPS = range(5, 16)
 """The steps, counted from 0, in which the text of every frame is used in the whole network."""
@@ -42,14 +38,13 @@ def reordered(noise: Tensor, windows: Windows, orders: Iterable[Sequence[int]]) 
     return noise
 
 
-def injected(model: Model, levels: Sequence[Level]) -> Model:
-    """A model that reads a conditioning's `early_text` in the published steps of a run alone: the first ones, which
-    decide the layout, and the late ones; in between, frames move by their own texts."""
-    early = {float(level.timestep) for i, level in enumerate(levels[:-1]) if i not in PLAIN_STEPS}
+def with_motion_injection(model: Model) -> Model:
+    """A model that uses a conditioning's `early_text` in the published steps of a run alone: the first ones, which
+    make the layout, and the late ones; between them frames move as their own texts say."""
 
-    def predict(x: Tensor, timestep: Tensor, conditioning: Conditioning, /, *, temporal: bool = True) -> Tensor:
-        if conditioning.early_text is not None and float(timestep.flatten()[0]) not in early:
+    def predict(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
+        if conditioning.early_text is not None and evaluation.step in PLAIN_STEPS:
             conditioning = replace(conditioning, early_text=None)
-        return model(x, timestep, conditioning, temporal=temporal)
+        return model(x, timestep, conditioning, evaluation)
 
     return predict

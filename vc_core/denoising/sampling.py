@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from torch import Tensor
 
+from ..conditions import Conditioning, roles
 from ..errors import UserError
 from ..specs import Windows
-from .caching import GuidanceCache, Quality, check_quality
+from .caching import Quality, check_quality, guidance_cache
 from .denoiser import denoiser
 from .freenoise import rescheduled
-from .guidance import Guidance, Model, guide
+from .guidance import Conditionings, Guidance, Model, guide
 from .noise import NoiseSource
 from .samplers import SAMPLERS, Step
 from .schedule import End, Level, NoiseSchedule, Spacing
-from .start import AnalyticInit, Source, blend, keep, noised, start
-
-if TYPE_CHECKING:
-    from ..conditioning import Conditioning
+from .start import AnalyticInit, Masked, Source, start, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +34,13 @@ class Sampling:
     eta: 0..1, the share of fresh noise in each step, for the samplers that have any.
     end: "reference" leaves the trace of noise that the reference leaves, "clean" none; None is "reference" for ddim and
         "clean" for the others, as users of each expect.
-    together: positive and negative in one pass where the model can do that (see `guidance.Model`): faster by what they
-        share, with the memory of two.
-    guidance_cache: a quality of `caching`, which leaves most of the negative passes out; None computes them all.
-    windows: for clips longer than the model was trained on: the noise of the first frames is used again for the later
-        ones in another order (FreeNoise). The model is the one to attend in the same windows.
+    together: the branches of guidance in one pass where the model supports that (see `guidance.Model`): faster by what
+        they share, with the memory of all of them.
+    guidance_cache: a quality of `caching`, which skips most of the negative passes; None computes them all.
+    windows: for clips longer than the model was trained on: the noise of the first frames is reused for the later
+        ones in another order (FreeNoise). The model itself has to attend in the same windows.
+
+    Raises UserError for values out of range.
     """
 
     steps: int = 50
@@ -72,52 +73,52 @@ class Sampling:
 def sample(
     model: Model,
     schedule: NoiseSchedule,
-    positive: Conditioning,
-    negative: Conditioning | None = None,
+    conditionings: Conditionings,
     *,
     noise: NoiseSource,
     shape: Sequence[int] | None = None,
     source: Source | AnalyticInit | None = None,
     settings: Sampling = Sampling(),
-    textless: Conditioning | None = None,
 ) -> Iterator[Step]:
     """Denoise from noise of a `shape` (b c f h w), or from a `source`; exactly one of the two is given.
 
-    `textless`, the picture without the text, is needed for an image scale in the guidance.
+    conditionings: by name, "positive" and what the guidance needs, see `Guidance.conditionings`.
 
     Yields after each step; `x` of the last step is the result. Latents are float32, on the device of the conditioning.
     All inputs are checked before this returns; nothing runs before the first step is asked for. Raises UserError for
     bad input and, at the step at fault, when the latents become NaN or infinite.
     """
     shape = _checked_shape(shape, source)
-    _check_conditioning(positive, shape, "positive")
-    for which, other in (("negative", negative), ("textless", textless)):
-        if other is not None:
-            _check_conditioning(other, shape, which)
+    for name, conditioning in conditionings.items():
+        if conditioning is not None:
+            _check_conditioning(conditioning, shape, name)
     levels = settings.levels(schedule)
-    starts = [level.timestep for level in levels[:-1]]
-    cache = None if settings.guidance_cache is None else GuidanceCache(starts, settings.guidance_cache)
-    guided = guide(model, positive, negative, settings.guidance, textless, together=settings.together, continued=cache)
-    denoise = denoiser(guided, schedule.prediction)
+    cache = None if settings.guidance_cache is None else guidance_cache(len(levels) - 1, settings.guidance_cache)
+    guided = guide(model, conditionings, settings.guidance, together=settings.together, cache=cache)
+    denoise = denoiser(guided, schedule.prediction, levels)
+    positive = conditionings["positive"]
+    assert positive is not None  # `guide` has checked it
 
     def run() -> Iterator[Step]:
         drawn = noise.draw(shape, positive.text.device, torch.float32)
         if settings.windows is not None:
             drawn = rescheduled(drawn, settings.windows, noise)
         x, left = start(levels, drawn, source)
-        walk, known, mask = denoise, None, None
-        if isinstance(source, Source) and source.mask is not None:
-            known, mask = source.latents.to(drawn), source.mask.to(drawn)
-            x = blend(x, noised(known, drawn, left[0]), mask)
-            walk = keep(denoise, known, mask, drawn)
-        for step in SAMPLERS[settings.sampler](walk, x, left, noise, settings.eta):
+        sampler = partial(SAMPLERS[settings.sampler], levels=left, noise=noise, eta=settings.eta)
+        for step in steps_of(sampler, denoise, x, left, _masked(source, drawn)):
             if not bool(step.x.isfinite().all()):
                 raise UserError(_not_finite(step, left[step.index], settings))
-            if known is not None and mask is not None and step.index == step.total - 1:
-                step = replace(step, x=blend(step.x, known, mask))
             yield step
 
     return run()
+
+
+def _masked(source: Source | AnalyticInit | None, drawn: Tensor) -> Masked | None:
+    """The part of a source that its mask keeps."""
+    if not isinstance(source, Source) or source.mask is None:
+        return None
+    mask = source.mask.to(drawn)
+    return Masked(source.latents.to(drawn), drawn, lambda _: mask)
 
 
 def _checked_shape(shape: Sequence[int] | None, source: Source | AnalyticInit | None) -> tuple[int, ...]:
@@ -132,29 +133,32 @@ def _checked_shape(shape: Sequence[int] | None, source: Source | AnalyticInit | 
     return sizes
 
 
-def _check_conditioning(conditioning: Conditioning, shape: tuple[int, ...], which: str) -> None:
+def _check_conditioning(conditioning: Conditioning, shape: tuple[int, ...], name: str) -> None:
+    """Raises UserError where a field has NaN values, or a shape that does not fit latents of `shape`, b c f h w."""
+    batch, _, frames, *grid = shape
     text = conditioning.text
-    if text.ndim not in (3, 4) or len(text) != shape[0]:
+    if text.ndim not in (3, 4) or len(text) != batch:
         raise UserError(
-            f"The {which} conditioning's text has the shape {tuple(text.shape)}; for a batch of {shape[0]} it should "
-            f"be ({shape[0]}, tokens, width), or ({shape[0]}, {shape[2]} frames, tokens, width)."
+            f"The {name} conditioning's text has the shape {tuple(text.shape)}; for a batch of {batch} it should "
+            f"be ({batch}, tokens, width), or ({batch}, {frames} frames, tokens, width)."
         )
-    if text.ndim == 4 and text.shape[1] != shape[2]:
-        raise UserError(
-            f"The {which} conditioning has text for {text.shape[1]} frames, but the latents have {shape[2]}; "
-            "give one for each frame, or one for all."
-        )
-    concat = conditioning.concat
-    if concat is not None and (len(concat), *concat.shape[2:]) != (shape[0], *shape[2:]):
-        raise UserError(
-            f"The {which} conditioning's picture latent has the shape {tuple(concat.shape)}, which does not fit "
-            f"latents of {tuple(shape)}: encode the picture at the size and number of frames of the clip."
-        )
-    for name, tensor in (("text", text), ("image", conditioning.image), ("picture latent", concat)):
-        if tensor is not None and not bool(tensor.isfinite().all()):
+    for field_name, tensor in conditioning.tensors().items():
+        role = roles(type(conditioning))[field_name]
+        if role.grid and (len(tensor), *tensor.shape[2:]) != (batch, frames, *grid):
             raise UserError(
-                f"The {which} conditioning's {name} holds NaN or infinite values. Run its encoder in fp32, and check "
-                "the encoder's file."
+                f"The {name} conditioning's {role.label} has the shape {tuple(tensor.shape)}, which does not fit "
+                f"latents of {tuple(shape)}: encode the image at the size and number of frames of the clip."
+            )
+        axis = role.over_frames(tensor)
+        if axis is not None and tensor.shape[axis] != frames:
+            raise UserError(
+                f"The {name} conditioning has {role.label} for {tensor.shape[axis]} frames, but the latents have "
+                f"{frames}; give one for each frame, or one for all."
+            )
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"The {name} conditioning's {role.label} holds NaN or infinite values. Run its encoder in fp32, and "
+                "check the encoder's file."
             )
 
 

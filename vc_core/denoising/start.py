@@ -1,16 +1,17 @@
-"""Where a run starts: from noise, from a given video with a strength, or with a part of it held still by a mask; or
-from noise that has the mean and the spread of noised videos."""
+"""Where a run starts: from noise, from a given video with a strength, with a part of it kept by a mask, or from noise
+that has the mean and the variance of noised videos."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..errors import UserError
 from .denoiser import Denoiser, Estimate
+from .samplers import Step
 from .schedule import Level
 
 
@@ -21,7 +22,7 @@ class Source:
     latents: b c f h w, as the autoencoder encodes them (scaled).
     strength: above 0 to 1, the share of the steps that is run. 1 starts from pure noise; the latents then count only
         where the mask keeps them.
-    mask: broadcastable to b c f h w, 0..1: 1 is made anew, 0 keeps the latents. None makes all anew.
+    mask: broadcastable to b c f h w, 0..1: 1 is generated, 0 keeps the latents. None generates everything.
 
     Raises UserError for values out of range and shapes that do not fit.
     """
@@ -47,12 +48,13 @@ class Source:
                 f"{tuple(self.latents.shape)} (batch, channels, frames, height, width); each side should be equal or 1."
             )
         if not bool(((self.mask >= 0) & (self.mask <= 1)).all()):
-            raise UserError("The mask has values outside 0 (keep) to 1 (make anew).")
+            raise UserError("The mask has values outside 0 (keep) to 1 (generate).")
 
 
 @dataclass(frozen=True, eq=False)
 class AnalyticInit:
-    """Analytic-Init (arXiv:2406.15735): of all normal distributions with one variance, the nearest to noised videos.
+    """Analytic-Init (arXiv:2406.15735): of all normal distributions with a single variance, the one closest to that of
+    noised videos.
 
     latents: the mean of the videos' latents (scaled), b c f h w.
     variance: the trace of their covariance over its size, 0 or more.
@@ -80,12 +82,13 @@ class AnalyticInit:
         raise UserError(
             f"The statistics are those of {frames} frames with latents of {width}x{height}, but the clip has "
             f"{other[0]} frames of {other[2]}x{other[1]}. Make a clip of {8 * width}x{8 * height} pixels and "
-            f"{frames} frames, or take the file for this size."
+            f"{frames} frames, or use the file for this size."
         )
 
     def noised(self, drawn: Tensor, level: Level) -> Tensor:
-        """Where sampling starts: mean sqrt(abar) E[x0], variance 1 - abar + abar tr Cov[x0] / d. As published it leaves
-        VideoCrafter's rescale out. `drawn` is standard normal noise. Raises UserError where it has another shape."""
+        """Where sampling starts: mean sqrt(abar) E[x0], variance 1 - abar + abar tr Cov[x0] / d. As published,
+        VideoCrafter's rescale is not in it. `drawn` is standard normal noise, b c f h w. Raises UserError where it has
+        another shape."""
         self.check(drawn.shape)
         spread = math.sqrt(1 - level.alpha + level.alpha * self.variance)
         return math.sqrt(level.alpha) * self.latents.to(drawn) + spread * drawn
@@ -102,18 +105,56 @@ def start(levels: Sequence[Level], drawn: Tensor, source: Source | AnalyticInit 
     return noised(source.latents.to(drawn), drawn, left[0]), left
 
 
-def keep(denoise: Denoiser, known: Tensor, mask: Tensor, drawn: Tensor) -> Denoiser:
-    """A denoiser that knows the answer where the mask is 0.
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """The part of a video that a mask keeps while the rest is generated.
 
-    Before every call the known part is put back at the call's noise level, always with the same noise `drawn`, so that
-    the network sees one consistent video; afterwards the known part replaces the network's estimate.
+    latents: the video, b c f h w. drawn: the noise of the run, of the same shape; it is always the same noise that
+    brings the kept part to a level, so that the network sees one consistent video.
+    mask: gives the mask at a noise level, broadcastable to b c f h w: 1 is generated, 0 is kept.
     """
 
-    def denoise_unknown(x: Tensor, level: Level) -> Estimate:
-        x0, eps = denoise(blend(x, noised(known, drawn, level), mask), level)
-        return Estimate(blend(x0, known, mask), blend(eps, drawn, mask))
+    latents: Tensor
+    drawn: Tensor
+    mask: Callable[[Level], Tensor]
 
-    return denoise_unknown
+    def begin(self, x: Tensor, level: Level) -> Tensor:
+        """x with the kept part at this noise level."""
+        return blend(x, noised(self.latents, self.drawn, level), self.mask(level))
+
+    def denoiser(self, denoise: Denoiser) -> Denoiser:
+        """A denoiser whose estimate of the kept part is exact, and whose network sees that part at each level."""
+
+        def denoise_unknown(x: Tensor, level: Level) -> Estimate:
+            mask = self.mask(level)
+            x0, eps = denoise(blend(x, noised(self.latents, self.drawn, level), mask), level)
+            return Estimate(blend(x0, self.latents, mask), blend(eps, self.drawn, mask))
+
+        return denoise_unknown
+
+    def end(self, x: Tensor, level: Level) -> Tensor:
+        """The finished x with the kept part exact; `level` is that of the last step's start."""
+        return blend(x, self.latents, self.mask(level))
+
+
+def steps_of(
+    sampler: Callable[[Denoiser, Tensor], Iterator[Step]],
+    denoise: Denoiser,
+    x: Tensor,
+    levels: Sequence[Level],
+    masked: Masked | None,
+    *,
+    finished: bool = True,
+) -> Iterator[Step]:
+    """The steps of a sampler from x, b c f h w at levels[0]; `masked` keeps a part of a video meanwhile. A run that is
+    not `finished` ends at a level that has noise left, and is continued by another."""
+    if masked is None:
+        yield from sampler(denoise, x)
+        return
+    for step in sampler(masked.denoiser(denoise), masked.begin(x, levels[0])):
+        if finished and step.index == step.total - 1:
+            step = replace(step, x=masked.end(step.x, levels[step.index]))
+        yield step
 
 
 def noised(latents: Tensor, drawn: Tensor, level: Level) -> Tensor:

@@ -19,7 +19,7 @@ from ..denoising.windows import ContextWindows
 from ..errors import UserError
 from ..frames.fitting import fit
 from ..network.replay import Replay
-from ..pipeline import GREY, Request, VideoCrafter, released
+from ..pipeline import Request, VideoCrafter, released
 from ..request import Settings
 from ..specs import ModelSpec, Windows
 from .engine import Clip, Part, Program
@@ -267,7 +267,7 @@ class PipelineEngine:
             first,
             request=request,
             source=clip.source or self.source,
-            end_picture=last,
+            end_image=last,
             noise=noise,
         )
         latents: Tensor | None = None
@@ -324,16 +324,13 @@ class PipelineSession:
         """The guided network, with prompts that follow one another over the whole video."""
         engine, crafter, settings = self.engine, self.engine.crafter, self.engine.settings
         (image, _), request = engine.images[0], engine.request
-        positive = replace(crafter.told(engine.texts, image, settings), early_text=None)
-        negative = None
-        if settings.sampling.guidance.passes:
-            negative = crafter.told((request.negative,), None if image is None else GREY, settings)
+        conditionings = crafter.conditionings(engine.texts, image, request, settings)
+        conditionings["positive"] = replace(conditionings["positive"], early_text=None)
         size = math.prod(engine.shape[3:]) * self.length
         return estimator(
             partial(crafter.predict, network=self.replay),
             self.schedule,
-            positive,
-            negative,
+            conditionings,
             frames=settings.frames,
             guidance=settings.sampling.guidance,
             together=request.together or (request.together is None and crafter.fits_together(size, 2)),

@@ -1,4 +1,4 @@
-"""The start of DynamiCrafter-CIL: less noise to begin with, and noise with the mean and the spread of videos."""
+"""The start of DynamiCrafter-CIL: less noise to begin with, and noise with the mean and the variance of videos."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class VideoCrafterAnalyticInit(io.ComfyNode):
             display_name="VideoCrafter Analytic Init",
             category=CATEGORY,
             description="For more motion with DynamiCrafter: sampling begins with less noise than the model was "
-            "trained with, and that noise can have the mean and the spread of videos (Analytic-Init of "
+            "trained on, and that noise can have the mean and the variance of videos (Analytic-Init of "
             "DynamiCrafter-CIL). For every sampler and scheduler, with denoise 1.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
@@ -35,15 +35,15 @@ class VideoCrafterAnalyticInit(io.ComfyNode):
                     default=900,
                     min=1,
                     max=1000,
-                    tooltip="1 to 1000, where sampling begins: 1000 is all noise. The authors take 900 at 512x320; "
-                    "less moves more, and far less loses quality. Take the scheduler trailing.",
+                    tooltip="1 to 1000, where sampling begins: 1000 is pure noise. The authors use 900 at 512x320; "
+                    "lower values give more motion, and far lower ones lose quality. Use the scheduler trailing.",
                 ),
                 io.Combo.Input(
                     "statistics",
                     options=[NONE, *files.own(FOLDER)],
                     default=NONE,
                     tooltip="A file of the mean and the variance of videos from ComfyUI's models/checkpoints folder "
-                    "(initial_noise_512.pt and its kind). The clip must have the size and the number of frames of the "
+                    "(such as initial_noise_512.pt). The clip must have the size and the number of frames of the "
                     "file. none begins with plain noise.",
                 ),
             ],

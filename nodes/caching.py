@@ -23,15 +23,15 @@ class VideoCrafterStepCache(io.ComfyNode):
             display_name="VideoCrafter Step Cache",
             category=CATEGORY,
             description="Nearly the same video in less time: the deep layers of the network run in some of the steps "
-            "only, and in the others what they gave before is continued (as DeepCache). For runs of 20 steps and more, "
-            "with every sampler; goes together with VideoCrafter Guidance Cache.",
+            "only, and in the others their earlier results are extrapolated (as in DeepCache). For runs of 20 or more "
+            "steps, with every sampler; works together with VideoCrafter Guidance Cache.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
                 io.Combo.Input(
                     "quality",
                     options=list(QUALITIES),
                     default="high",
-                    tooltip="How near the video stays to the exact one. Of 50 steps, high runs the deep layers in "
+                    tooltip="How close the video is to the exact one. Of 50 steps, high runs the deep layers in "
                     "every second one, balanced in every fourth and fast in every sixth; runs of fewer steps save "
                     "less.",
                 ),
@@ -46,7 +46,7 @@ class VideoCrafterStepCache(io.ComfyNode):
 
 
 class VideoCrafterGuidanceCache(io.ComfyNode):
-    """A patch that leaves most passes of the negative prompt out."""
+    """A patch that skips most passes of the negative prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -55,16 +55,16 @@ class VideoCrafterGuidanceCache(io.ComfyNode):
             display_name="VideoCrafter Guidance Cache",
             category=CATEGORY,
             description="Nearly the same video in less time: after the first part of the run most passes of the "
-            "negative prompt are left out, and its difference to the positive one is continued (as FasterCache). For "
-            "runs of 20 steps and more with cfg other than 1, with every sampler; goes together with VideoCrafter Step "
-            "Cache.",
+            "negative prompt are skipped, and its difference to the positive one is extrapolated (as in FasterCache). "
+            "For runs of 20 or more steps with a cfg other than 1, with every sampler; works together with "
+            "VideoCrafter Step Cache.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
                 io.Combo.Input(
                     "quality",
                     options=list(QUALITIES),
                     default="high",
-                    tooltip="How near the video stays to the exact one. After the first fifth of 50 steps, high "
+                    tooltip="How close the video is to the exact one. After the first fifth of 50 steps, high "
                     "computes the negative prompt in every fourth one and balanced in every eighth; fast begins after "
                     "the first tenth.",
                 ),

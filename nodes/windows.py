@@ -1,4 +1,4 @@
-"""ComfyUI's context windows with the settings that VideoCrafter wants."""
+"""ComfyUI's context windows with the settings for VideoCrafter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VideoCrafterContextWindows(io.ComfyNode):
             category=CATEGORY,
             description="Makes clips of any length in the memory of one window: in each step the model runs on "
             "overlapping windows of frames, and their results are fused. It is ComfyUI's Context Windows (Manual) with "
-            "the settings that suit VideoCrafter. Clips of one window or less do not change.",
+            "the right settings for VideoCrafter. Clips of one window or less do not change.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
                 io.Int.Input(
@@ -32,7 +32,7 @@ class VideoCrafterContextWindows(io.ComfyNode):
                     default=16,
                     min=2,
                     max=256,
-                    tooltip="Frames of a window, 2 to 256. The models were trained with 16; other sizes work less "
+                    tooltip="Frames of a window, 2 to 256. The models were trained on 16; other sizes work less "
                     "well. Memory grows with it, and not with the length of the clip.",
                 ),
                 io.Int.Input(
@@ -41,32 +41,33 @@ class VideoCrafterContextWindows(io.ComfyNode):
                     min=0,
                     max=255,
                     tooltip="Frames that a window shares with the next, 0 to one less than the window. More is "
-                    "smoother and slower: 8 takes 1.5 times the time of 4.",
+                    "smoother and slower: 8 takes 1.5 times as long as 4.",
                 ),
                 io.Combo.Input(
                     "context_schedule",
                     options=list(SCHEDULES),
                     default=SCHEDULES[0],
-                    tooltip="Where the windows lie. standard_static: the same in each step. standard_uniform: moved "
-                    "from step to step, which hides their borders. looped_uniform: the last frames see the first, for "
-                    "a clip that loops. batched: side by side, without overlap. shifted: side by side too, but moved "
-                    "from step to step, which hides borders at little more than the time of short clips; "
-                    "context_overlap has no effect.",
+                    tooltip="How the windows are placed. standard_static: the same in each step. standard_uniform: "
+                    "moved from step to step, which hides their borders. looped_uniform: windows continue from the "
+                    "last frames to the first, for a clip that loops. batched: side by side, without overlap. shifted: "
+                    "side by side, but moved from step to step, which hides their borders and takes little longer than "
+                    "short clips; context_overlap has no effect.",
                     **advanced(io.Combo.Input),
                 ),
                 io.Combo.Input(
                     "fuse_method",
                     options=list(FUSE_METHODS),
                     default=FUSE_METHODS[0],
-                    tooltip="How results of overlapping windows become one. pyramid and relative: the nearer to a "
-                    "window's middle, the more it counts. flat: all the same. overlap-linear: one fades into the next.",
+                    tooltip="How results of overlapping windows are combined. pyramid and relative: frames near a "
+                    "window's middle have more weight. flat: all have the same. overlap-linear: one fades into the "
+                    "next.",
                     **advanced(io.Combo.Input),
                 ),
                 io.Boolean.Input(
                     "freenoise",
                     default=True,
                     tooltip="Later windows begin from the noise of earlier ones in another order (FreeNoise), which "
-                    "keeps object and scene the same. Off: every frame has noise of its own, for more change.",
+                    "keeps object and scene the same. Off: every frame has its own noise, for more change.",
                     **advanced(io.Boolean.Input),
                 ),
             ],

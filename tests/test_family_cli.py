@@ -236,8 +236,8 @@ def test_pictures_reach_the_network_as_asked(pictured: VideoCrafter) -> None:
     assert base.shape == (4, 16, 32, 3)
     assert torch.equal(base, pictured.generate("a", red, request=quick))
     changed = {
-        "end": pictured.generate("a", red, request=quick, end_picture=blue),
-        "other end": pictured.generate("a", red, request=quick, end_picture=red),
+        "end": pictured.generate("a", red, request=quick, end_image=blue),
+        "other end": pictured.generate("a", red, request=quick, end_image=red),
         "mean": pictured.generate("a", red, request=replace(quick, sharp=True)),
         "pad": pictured.generate("a", red, request=replace(quick, fit="pad")),
         "picture scale": pictured.generate("a", red, request=replace(quick, image_cfg=1.0)),

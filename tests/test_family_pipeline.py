@@ -86,7 +86,7 @@ def check_concat(crafter: VideoCrafter, call: dict[str, Any], pictures: list[Ten
     ends = [pictures[0], *{"i2v": [], "interp": pictures[1:2], "loop": pictures[:1]}[call["mode"]]]
     at = [0, 0 if call["path"] == "gradio" and call["mode"] == "loop" else len(noise) - 1]
     latents = [
-        crafter._picture_latent(picture, RecordedNoise([noise[place : place + 1]]))
+        crafter._image_latent(picture, RecordedNoise([noise[place : place + 1]]))
         for picture, place in zip(ends, at, strict=False)
     ]
     ours = picture_latent(latents[0], golden.shape[2], *latents[1:])

@@ -49,7 +49,7 @@ def test_a_row_is_its_clips_joined_without_doubled_frames(
     clips = []
     for number, (first, last) in enumerate(ways(fitted, closed=closed)):
         request = replace(REQUEST, seed=(REQUEST.seed + number) % 2**64)
-        clips.append(crafter.generate("ab"[min(number, 1)], first, request=request, end_picture=last))
+        clips.append(crafter.generate("ab"[min(number, 1)], first, request=request, end_image=last))
     joined = torch.cat([clip[:-1] for clip in clips] + ([] if closed else [clips[-1][-1:]]))
     assert made.shape == (length(3, 3, closed=closed), 16, 24, 3)
     assert torch.equal(made, joined)
@@ -63,13 +63,13 @@ def test_more_prompts_than_ways_are_refused(crafter: VideoCrafter, row: list[Ten
 
 def test_a_picture_of_another_size_is_fitted_and_never_replaced(crafter: VideoCrafter, row: list[Tensor]) -> None:
     for second in row[1:]:
-        steps = crafter.steps("a", row[0], request=replace(REQUEST, sharp=True), end_picture=second)
+        steps = crafter.steps("a", row[0], request=replace(REQUEST, sharp=True), end_image=second)
         first, last = (crafter.encode(fit(picture, 16, 24)[None])[:, :, 0] for picture in (row[0], second))
         beside = crafter.ends(fit(row[0], 16, 24), 3, fit(second, 16, 24))
         assert torch.equal(beside[:, :, 0], first)
         assert torch.equal(beside[:, :, -1], last)
         assert not torch.equal(first, last)
-        same = crafter.steps("a", row[0], request=replace(REQUEST, sharp=True), end_picture=row[0])
+        same = crafter.steps("a", row[0], request=replace(REQUEST, sharp=True), end_image=row[0])
         assert not torch.equal(list(steps)[-1].x, list(same)[-1].x)
 
 

@@ -56,8 +56,8 @@ def test_generate_shows_the_decoder_both_ends(
     first, end = pictures
     end_picture = end if case == "two pictures" else None
     request = replace(REQUEST, loop=case == "a loop")
-    frames = crafter.generate("a boat", first, request=request, end_picture=end_picture)
-    latents = last(crafter.steps("a boat", first, request=request, end_picture=end_picture))
+    frames = crafter.generate("a boat", first, request=request, end_image=end_picture)
+    latents = last(crafter.steps("a boat", first, request=request, end_image=end_picture))
     shown = pictures if end_picture is not None else (first, first)
     wanted = crafter.decode(latents, shown)
     assert torch.equal(frames, wanted[:-1] if request.loop else wanted)
@@ -71,7 +71,7 @@ def test_every_way_of_a_row_is_decoded_between_its_own_pictures(
     frames = list(keyframes.frames(crafter, ["a"], [first, end, first], request=REQUEST))
     assert len(frames) == 11
     ways = [
-        crafter.generate("a", start, request=replace(REQUEST, seed=seed), end_picture=stop)
+        crafter.generate("a", start, request=replace(REQUEST, seed=seed), end_image=stop)
         for seed, start, stop in ((3, first, end), (4, end, first))
     ]
     torch.testing.assert_close(torch.stack(frames), torch.cat([ways[0][:-1], ways[1]]), atol=1e-4, rtol=0)

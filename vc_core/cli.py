@@ -329,9 +329,7 @@ def _sampled(
         return _closing(bar, made)
     with bar:
         end = ends[0] if ends else None
-        return crafter.generate(
-            options.prompt, picture, request=wanted, source=source, on_step=on_step, end_picture=end
-        )
+        return crafter.generate(options.prompt, picture, request=wanted, source=source, on_step=on_step, end_image=end)
 
 
 def _closing(bar: Any, frames: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -104,29 +104,26 @@ class Conditioning:
         }
         return replace(self, **moved)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Conditioning]) -> Conditioning | None:
+    @staticmethod
+    def joined(parts: Sequence[Conditioning]) -> Conditioning | None:
         """k conditionings of the same b clips as one for a shared pass: (k b) n d, all clips of the first, then all of
         the second. None where they differ in a field that cannot be joined, or in shape."""
         changed: dict[str, Any] = {}
-        for name, role in roles(cls).items():
+        for name, role in roles(type(parts[0])).items():
             given = [getattr(part, name) for part in parts]
-            tensors = [tensor for tensor in given if tensor is not None]
-            if not role.joined:
-                if any(not _equal(given[0], other) for other in given[1:]):
-                    return None
-            elif tensors:
-                if len(tensors) < len(parts) or any(tensor.shape != tensors[0].shape for tensor in tensors):
-                    return None
-                changed[name] = torch.cat(tensors)
+            if not _can_share(role, given):
+                return None
+            if role.joined and given[0] is not None:
+                changed[name] = torch.cat(given)
         return replace(parts[0], **changed)
 
-    @classmethod
-    def batched(cls, parts: Sequence[Conditioning]) -> Conditioning:
+    @staticmethod
+    def batched(parts: Sequence[Conditioning]) -> Conditioning:
         """Conditionings of one clip each as that of a batch of clips. A field has to be given in all of them or in
         none."""
         given = [part.tensors() for part in parts]
-        return cls(**{name: torch.cat([tensors[name] for tensors in given]) for name in given[0]})
+        batch: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in given]) for name in given[0]}
+        return replace(parts[0], **batch)
 
 
 def roles(kind: type[Conditioning]) -> dict[str, Role]:
@@ -138,6 +135,13 @@ def roles(kind: type[Conditioning]) -> dict[str, Role]:
             "each field the metadata of a `Role`."
         )
     return {one.name: one.metadata[ROLE] for one in fields(kind)}
+
+
+def _can_share(role: Role, given: Sequence[Tensor | None]) -> bool:
+    """Whether conditionings with these tensors in a field can share a pass."""
+    if not role.joined:
+        return all(_equal(given[0], other) for other in given[1:])
+    return len({None if tensor is None else tensor.shape for tensor in given}) == 1
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

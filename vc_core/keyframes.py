@@ -82,7 +82,7 @@ def _clips(
         prompt = prompts[min(number, len(prompts) - 1)]
         again = replace(request, seed=(request.seed + number) % 2**64)
         latents = torch.empty(0)
-        for step in crafter.steps(prompt, first, request=again, end_picture=last):
+        for step in crafter.steps(prompt, first, request=again, end_image=last):
             latents = step.x
             if on_step is not None:
                 on_step(step)

@@ -1,7 +1,7 @@
-"""The whole way on one page: a prompt, and for image-to-video a picture, become the frames of a video.
+"""The whole pipeline on one page: a prompt, and for image-to-video an image, become the frames of a video.
 
 FILE            -> the parts of a model          checkpoint
-PROMPT, PICTURE -> conditioning                  conditioning
+PROMPT, IMAGE   -> conditioning                  conditioning
 NOISE           -> latents, step by step         denoising, which calls network
 LATENTS         -> frames -> a video file        autoencoder, frames, video
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, checked_pixels
-from .conditioning import picture_tokens, text_over_time, tokens_for_frames
+from .conditioning import text_over_time, tokens_for_frames, tokens_of_images
 from .conditions import SINGLE, Conditioning, Evaluation
 from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSource, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, step_cache
@@ -76,68 +76,66 @@ class VideoCrafter:
         self.compiled = True
 
     def schedule(self, request: Request) -> NoiseSchedule:
-        """The schedule that a request samples under: the model's, without what lies before the request's start."""
+        """The schedule that a request samples under: the model's, without the timesteps before the request's start."""
         return self.parts.schedule.until(request.start)
 
     def generate(
         self,
         prompt: str,
-        picture: Tensor | None = None,
+        image: Tensor | None = None,
         *,
         request: Request = PLAIN,
         source: Source | AnalyticInit | None = None,
         on_step: Callable[[Step], None] | None = None,
-        end_picture: Tensor | None = None,
+        end_image: Tensor | None = None,
     ) -> Tensor:
         """The frames of one video, f h w 3 in 0..1.
 
-        picture: h w 3 in 0..1, any size; needed by image-to-video models, refused by the others.
+        image: h w 3 in 0..1, any size; needed by image-to-video models, refused by the others.
         source: a video's latents to start from (see `encode`), with a strength and perhaps a mask; or statistics of
-            videos, for a start with their mean and spread.
+            videos, for a start with their mean and variance.
         on_step: called after each step, for progress and previews; what it raises stops the run.
-        end_picture: as `picture`, what the last frame shows; for models that continue a picture.
+        end_image: as `image`, what the last frame shows; for models that continue an image.
         """
         latents = torch.empty(0)
-        for step in self.steps(prompt, picture, request=request, source=source, end_picture=end_picture):
+        for step in self.steps(prompt, image, request=request, source=source, end_image=end_image):
             latents = step.x
             if on_step is not None:
                 on_step(step)
-        ends = [shown for shown in (picture, end_picture) if shown is not None]
+        ends = [shown for shown in (image, end_image) if shown is not None]
         return self.decode(latents, ends, request.fit)[: -1 if request.loop else None]
 
     def steps(
         self,
         prompt: str,
-        picture: Tensor | None = None,
+        image: Tensor | None = None,
         *,
         request: Request = PLAIN,
         source: Source | AnalyticInit | None = None,
-        end_picture: Tensor | None = None,
+        end_image: Tensor | None = None,
         noise: NoiseSource | None = None,
     ) -> Iterator[Step]:
-        """The denoising steps of `generate`. Everything given is checked before this returns. `noise` stands for the
-        noise of the request's seed in the latents, and is taken as it is: windows do not reorder it. The latent of a
-        picture is drawn from the seed all the same, before anything else."""
+        """The denoising steps of `generate`. Everything given is checked before this returns. `noise` replaces the
+        noise of the request's seed in the latents, and is used as it is: windows do not reorder it. The latent of an
+        image is still drawn from the seed, before anything else."""
         spec, schedule = self.parts.spec, self.schedule(request)
         settings = request.settle(spec)
         encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
-        check_picture(spec, given=picture is not None, encoder=encoder)
+        check_picture(spec, given=image is not None, encoder=encoder)
         assert self.parts.unet is not None
         self.parts.unet.budget.restart()
-        check_ends(spec, wanted=end_picture is not None, loop=request.loop)
+        check_ends(spec, wanted=end_image is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         seeded = Noise(request.seed)
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
+        given = [each for each in (image, end_image) if each is not None]
         concat = None
-        if picture is not None and spec.unet.concat_channels:
-            size = (settings.height, settings.width)
-            picture = fit(picture, *size, request.fit)
-            last = None if end_picture is None else fit(end_picture, *size, request.fit)
+        if given and spec.unet.concat_channels:
+            given = [fit(each, settings.height, settings.width, request.fit) for each in given]
             drawn = None if request.sharp else seeded
-            concat = self.ends(picture, settings.frames, last, loop=request.loop, noise=drawn)
-        conditionings = self.conditionings(prompt, picture, request, settings, concat)
-        at_once = request.frames_at_once(settings.frames) * math.prod(settings.shape(spec)[3:])
-        joined = self.fits_together(at_once, len(conditionings)) if request.together is None else request.together
+            concat = self.ends(given[0], settings.frames, *given[1:], loop=request.loop, noise=drawn)
+        prompts, first = (prompt, *request.then), given[0] if given else None
+        conditionings = self.conditionings(prompts, first, request, settings, concat)
         replay = self.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
             self._model(request, settings, levels, replay),
@@ -146,12 +144,19 @@ class VideoCrafter:
             noise=seeded if noise is None else noise,
             shape=None if source else settings.shape(spec),
             source=source,
-            settings=replace(sampling, together=joined),
+            settings=replace(sampling, together=self._together(request, settings, len(conditionings))),
         )
         return released(steps, replay)
 
+    def _together(self, request: Request, settings: Settings, count: int) -> bool:
+        """Whether the `count` branches of a step share a pass: as requested, or where they fit together."""
+        if request.together is not None:
+            return request.together
+        shape = settings.shape(self.parts.spec)
+        return self.fits_together(request.frames_at_once(settings.frames) * math.prod(shape[3:]), count)
+
     def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
-        """What predicts in a run, with its caches and windows."""
+        """The model of a run, with its caches and windows."""
         cache = None if request.step_cache is None else step_cache(len(levels) - 1, request.step_cache)
         adapters = self.adapters if self.compiled else (*self.adapters, KeptContexts())
         predict = partial(self.predict, windows=request.windows, cache=cache, adapters=adapters, network=replay)
@@ -190,16 +195,16 @@ class VideoCrafter:
         loop: bool = False,
         noise: NoiseSource | None = None,
     ) -> Tensor:
-        """The latent beside the noised one, 1 c f h w, of pictures h w 3 in 0..1 at the clip's size; with `loop` the
-        first stands at both ends, exactly the same. `noise` makes samples of the autoencoder's posterior."""
-        latent = self._picture_latent(first, noise)
-        end = latent if loop else None if last is None else self._picture_latent(last, noise)
+        """The latent that is concatenated to the noised one, 1 c f h w, of images h w 3 in 0..1 at the clip's size;
+        with `loop` the first is at both ends, exactly the same. `noise` samples the autoencoder's posterior."""
+        latent = self._image_latent(first, noise)
+        end = latent if loop else None if last is None else self._image_latent(last, noise)
         return picture_latent(latent, frames, end)
 
-    def _picture_latent(self, picture: Tensor, noise: NoiseSource | None) -> Tensor:
+    def _image_latent(self, image: Tensor, noise: NoiseSource | None) -> Tensor:
         autoencoder = self.parts.autoencoder
         assert autoencoder is not None
-        pixels = self._pixels(picture[None])
+        pixels = self._pixels(image[None])
         if noise is None:
             return autoencoder.encode(pixels).float()
         factor = autoencoder.spec.downscale
@@ -208,27 +213,27 @@ class VideoCrafter:
 
     def conditionings(
         self,
-        prompt: str,
-        picture: Tensor | None,
+        prompts: Sequence[str],
+        image: Tensor | None,
         request: Request,
         settings: Settings,
         concat: Tensor | None = None,
     ) -> dict[str, Conditioning]:
         """The conditionings that the guidance of a request needs, by name; see `conditioning_for`."""
-        positive = self.conditioning_for((prompt, *request.then), picture, settings, concat)
+        positive = self.conditioning_for(prompts, image, settings, concat)
         made, needed = {"positive": positive}, settings.sampling.guidance.conditionings
         if "negative" in needed:
-            grey = None if picture is None else GREY
+            grey = None if image is None else GREY
             made["negative"] = self.conditioning_for((request.negative,), grey, settings, concat)
         if "image_only" in needed:
             made["image_only"] = replace(positive, text=self.condition("", None, settings.fps).text, early_text=None)
         return made
 
     def conditioning_for(
-        self, prompts: Sequence[str], picture: Tensor | None, settings: Settings, concat: Tensor | None = None
+        self, prompts: Sequence[str], image: Tensor | None, settings: Settings, concat: Tensor | None = None
     ) -> Conditioning:
-        """The conditioning of a clip: prompts one after the other, a picture, and what else the network reads."""
-        made = self.condition(prompts[0], picture, settings.fps)
+        """The conditioning of a clip: prompts one after the other, an image, and what else the network reads."""
+        made = self.condition(prompts[0], image, settings.fps)
         if made.image is not None:
             made = replace(made, image=tokens_for_frames(made.image, settings.frames))
         if len(prompts) > 1:
@@ -241,17 +246,17 @@ class VideoCrafter:
         return replace(made, concat=concat, guidance=row(settings.guidance), motion=row(settings.motion))
 
     @torch.inference_mode()
-    def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
-        """A conditioning for any number of frames. The encoder sees `picture`, h w 3 in 0..1, whole, squeezed to a
+    def condition(self, prompt: str, image: Tensor | None, fps: float) -> Conditioning:
+        """A conditioning for any number of frames. The encoder sees `image`, h w 3 in 0..1, whole, squeezed to a
         square."""
         parts = self.parts
         assert parts.text_encoder is not None
         text = parts.text_encoder([prompt])
-        image = None
-        if picture is not None and parts.image_encoder is not None and parts.image_tokens is not None:
-            pixels = to_network(picture[None]).to(parts.device)
-            image = picture_tokens(parts.image_encoder, parts.image_tokens, pixels)
-        return Conditioning(text=text, image=image, fps=torch.tensor([fps], device=text.device))
+        tokens = None
+        if image is not None and parts.image_encoder is not None and parts.image_tokens is not None:
+            pixels = to_network(image[None]).to(parts.device)
+            tokens = tokens_of_images(parts.image_encoder, parts.image_tokens, pixels)
+        return Conditioning(text=text, image=tokens, fps=torch.tensor([fps], device=text.device))
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
@@ -261,8 +266,8 @@ class VideoCrafter:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, ends: Sequence[Tensor] = (), how: Fit = "crop") -> Tensor:
-        """The frames, f h w 3 in 0..1, of latents 1 c f h w. `ends` are the pictures, h w 3 in 0..1, that the clip
-        begins and ends with, for a decoder that looks at them (ToonCrafter); `how` they are brought to its size."""
+        """The frames, f h w 3 in 0..1, of latents 1 c f h w. `ends` are the images, h w 3 in 0..1, that the clip
+        begins and ends with, for a decoder that uses them (ToonCrafter); `how` they are brought to its size."""
         autoencoder = self.parts.autoencoder
         assert autoencoder is not None
         frames, seen = latents[0].transpose(0, 1).to(self.parts.dtype), None
@@ -314,7 +319,7 @@ T = TypeVar("T")
 
 
 def released(steps: Iterator[T], replay: Replay | None) -> Iterator[T]:
-    """The steps of a run. What was recorded for it is let go when it ends, or when no more steps are asked for."""
+    """The steps of a run. Its recordings are released when it ends, or when no more steps are asked for."""
     try:
         yield from steps
     finally:
@@ -333,4 +338,4 @@ TOGETHER_ON_GPU = 2**16
 """The same on a GPU, which a pass of 16 frames at 320 x 512 does not fill; one at 576 x 1024 does."""
 
 GREY = torch.full((1, 1, 3), 0.5)
-"""The picture of the unconditional branch: mid grey, which is zero to the network."""
+"""The image of the negative branch: mid grey, which is zero to the network."""

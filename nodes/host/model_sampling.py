@@ -1,6 +1,6 @@
 """The noise schedule as ComfyUI asks for it, with VideoCrafter's rescale inside.
 
-ComfyUI's samplers walk in x0 + sigma * eps. With sigma the sigma of the rescaled process, and the network's input that
+ComfyUI's samplers work on x0 + sigma * eps. With sigma the sigma of the rescaled process, and the network's input that
 times sqrt(abar) * s, all of them are right for these models (`vc_core.denoising.schedule` has the equations).
 """
 
@@ -16,7 +16,7 @@ from ...vc_core.denoising import AnalyticInit, Level, NoiseSchedule
 from ...vc_core.network.layers import to_clips, to_frames
 
 SNAP = 1e-3
-"""Timesteps this near to a whole one are that one: single precision cannot tell them apart."""
+"""Timesteps this close to a whole one are that one: single precision cannot distinguish them."""
 
 
 def per_sample(values: Tensor, ndim: int) -> Tensor:
@@ -29,11 +29,12 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
 
     scale: Tensor
     init: AnalyticInit | None = None
-    """The mean and the spread of what sampling begins with, where it begins with noise alone; None is plain noise."""
+    """The mean and the variance of the noise that sampling begins with, where it begins with noise alone; None is plain
+    noise."""
 
     def __init__(self, model_config: Any, *, schedule: NoiseSchedule | None = None) -> None:
-        """Nodes build it anew from the model's configuration alone, as they do with ComfyUI's own. `schedule` replaces
-        the one of the configuration."""
+        """Nodes of ComfyUI create it from the model's configuration alone. `schedule` replaces the one of the
+        configuration."""
         super().__init__(model_config)
         schedule = model_config.schedule if schedule is None else schedule
         self.schedule = schedule
@@ -74,7 +75,7 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
         return noise * self.signal(sigma, noise.ndim).to(noise)
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
-        """Where sampling starts. From the very first level it starts at what the network takes as pure noise."""
+        """Where sampling starts. At the very first level that is what the network was trained on as pure noise."""
         if self.init is not None and not bool(latent_image.any()):
             begun = self.init.noised(to_clips(noise, len(noise)), self.level(float(sigma.flatten()[0])))
             return to_frames(begun) / self.signal(sigma, noise.ndim).to(noise)

@@ -19,11 +19,11 @@ REST = 5
 """and never faster than this many times the time that one of them takes."""
 WRAPPER = "videocrafter_previews"
 CALLBACK = 5
-"""The place of the callback among what ComfyUI hands to a run."""
+"""The position of the callback among the arguments of a run."""
 
 
 class Previews:
-    """The frames of the newest clip on a progress bar of `steps` steps, round and round."""
+    """The frames of the newest clip on a progress bar of `steps` steps, played in a loop."""
 
     def __init__(self, model: Any, steps: int) -> None:
         self.bar = comfy.utils.ProgressBar(steps)
@@ -45,16 +45,16 @@ class Previews:
         self.bar.update_absolute(self.done, self.steps, self._next())
 
     def _next(self) -> Any:
-        """The next frame as ComfyUI sends pictures; None without previews."""
+        """The next frame as ComfyUI sends preview images; None without previews."""
         if self.clip is None or not self.previewer:
             return None
         start = time.monotonic()
         shown = self.frame % self.clip.shape[0]
         self.frame += 1
-        picture = self.previewer.decode_latent_to_preview_image("JPEG", self.clip[shown : shown + 1])
+        image = self.previewer.decode_latent_to_preview_image("JPEG", self.clip[shown : shown + 1])
         end = time.monotonic()
         self.due = end + max(SECONDS, REST * (end - start))
-        return picture
+        return image
 
 
 def animate(patcher: Any) -> Any:
@@ -64,7 +64,7 @@ def animate(patcher: Any) -> Any:
 
 
 def _animated(executor: Any, *arguments: Any, **keywords: Any) -> Any:
-    """A run of ComfyUI's that shows the further frames between its steps; it shows the first itself."""
+    """A run of ComfyUI that shows the further frames between its steps; ComfyUI shows the first one."""
     guider = executor.class_obj
     callback = arguments[CALLBACK] if len(arguments) > CALLBACK else None
     before = guider.model_options
@@ -73,13 +73,13 @@ def _animated(executor: Any, *arguments: Any, **keywords: Any) -> Any:
     steps = len(arguments[3]) - 1
     previews = Previews(guider.model_patcher, steps)
 
-    def told(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+    def with_preview(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
         callback(step, denoised, x, total)
         previews.show(denoised, step + 1, total)
 
     guider.model_options = comfy.model_patcher.create_model_options_clone(before)
     guider.model_options["transformer_options"][TICK] = previews.tick
     try:
-        return executor(*arguments[:CALLBACK], told, *arguments[CALLBACK + 1 :], **keywords)
+        return executor(*arguments[:CALLBACK], with_preview, *arguments[CALLBACK + 1 :], **keywords)
     finally:
         guider.model_options = before

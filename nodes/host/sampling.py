@@ -18,10 +18,10 @@ from torch import Tensor
 from ...vc_core.denoising import SAMPLERS, Level, Noise, NoiseSchedule
 from ...vc_core.denoising.denoiser import Denoiser, Estimate
 from ...vc_core.denoising.guidance import Guidance
-from ...vc_core.denoising.start import Masked, steps_of
+from ...vc_core.denoising.start import Masked, noised, steps_of
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
-from .guidance import Guider, needs_guider, with_guidance
+from .guidance import Guider, needs_guider, with_combination
 from .long import reused, skip_orders
 from .model_sampling import RescaledSampling
 from .patches import TICK
@@ -55,14 +55,10 @@ class CoreSampler(comfy.samplers.Sampler):
         levels = self._levels(sampling, sigmas)
         stream = Noise(extra_args.get("seed") or 0)
         drawn = _one_clip(noise)
-        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or stands for
+        stream.draw(drawn.shape)  # the run's first noise, which `noise` is or replaces
         skip_orders(stream, reused(extra_args.get("model_options", {})), drawn.shape[2])
         known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
-        pure = self.pure if self.pure is not None else not bool(known.any())
-        if pure:
-            x = drawn if sampling.init is None else sampling.init.noised(drawn, levels[0])
-        else:
-            x = levels[0].signal * known + levels[0].noise * drawn
+        x = self._begin(sampling, levels[0], known, drawn)
         denoise = _host_denoiser(model_wrap, extra_args)
         masked = None
         if denoise_mask is not None:
@@ -75,6 +71,13 @@ class CoreSampler(comfy.samplers.Sampler):
             comfy.model_management.throw_exception_if_processing_interrupted()
             x = step.x
         return to_frames(x if finished else x / levels[-1].signal)
+
+    def _begin(self, sampling: RescaledSampling, first: Level, known: Tensor, drawn: Tensor) -> Tensor:
+        """x at the first level, 1 c f h w, of the known latents or of noise alone."""
+        pure = self.pure if self.pure is not None else not bool(known.any())
+        if not pure:
+            return noised(known, drawn, first)
+        return drawn if sampling.init is None else sampling.init.noised(drawn, first)
 
     def _levels(self, sampling: RescaledSampling, sigmas: Tensor) -> list[Level]:
         levels = [sampling.level(float(sigma)) for sigma in sigmas if float(sigma) > 0]
@@ -189,7 +192,7 @@ def run(
     "image_only", the image with an empty prompt.
     """
     watch = Watch(model, len(sigmas) - 1)
-    model = with_guidance(model, guidance).clone()
+    model = with_combination(model, guidance.combination).clone()
     model.model_options.setdefault("transformer_options", {})[TICK] = watch.tick
     options: dict[str, Any] = {
         "callback": watch.step,
@@ -211,7 +214,7 @@ def run(
             **options,
         )
         return out
-    guider = Guider(model, conditionings, guidance)
+    guider = Guider(model, conditionings, guidance.combination, guidance.scale)
     out = guider.sample(start.noise, start.latent, sampler, sigmas, denoise_mask=start.mask, **options)
     return out.to(comfy.model_management.intermediate_device())
 
@@ -266,14 +269,14 @@ def _masks(model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], mask: Te
 
 
 def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
-    """The host's guided model in the terms of vc_core's samplers."""
+    """The host's guided model as a denoiser of vc_core."""
     sampling = rescaled(model_wrap.inner_model.model_sampling)
     most = float(sampling.sigma_max)
 
     def denoise(x: Tensor, level: Level) -> Estimate:
         frames = to_frames(x)
         sigma = torch.full((frames.shape[0],), min(level.sigma, most), dtype=torch.float32, device=x.device)
-        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's least, where no signal is left
+        signal = level.signal or float(sampling.signal(sigma[:1], 1))  # the host's smallest, where no signal is left
         out = model_wrap(frames / signal, sigma, **extra_args)
         x0 = _one_clip(out)
         return Estimate(x0, (x - level.signal * x0) / level.noise)

@@ -1,4 +1,5 @@
-"""ComfyUI's own context windows, with what suits VideoCrafter: frames on the first axis, no frame beside the window."""
+"""ComfyUI's own context windows with the settings for VideoCrafter: frames on the first axis, no frame outside of the
+window."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ SHIFTED = "shifted"
 BATCHED = "batched"
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", BATCHED, SHIFTED)
 FUSE_METHODS = ("pyramid", "relative", "flat", "overlap-linear")
-"""ComfyUI's names but for our schedule, the ones to take by default first."""
+"""ComfyUI's names and our schedule; defaults first."""
 FLAT, LINEAR = FUSE_METHODS[2:]
 FRAMES_AXIS = 0
 
 
 class WindowsOfFrames(comfy.context_windows.IndexListContextHandler):
-    """ComfyUI's windows, which also give a ControlNet the hints of their own frames and not those of the first."""
+    """ComfyUI's windows, in which a ControlNet also gets the hints of the window's own frames."""
 
     def set_step(self, timestep: Tensor, model_options: dict[str, Any]) -> None:
         """ComfyUI's entry: finds the step of these sigmas. They are equal for all frames; older hosts expect one."""
@@ -69,14 +70,14 @@ def with_context_windows(
     noise = Windows(size=length, stride=length - overlap)
     if _checked(schedule, SCHEDULES, "schedule") == SHIFTED:
         windows = ContextWindows(size=length, stride=length, order="shifted")
-        lie, overlap, noise = _shifted(windows), max(1, length // 4), windows.noise or noise
+        layout, overlap, noise = _shifted(windows), max(1, length // 4), windows.noise or noise
     else:
-        lie = host.get_matching_context_schedule(schedule)
+        layout = host.get_matching_context_schedule(schedule)
     fuse = _checked(fuse_method, FUSE_METHODS, "fuse method")
     if fuse == LINEAR and (overlap == 0 or schedule == BATCHED):
-        fuse = FLAT  # nothing to fade over, which ComfyUI's function for it cannot do
+        fuse = FLAT  # there is nothing to fade over, which ComfyUI's function does not support
     handler = WindowsOfFrames(
-        context_schedule=lie,
+        context_schedule=layout,
         fuse_method=host.get_matching_fuse_method(fuse),
         context_length=length,
         context_overlap=overlap,
@@ -90,13 +91,13 @@ def with_context_windows(
 
 
 def _shifted(windows: ContextWindows) -> Any:
-    """The schedule by which ComfyUI lays out these windows in each step."""
+    """ComfyUI's schedule of these windows, which lays them out in each step."""
 
-    def lie(frames: int, handler: Any, model_options: dict[str, Any]) -> list[list[int]]:
+    def layout(frames: int, handler: Any, model_options: dict[str, Any]) -> list[list[int]]:
         step: int = handler._step
         return windows.frames_of(frames, step, len(model_options["transformer_options"]["sample_sigmas"]) - 2 - step)
 
-    return comfy.context_windows.ContextSchedule(SHIFTED, lie)
+    return comfy.context_windows.ContextSchedule(SHIFTED, layout)
 
 
 def _checked(name: str, names: tuple[str, ...], what: str) -> str:

@@ -14,8 +14,8 @@ from vc_core.conditioning import (
     LinearTokens,
     Resampler,
     build_image_tokens,
-    picture_tokens,
     tokens_for_frames,
+    tokens_of_images,
 )
 from vc_core.network.attention import ATTENTION
 from vc_core.specs import ImageEncoderSpec, LinearTokensSpec, ResamplerSpec
@@ -73,9 +73,11 @@ def test_a_picture_becomes_tokens(spec: ResamplerSpec | LinearTokensSpec, tokens
     module = build_image_tokens(spec).eval()
     assert module.spec == spec
     pictures = torch.rand(2, 3, 37, 29) * 2 - 1
-    out = picture_tokens(encoder, module, pictures)
+    out = tokens_of_images(encoder, module, pictures)
     assert out.shape == (2, tokens, 7)
-    torch.testing.assert_close(out, torch.cat([picture_tokens(encoder, module, picture[None]) for picture in pictures]))
+    torch.testing.assert_close(
+        out, torch.cat([tokens_of_images(encoder, module, picture[None]) for picture in pictures])
+    )
 
 
 def test_layers_come_from_the_given_operations() -> None:

@@ -95,7 +95,7 @@ def test_nothing_is_drawn_for_meta() -> None:
 def test_bad_tokens_are_refused(model: TextEncoder) -> None:
     with pytest.raises(UserError, match=r"78 tokens.*up to 77"):
         model.encode(torch.zeros(1, 78, dtype=torch.int64))
-    with pytest.raises(UserError, match=r"49408.*knows 0 to 49407"):
+    with pytest.raises(UserError, match=r"49408.*has 0 to 49407"):
         model.encode(torch.tensor([[49408]]))
     with pytest.raises(UserError, match="should be text"):
         model([None])

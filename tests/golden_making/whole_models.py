@@ -149,7 +149,7 @@ def dc_e2e(folder: Path) -> Path:
     cropped = [fit(unit(picture), 12, 16, "published") for picture in whole]
     posterior = draw(4, 4, 6, 8)
     ends = [
-        crafter._picture_latent(picture, RecordedNoise([noise[None]]))
+        crafter._image_latent(picture, RecordedNoise([noise[None]]))
         for picture, noise in zip(cropped, (posterior[0], posterior[3]), strict=True)
     ]
     concat = picture_latent(ends[0], 4, ends[1])

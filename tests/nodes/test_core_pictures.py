@@ -59,7 +59,7 @@ def test_core_samplers_are_those_of_vc_core_with_velocity_and_rescale(base, cont
         sharp=True,
         sampling=Sampling(steps=6, sampler=name, spacing="trailing"),
     )
-    steps = list(core.steps("a red square", pictures[0], request=request, end_picture=pictures[1]))
+    steps = list(core.steps("a red square", pictures[0], request=request, end_image=pictures[1]))
     positive, negative, _, latent = told
     out = continuing_model.sample(
         positive=positive,

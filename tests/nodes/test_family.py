@@ -26,7 +26,7 @@ def relative(a, b):
 def expected(base, name, picture=None, end=None, **request):
     core = VideoCrafter.load(base.model("checkpoints", name))
     wanted = Request(**{"seed": 7, "cfg": 3.0, "sharp": True, **SIZE, **request})
-    steps = list(core.steps("a red square", picture, request=wanted, end_picture=end))
+    steps = list(core.steps("a red square", picture, request=wanted, end_image=end))
     return to_frames(steps[-1].x) / SCALE
 
 

@@ -63,7 +63,7 @@ def test_a_row_is_the_ways_of_vc_core_joined(continuing_model, core, row, option
             **SIZE,
             **request_options,
         )
-        steps = core.steps("a red square", ends[way], request=request, end_picture=ends[way + 1])
+        steps = core.steps("a red square", ends[way], request=request, end_image=ends[way + 1])
         clip = to_frames(list(steps)[-1].x) / SCALE
         parts.append(clip if way == len(ends) - 2 else clip[:-1])
     wanted = torch.cat(parts)

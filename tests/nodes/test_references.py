@@ -47,7 +47,7 @@ def test_the_whole_way_is_that_of_vc_core(comfy, toon_model, crafter, pictures, 
     end = last if case in ("two pictures", "pad") else None
     loop, fit = case == "a loop", "pad" if case == "pad" else "crop"
     request = replace(REQUEST, fit=fit, loop=loop, frames=FRAMES + loop)
-    wanted = crafter.generate("a red square", first, request=request, end_picture=end)
+    wanted = crafter.generate("a red square", first, request=request, end_image=end)
     given = {} if end is None else {"end_image": end[None]}
     positive, negative, _, latent = toon_model.continued(first[None], loop=loop, fit=fit, **given, **SIZE)
     told = {"model": toon_model.model, "positive": positive, "negative": negative, "latent_image": latent}

@@ -1,4 +1,4 @@
-"""PICTURE -> TOKENS: the image tower of an OpenCLIP model, and pictures prepared for it as the reference does."""
+"""IMAGE -> TOKENS: the image tower of an OpenCLIP model, and images preprocessed for it as in the reference."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .openclip import Device, TextTensors, on, open_clip, run_blocks
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Of the red, green and blue, in 0..1, of the pictures CLIP was trained with."""
+"""Of red, green and blue, in 0..1, over the images that CLIP was trained on."""
 
 LEAST_SIGMA = 0.001
 
 
-def preprocess(pictures: Tensor, size: int = 224) -> Tensor:
-    """Pictures b 3 h w (or b 1 h w, grey) in -1..1, any size -> float32 b 3 size size with CLIP's mean and deviation.
+def preprocess(images: Tensor, size: int = 224) -> Tensor:
+    """Images b 3 h w (or b 1 h w, grey) in -1..1, any size -> float32 b 3 size size with CLIP's mean and deviation.
 
-    The whole picture is squeezed to a square: blurred along each side that shrinks, then resampled with corners kept
-    in place. Raises UserError when the shape is another or a side is 0.
+    The whole image is squeezed to a square: blurred along each side that shrinks, then resampled with aligned corners.
+    Raises UserError for other shapes and empty sides.
     """
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or 0 in pictures.shape:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise UserError(
-            f"Pictures should have the shape (pictures, 3, height, width), not {tuple(pictures.shape)}; "
-            "1 in place of 3 is grey. A picture with alpha has to be put on a background first."
+            f"Images should have the shape (images, 3, height, width), not {tuple(images.shape)}; "
+            "1 in place of 3 is grey. An image with alpha has to be put on a background first."
         )
-    x = pictures.float().expand(-1, 3, -1, -1)
+    x = images.float().expand(-1, 3, -1, -1)
     if x.shape[-2:] != (size, size):
         x = _blur(x, -1, size)
         x = _blur(x, -2, size)
@@ -41,7 +41,7 @@ def preprocess(pictures: Tensor, size: int = 224) -> Tensor:
 
 
 def _blur(x: Tensor, side: int, size: int) -> Tensor:
-    """A Gaussian along one side that shrinks to `size`, mirrored at the ends; as wide as two of its deviations."""
+    """A Gaussian along one side that shrinks to `size`, mirrored at the ends; two standard deviations wide."""
     factor = x.shape[side] / size
     if factor <= 1:
         return x
@@ -59,7 +59,7 @@ def _blur(x: Tensor, side: int, size: int) -> Tensor:
 
 class ImageEncoder(nn.Module):
     """Names in the state dict are those under `embedder.` in published files. Among them are tensors of the text tower
-    that nothing uses; a file may lack them (`optional`), and after loading it the module lacks them too."""
+    that nothing uses; a file may lack them (`optional`), and then the loaded module lacks them too."""
 
     def __init__(self, spec: ImageEncoderSpec, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -74,29 +74,29 @@ class ImageEncoder(nn.Module):
         return frozenset(name for name in self.state_dict() if not name.startswith("model.visual."))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As every module's, but gives up the optional tensors that are absent."""
+        """As `torch.nn.Module`, but without the optional tensors that are absent."""
         for name in self.optional - set(state_dict):
             owner, _, attribute = name.rpartition(".")
             self.get_submodule(owner).register_parameter(attribute, None)
         return super().load_state_dict(state_dict, strict, assign)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures b 3 h w in -1..1, any size -> b n d, the class token first, before the last norm.
+    def forward(self, images: Tensor) -> Tensor:
+        """Images b 3 h w in -1..1, any size -> b n d, the class token first, before the last norm.
 
-        Give pictures in float32: they are prepared in it, whatever type the tower has.
+        Images should be in float32: they are preprocessed in it, whatever data type the tower has.
         """
         visual = self.model.visual
         weight: Tensor = visual.conv1.weight
-        x = visual.conv1(preprocess(pictures.to(weight.device), self.spec.image_size).to(weight.dtype))
+        x = visual.conv1(preprocess(images.to(weight.device), self.spec.image_size).to(weight.dtype))
         x = x.flatten(2).transpose(1, 2)  # b n d
         first = visual.class_embedding.expand(x.shape[0], 1, -1)
         x = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding)
         return run_blocks(visual.transformer.resblocks, x)
 
-    def pooled(self, pictures: Tensor) -> Tensor:
-        """Pictures as for `forward` -> b d, CLIP's embedding of the whole picture, not normalised."""
+    def pooled(self, images: Tensor) -> Tensor:
+        """Images as for `forward` -> b d, CLIP's embedding of the whole image, not normalised."""
         visual = self.model.visual
-        out: Tensor = visual.ln_post(self(pictures)[:, 0]) @ visual.proj
+        out: Tensor = visual.ln_post(self(images)[:, 0]) @ visual.proj
         return out
 
 

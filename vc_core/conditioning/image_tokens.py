@@ -1,4 +1,4 @@
-"""ENCODED PICTURE -> IMAGE TOKENS, which the network attends to beside the text."""
+"""ENCODED IMAGE -> IMAGE TOKENS, which the network attends to beside the text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Resampler(nn.Module):
     """Learned queries that attend to the encoder's tokens and to themselves, then a feed-forward layer, several times
     over (the Perceiver resampler, arXiv:2204.14198). Names are those under `image_proj_model.` in published files.
 
-    With `frames` in its spec it makes tokens of their own for that many frames (DynamiCrafter).
+    With `frames` in its spec it makes separate tokens for each of that many frames (DynamiCrafter).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Resampler(nn.Module):
 
 
 class ResamplerAttention(nn.Module):
-    """Queries attend to the picture's tokens and to the queries, both normalised."""
+    """Queries attend to the image's tokens and to the queries, both normalised."""
 
     def __init__(
         self, spec: ResamplerSpec, operations: ModuleType | Any, attention: Attention, where: dict[str, Any]
@@ -89,7 +89,7 @@ def _feed_forward(spec: ResamplerSpec, operations: ModuleType | Any, where: dict
 
 
 class LinearTokens(nn.Module):
-    """One linear map from the embedding of the whole picture. Names are those under `image_proj_model.`."""
+    """One linear map from the embedding of the whole image. Names are those under `image_proj_model.`."""
 
     def __init__(
         self,
@@ -125,27 +125,27 @@ def build_image_tokens(
     return LinearTokens(spec, operations=operations, device=device, dtype=dtype)
 
 
-def picture_tokens(encoder: ImageEncoder, image_tokens: Resampler | LinearTokens, pictures: Tensor) -> Tensor:
-    """Pictures b 3 h w in -1..1, any size -> image tokens b m d, or b f m d where they differ from frame to frame, from
-    what this kind of image tokens looks at."""
+def tokens_of_images(encoder: ImageEncoder, image_tokens: Resampler | LinearTokens, images: Tensor) -> Tensor:
+    """Images b 3 h w in -1..1, any size -> image tokens b m d, or b f m d where they differ from frame to frame."""
     if isinstance(image_tokens, LinearTokens):
-        out: Tensor = image_tokens(encoder.pooled(pictures))
+        out: Tensor = image_tokens(encoder.pooled(images))
     else:
-        out = image_tokens(encoder(pictures))
+        out = image_tokens(encoder(images))
     return out
 
 
 PUBLISHED_TOKENS = 16
-"""Image tokens of a frame in the published DynamiCrafter: the number by which its code finds out whether each frame has
-its own."""
+"""Image tokens of a frame in the published DynamiCrafter: by this number its code decides whether each frame has its
+own."""
 
 
 def tokens_for_frames(tokens: Tensor, frames: int, *, published: bool = False) -> Tensor:
     """Image tokens made for f frames, b f m d, for a clip of another length: b frames m d.
 
-    The clip's ends get the tokens of the ends and the frames between them a linear mixture of their two neighbours: a
-    clip of any length shows the whole course that the tokens describe. With f frames they are left exactly as they are,
-    and tokens for all frames, b m d, always. One frame gets those of the first.
+    The first and the last frame get the tokens of the ends, and the frames between them a linear interpolation of their
+    two neighbours: a clip of any length covers the whole motion that the tokens describe. Tokens for f frames are
+    returned as they are if the clip has f, and tokens for all frames, b m d, always. One frame gets those of the
+    first.
 
     With `published` every frame gets what the authors' code gives it: its own 16 if there are 16 for each frame of the
     clip, and otherwise all tokens.

@@ -1,7 +1,7 @@
-"""The one door to open_clip: imported when first used, never asked to download, the same to us in every release.
+"""All access to open_clip: imported when first used, never asked to download, behaving alike in every release.
 
-Releases differ in whether a block takes tokens as `b n d` or as `n b d`, so blocks are run here, one by one, each in
-the order that its own attention says it has. Modules are made where their weights will be: on `meta` they cost nothing.
+Releases differ in whether a block takes tokens as `b n d` or as `n b d`, so blocks are run here, one by one, each with
+the order that its own attention states. Modules are created where their weights will be: on `meta` they cost nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def open_clip(module: str = "open_clip") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"open_clip is needed to read prompts and pictures but cannot be imported ({error}). "
+            f"open_clip is needed to encode prompts and images but cannot be imported ({error}). "
             "Install it with: python -m pip install 'open_clip_torch>=2.24'"
         ) from error
 
@@ -47,8 +47,8 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, mask: Tensor | None = Non
 
 
 class TextTensors(nn.Module):
-    """What OpenCLIP's model keeps for texts outside the transformer, by its names, initialised as CLIP
-    (arXiv:2103.00020) does. The text encoder uses it; published image encoders carry it along."""
+    """The tensors of OpenCLIP's text tower outside the transformer, by its names, initialised as in CLIP
+    (arXiv:2103.00020). The text encoder uses them; published image encoders contain them unused."""
 
     def __init__(self, vocab_size: int, context_length: int, width: int, embed_dim: int) -> None:
         super().__init__()

@@ -10,8 +10,8 @@ def text_over_time(texts: Tensor, frames: int) -> Tensor:
     """Texts n tokens d, one after the other -> 1 f tokens d, one for each frame (FreeNoise, arXiv:2310.15169).
 
     Two texts share the frames as published: the first and the last three eighths have one of them alone, and between
-    them one turns into the other, both ends included. More texts stand for equal parts of the clip, and halves of
-    neighbouring parts turn into each other in the same way.
+    them one is interpolated to the other, both ends included. More texts have equal parts of the clip, and between the
+    middles of neighbouring parts, half of each is interpolated in the same way.
     """
     count = len(texts)
     alone = int(3 * frames / 8) if count == 2 else 0

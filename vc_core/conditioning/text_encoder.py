@@ -33,15 +33,15 @@ class TextEncoder(nn.Module):
     def encode(self, tokens: Tensor, *, skip: int = 1) -> Tensor:
         """Tokens b n -> b n d, after the final norm, without the last `skip` blocks (the models were trained with 1).
 
-        Every place looks at earlier ones and itself; padding is not masked, so it counts. Raises UserError when there
+        Attention is causal; padding is not masked, so it has an effect. Raises UserError when there
         are more tokens than positions, or one outside the vocabulary.
         """
         spec, model = self.spec, self.model
         if tokens.shape[1] > spec.context_length:
-            raise UserError(f"{tokens.shape[1]} tokens were given; this encoder reads up to {spec.context_length}.")
+            raise UserError(f"{tokens.shape[1]} tokens were given; this encoder takes up to {spec.context_length}.")
         if not 0 <= int(tokens.min()) <= int(tokens.max()) < spec.vocab_size:
             raise UserError(
-                f"A token is {int(tokens.min())} or {int(tokens.max())}, but this text encoder knows 0 to "
+                f"A token is {int(tokens.min())} or {int(tokens.max())}, but this text encoder has 0 to "
                 f"{spec.vocab_size - 1}. Use the tokenizer that it was trained with."
             )
         positions = model.positional_embedding[: tokens.shape[1]]

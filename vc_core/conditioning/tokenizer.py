@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
     """Prompts as tokens, int64 b n: 49406, the words, 49407, then zeros up to `context_length`.
 
-    A single string counts as one prompt; an empty one is the unconditional prompt. What is too long is cut, with
-    49407 in the last place, and the log warns. Raises UserError for what is not text, and without open_clip.
+    A single string is one prompt; an empty one is the unconditional prompt. Prompts that are too long are truncated,
+    with 49407 as the last token, and a warning is logged. Raises UserError for what is not text, and without open_clip.
     """
     rows = [_row(prompt, context_length) for prompt in _checked(prompts)]
     return torch.tensor([row + [PADDING] * (context_length - len(row)) for row in rows], dtype=torch.int64)

@@ -15,7 +15,7 @@ LARGEST_SEED = 2**64 - 1
 
 
 class NoiseSource(Protocol):
-    """Whatever hands out standard normal noise, draw after draw."""
+    """A source of standard normal noise, draw after draw."""
 
     def draw(self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """The next noise of this shape."""

@@ -1,4 +1,4 @@
-"""The samplers. Each walks down a list of noise levels, one denoiser call per step, and yields after every step.
+"""The samplers. Each goes down a list of noise levels, one denoiser call per step, and yields after every step.
 
 x stays a latent of the process, `signal * x0 + noise * eps`, so one denoiser and one list of levels serve them all. The
 k-diffusion samplers are usually written for `x0 + sigma * eps`; dividing x by the signal gives that form, and with
@@ -22,7 +22,7 @@ from .schedule import Level
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a step left behind: number `index` of `total`, counted from 0."""
+    """The result of a step: number `index` of `total`, counted from 0."""
 
     index: int
     total: int
@@ -31,7 +31,7 @@ class Step:
 
 
 class Sampler(Protocol):
-    """One way to walk from the first level to the last."""
+    """Steps from the first level to the last."""
 
     def __call__(
         self, denoise: Denoiser, x: Tensor, levels: Sequence[Level], noise: NoiseSource, eta: float

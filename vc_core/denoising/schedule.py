@@ -22,7 +22,7 @@ from ..specs import DiffusionSpec, Prediction, Spacing
 End = Literal["reference", "clean"]
 
 SMALLEST_ALPHA = 2.0**-24
-"""Stands for abar = 0 (zero terminal SNR) in the table of sigmas, which must be finite to be interpolated."""
+"""Replaces abar = 0 (zero terminal SNR) in the table of sigmas, which must be finite to be interpolated."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ CLEAN = Level(timestep=0, alpha=1.0)
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """What the network was trained on: `alphas_cumprod` and `scale` for each timestep, and what it predicts.
+    """The noising process of a network's training: `alphas_cumprod` and `scale` of each timestep, what it predicts.
 
     Both tables are float64 tensors that hold the float32 values the reference computes with. Timesteps count from 0.
     """
@@ -174,7 +174,7 @@ class NoiseSchedule:
             raise UserError(
                 f"{steps} steps cannot be spaced uniformly: with a stride of {len(self)} // {steps} = "
                 f"{len(self) // steps} they would run past the last timestep, {len(self) - 1}. "
-                f"Take {' or '.join(below + above)} steps, or trailing spacing, which works with any count. "
+                f"Use {' or '.join(below + above)} steps, or trailing spacing, which works with any count. "
                 "On the command line: --spacing trailing."
             )
         return list(range(1, len(self) + 1, len(self) // steps))[::-1]
@@ -190,8 +190,8 @@ class NoiseSchedule:
         self._check_steps(steps)
         if self.trained not in (None, len(self)):
             raise UserError(
-                f"The steps of a consistency model cannot begin at timestep {len(self)}: it knows the timesteps alone "
-                "that it was distilled at. Leave the start out, or take the spacing 'trailing'."
+                f"The steps of a consistency model cannot begin at timestep {len(self)}: it works at the timesteps "
+                "that it was distilled at alone. Leave the start out, or use the spacing 'trailing'."
             )
         if steps > origin:
             raise UserError(f"{steps} steps were asked for; the model was distilled at {origin} timesteps: give fewer.")

@@ -77,15 +77,17 @@ class ContextWindows:
         """The frames of each window over a clip, in a step that `left` steps follow; every frame is in one or more."""
         if frames <= self.size:
             return [list(range(frames))]
+        return [[(start + i) % frames for i in range(self.size)] for start in self._starts(frames, step, left)]
+
+    def _starts(self, frames: int, step: int, left: int | None) -> list[int]:
+        """The first frame of each window over a clip of more frames than one; those of "looped" run over the end."""
         if self.order == "looped":
-            starts = range(self._shift(step), self._shift(step) + frames, self.stride)
-            return [[(start + i) % frames for i in range(self.size)] for start in starts]
+            return list(range(self._shift(step), self._shift(step) + frames, self.stride))
         overlaps = self.order == "shifted" and left is not None and left < LAST
         stride = self.stride - self.stride // 4 if overlaps else self.stride
         shift = 0 if overlaps or self.order == "static" else self._shift(step)
         last = frames - self.size
-        starts_inside = {0, last, *range(shift, last + 1, stride)}
-        return [list(range(start, start + self.size)) for start in sorted(starts_inside)]
+        return sorted({0, last, *range(shift, last + 1, stride)})
 
     def shares(self, frames: int, step: int = 0, left: int | None = None) -> list[tuple[list[int], Tensor]]:
         """For each window its frames, and its share in each of them; the shares of a frame sum to 1."""

@@ -118,7 +118,9 @@ class NativeUNet(VideoUNet):
         adapters: list[Adapter] = [keep] if run is not None and deep is None else []
         adapters += [ControlResiduals(control)] if control else []
         adapters.append(CorePatches(options, width=self.spec.model_channels, call=call))
-        settings = Pass(windows=options.get(WINDOWS), adapters=tuple(adapters), deep=deep)
+        settings = Pass(
+            SINGLE, options.get(WINDOWS), tuple(adapters), deep
+        )  # no defaults: a compiler cannot trace them
         when = timesteps.view(clips, frames) if options.get(EACH_LEVEL) else timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.live import fused, live_bytes
 from golden_cases import relative_error
-from vc_core.conditions import Conditioning
+from vc_core.conditions import SINGLE, Conditioning
 from vc_core.network.adapter import Adapter, Adapters, Place
 from vc_core.network.attentions import OverTime
 from vc_core.network.call import Call, Pass
@@ -182,7 +182,7 @@ def test_freelong_looks_near_at_the_full_size_and_far_below(finest: bool) -> Non
     with torch.no_grad():
         run = Pass(windows=Windows(size=4, spectral=True))
         emb = text = torch.zeros(1, 1, 1)
-        call = Call(emb, text, None, rows=40, copies=1, run=run, adapters=Adapters(), place=Place(emb, 40))
+        call = Call(emb, text, None, rows=40, copies=1, run=run, adapters=Adapters(), place=Place(emb, 40, SINGLE))
         difference = (layer(changed, call) - layer(x, call)).abs().amax((1, 2, 3))
     assert float(difference[-1]) > 1
     assert bool(difference[0] > 1e-5) == (not finest)

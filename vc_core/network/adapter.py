@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from torch import Tensor, nn
 
-from ..conditions import SINGLE, Evaluation
+from ..conditions import Evaluation
 
 if TYPE_CHECKING:
     from .attention import Attention
@@ -101,7 +101,7 @@ class Place:
 
     timesteps: Tensor
     frames: int
-    evaluation: Evaluation = SINGLE
+    evaluation: Evaluation
     stage: Stage = "input"
     index: int = 0
     count: int = 0

@@ -68,6 +68,6 @@ def _row(conditionings: Iterable[Conditioning | None]) -> KeyFrames | None:
     if len(rows) > 1:
         raise UserError(
             "Only some of the conditionings hold the row of key frames. Connect positive, negative and, if it is used, "
-            "picture_only of the same VideoCrafter Picture to Video."
+            "picture_only of the same VideoCrafter Image to Video."
         )
     return rows.pop() if rows else None

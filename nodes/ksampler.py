@@ -132,7 +132,7 @@ class VideoCrafterKSampler(io.ComfyNode):
                 io.Conditioning.Input(
                     "picture_only",
                     optional=True,
-                    tooltip="From VideoCrafter Picture to Video, for DynamiCrafter: the image without the prompt. With "
+                    tooltip="From VideoCrafter Image to Video, for DynamiCrafter: the image without the prompt. With "
                     "it, cfg counts for the prompt and image_cfg for the image, for one more pass in each step.",
                 ),
                 io.Float.Input(

@@ -260,9 +260,9 @@ def _uses(conditionings: Mapping[str, Any], spec: ModelSpec | None) -> dict[Feat
     entries = [entry for each in conditionings.values() for entry in each or ()]
     if has_row(conditionings.values()):
         given = "A row of key frames"
-        uses[Feature.KEY_FRAMES] = Use(given=given, cure="Give VideoCrafter Picture to Video two images at most")
+        uses[Feature.KEY_FRAMES] = Use(given=given, cure="Give VideoCrafter Image to Video two images at most")
     if any(len(values.get(PICTURES, ())) > 1 for _, values in entries):
-        cure = "Leave end_image and loop of VideoCrafter Picture to Video out"
+        cure = "Leave end_image and loop of VideoCrafter Image to Video out"
         uses[Feature.END_IMAGE] = Use(given="An end image or a loop", cure=cure)
     if any(text.shape[0] > 1 for text, _ in entries):
         uses[Feature.FRAME_TEXTS] = Use(given="VideoCrafter Prompts Over Time", cure="Connect one prompt")

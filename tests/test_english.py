@@ -45,11 +45,11 @@ KINDS = {".py", ".md", ".json", ".js"}
 
 EXCLUDED = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "locales/en"),
-    *("nodes/__init__.py", "nodes/analytic.py", "nodes/caching.py", "nodes/checkpoint.py", "nodes/clips.py"),
-    *("nodes/denoising.py", "nodes/keyframes.py", "nodes/long.py", "nodes/sampling", "nodes/windows.py", "nodes/host"),
+    *("nodes/__init__.py", "nodes/analytic.py", "nodes/caching.py", "nodes/checkpoint.py"),
+    *("nodes/windows.py", "nodes/host"),
     *("vc_core/checkpoint", "vc_core/conditioning", "vc_core/denoising", "vc_core/network"),
-    *("vc_core/bundled.py", "vc_core/checks.py", "vc_core/cli.py", "vc_core/keyframes.py", "vc_core/longer.py"),
-    *("vc_core/machine.py", "vc_core/options.py", "vc_core/pipeline.py", "vc_core/recipe.py", "vc_core/request.py"),
+    *("vc_core/bundled.py", "vc_core/checks.py"),
+    *("vc_core/machine.py", "vc_core/pipeline.py", "vc_core/recipe.py"),
     *("vc_core/specs.py", "evaluation/storybook", "training/storybook", "worlds/storybook"),
     *(f"benchmarks/{name}.py" for name in ("gpu", "gpu_videos", "measuring", "memory", "models")),
 )

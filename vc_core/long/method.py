@@ -137,7 +137,7 @@ class Method(ABC):
         return self
 
     def is_plain(self, frames: int) -> bool:
-        """Whether a video of so many frames is the plain clip, before rounds of FreeInit."""
+        """Whether a video of this many frames is the plain clip, before rounds of FreeInit."""
         del frames
         return True
 

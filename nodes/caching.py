@@ -56,8 +56,8 @@ class VideoCrafterGuidanceCache(io.ComfyNode):
             category=CATEGORY,
             description="Nearly the same video in less time: after the first part of the run most passes of the "
             "negative prompt are skipped, and its difference to the positive one is extrapolated (as in FasterCache). "
-            "For runs of 20 or more steps with a cfg other than 1, with every sampler; works together with VideoCrafter "
-            "Step Cache.",
+            "For runs of 20 or more steps with a cfg other than 1, with every sampler; works together with "
+            "VideoCrafter Step Cache.",
             inputs=[
                 io.Model.Input("model", tooltip="The video model."),
                 io.Combo.Input(

@@ -227,7 +227,7 @@ def _fifo(
     settings = request.settle(crafter.parts.spec)
     queue = Queue(size=long.window, partitions=long.partitions)
     base = _last(crafter.steps(prompt, picture, request=replace(request, frames=long.window, then=())), on_step)
-    conditionings = crafter.conditionings(prompt, picture, request, settings)
+    conditionings = crafter.conditionings((prompt, *request.then), picture, request, settings)
     positive = replace(conditionings["positive"], early_text=None)
     size = math.prod(settings.shape(crafter.parts.spec)[3:]) * long.window
     replay = crafter.replay()

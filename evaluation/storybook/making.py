@@ -68,7 +68,8 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     shown = [ends[0] if pictured else None for ends in images]
     positive = _join([crafter.condition(c.prompt, s, c.scene.fps) for c, s in zip(cases, shown, strict=True)], beside)
     grey = GREY if pictured else None
-    negative = _join([crafter.condition("", grey, case.scene.fps) for case in cases], beside)
+    fps = cases[0].scene.fps  # of all of the judge's cases
+    negative = _join([crafter.condition("", grey, fps)] * len(cases), beside)
     unet = parts.unet
     assert unet is not None
 

@@ -60,8 +60,17 @@ def observe(clips: Tensor, wanted: Sequence[Sequence[str]], model: Recogniser, *
     found = [_in_clip(clip, list(kinds), model) for clip, kinds in zip(clips, wanted, strict=True)]
     flows = camera_flow(clips, [tracks for tracks, _, _ in found])
     return [
-        Observed(tracks, place, time, camera_name(flow, fps), [_turning(clip, track) for track in tracks])
-        for clip, (tracks, place, time), flow in zip(clips, found, flows, strict=True)
+        Observed(
+            tracks,
+            place,
+            time,
+            camera_name(flow, fps),
+            [
+                turning(clip, track) if "spin" in ACTORS[kind].motions else 0.0
+                for kind, track in zip(kinds, tracks, strict=True)
+            ],
+        )
+        for clip, kinds, (tracks, place, time), flow in zip(clips, wanted, found, flows, strict=True)
     ]
 
 
@@ -180,7 +189,7 @@ def camera_name(flow: Array, fps: int) -> str:
     return name if amounts[name] > STILL else "still"
 
 
-def _turning(clip: Tensor, track: Track) -> float:
+def turning(clip: Tensor, track: Track) -> float:
     """The mean change of an actor's inner half over three frames, where it is in each, 0..2."""
     crops = []
     steps = torch.linspace(-0.6, 0.6, 12, device=clip.device)

@@ -6,11 +6,12 @@ step's gradients are replayed as one CUDA graph where the network can be recorde
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,27 @@ class Gradients:
     def _record(self, batch: Batch) -> None:
         self._batch = tuple(value.clone() for value in batch)
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_PASSES):
-                self._plain(self._batch)
-        torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._loss = self._plain(self._batch)
+        with _measured_kernels():
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_PASSES):
+                    self._plain(self._batch)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                self._loss = self._plain(self._batch)
         self._graph = graph
+
+
+@contextlib.contextmanager
+def _measured_kernels() -> Iterator[None]:
+    """Inside, cuDNN measures which of its kernels is the fastest for a shape that it sees for the first time."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class Flat:
@@ -125,12 +138,22 @@ class Flat:
 class Trainer:
     """Trains `lesson`, a module whose call with a batch gives the loss. `averaged` is a dict of its weights' names."""
 
-    def __init__(self, lesson: nn.Module, plan: Plan, folder: Path, name: str, *, graphs: bool = True) -> None:
+    def __init__(
+        self,
+        lesson: nn.Module,
+        plan: Plan,
+        folder: Path,
+        name: str,
+        *,
+        graphs: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """`dtype` is the type in which the lesson computes; None is bfloat16 on a GPU and float32 on a CPU."""
         self.plan, self.folder, self.name = plan, folder, name
         self.began, self.earlier = time.perf_counter(), 0.0
         self.device = next(lesson.parameters()).device
         on_gpu = self.device.type == "cuda"
-        dtype = torch.bfloat16 if on_gpu else torch.float32
+        dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
         self.others = {key: value.clone() for key, value in lesson.state_dict().items()}
         self.lesson = lesson.to(dtype)
         self.flat = Flat(self.lesson, dtype)

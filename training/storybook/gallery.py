@@ -41,7 +41,7 @@ class Painters:
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.iterdir():
             old.unlink()
-        single = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         began = time.time_ns() % 2**31  # a resumed run sees other clips
         for number in range(self.processes):
             command = [sys.executable, "-m", "training.storybook.painting", "--folder", str(self.folder.resolve())]
@@ -120,7 +120,10 @@ class Gallery:
         count, wordings = arrays["captions"].shape
         rows = self.words.rows([str(text) for text in arrays["captions"].ravel()]).reshape(count, wordings, -1)
         named = {name: value for name, value in arrays.items() if name != "captions"}
-        return {name: torch.from_numpy(value).to(self.device) for name, value in {**named, "rows": rows}.items()}
+        tensors = {name: torch.from_numpy(value) for name, value in {**named, "rows": rows}.items()}
+        if self.device.startswith("cuda"):  # from pinned memory the copies wait for nothing
+            return {name: value.pin_memory().to(self.device, non_blocking=True) for name, value in tensors.items()}
+        return {name: value.to(self.device) for name, value in tensors.items()}
 
     def random_frames(self, count: int) -> tuple[Tensor, Tensor]:
         """Frames of the clips that are not encoded yet: n 3 h w in -1..1, and the actors' places in them, n 2 4."""
@@ -147,18 +150,14 @@ class Gallery:
         while self.waiting and done < most:
             chunk = self.waiting.pop()
             wanted = ~chunk["unseen"]
-            frames = chunk["frames"][wanted]
-            if len(frames) == 0:
-                continue
             dtype = next(model.parameters()).dtype
-            flat = frames.flatten(0, 1)
             latents = [
                 model.moments(to_network(part).to(dtype))[0] * model.spec.scale_factor
-                for part in flat.split(ENCODED_AT_ONCE)
+                for part in chunk["frames"].flatten(0, 1).split(ENCODED_AT_ONCE)
             ]
             part = {name: chunk[name][wanted] for name in ("rows", "names", "poses", "camera", "around")}
-            part["latents"] = torch.cat(latents).unflatten(0, (-1, FRAMES)).half()
-            part["firsts"] = frames[:, 0].clone()
+            part["latents"] = torch.cat(latents).unflatten(0, (-1, FRAMES))[wanted].half()
+            part["firsts"] = chunk["frames"][wanted, 0]
             self.parts.append(part)
             done += 1
         if done:

@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         arrays = paint(given.clips, rng)
         part = given.folder / f"{given.number}_{index}.part"
         with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         part.replace(part.with_suffix(".npz"))
         while given.folder.is_dir() and len(list(given.folder.glob("*.npz"))) > WAITING:
             time.sleep(0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,18 +38,23 @@ from .specs import STANDARD, Specs
 
 logger = logging.getLogger(__name__)
 
+ROOM = 2**33
+"""Bytes that must be free in the system's folder in memory if drawn clips are to wait there."""
+LAST_QUESTION = 8.0
+"""Seconds before the end of the run at which the judge stops asking; it asks for as long in any case."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Shares of the time and sizes of batches; what is left of the time is for the judge's questions."""
 
-    autoencoder: float = 0.14
-    text_to_video: float = 0.42
-    reading: float = 0.04
-    continuing: float = 0.14
-    image_to_video: float = 0.13
-    judge: float = 0.04
-    frames_at_once: int = 96
+    autoencoder: float = 0.13
+    text_to_video: float = 0.44
+    reading: float = 0.035
+    continuing: float = 0.13
+    image_to_video: float = 0.12
+    judge: float = 0.035
+    frames_at_once: int = 64
     clips_at_once: int = 64
     images_at_once: int = 256
     clips: int = 40000
@@ -89,7 +95,8 @@ class Run:
         """Where drawn clips wait: in memory where the system has a folder for that."""
         memory = Path("/dev/shm")
         name = f"storybook_{os.getpid()}"
-        return memory / name if memory.is_dir() and os.access(memory, os.W_OK) else self.folder / name
+        roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM
+        return memory / name if roomy else self.folder / name
 
     def trainer(self, lesson: nn.Module, share: float, name: str, **numbers: Any) -> Trainer:
         """A trainer with so much of the whole time."""
@@ -248,7 +255,7 @@ def ask(run: Run) -> None:
         model=model,
         folder=run.folder,
         device=run.device,
-        until=run.began + run.seconds - 8,
+        until=max(run.began + run.seconds - LAST_QUESTION, time.perf_counter() + LAST_QUESTION),
     )
     autoencoder = run.autoencoder().to(run.device)
     frames = to_network(drawn[:64, ::5].flatten(0, 1).to(run.device))

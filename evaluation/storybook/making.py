@@ -61,13 +61,13 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     parts, spec = crafter.parts, crafter.parts.spec
     defaults = spec.defaults
     scale = defaults.cfg if settings.cfg is None else settings.cfg
-    pictured = parts.image_encoder is not None
+    with_image = parts.image_encoder is not None
     beside = None
     if spec.unet.concat_channels:
         beside = torch.cat([_beside(crafter, ends[: settings.ends]) for ends in images])
-    shown = [ends[0] if pictured else None for ends in images]
+    shown = [ends[0] if with_image else None for ends in images]
     positive = _join([crafter.condition(c.prompt, s, c.scene.fps) for c, s in zip(cases, shown, strict=True)], beside)
-    grey = GREY if pictured else None
+    grey = GREY if with_image else None
     fps = cases[0].scene.fps  # of all of the judge's cases
     negative = _join([crafter.condition("", grey, fps)] * len(cases), beside)
     unet = parts.unet

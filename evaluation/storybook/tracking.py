@@ -95,26 +95,20 @@ def _tracks(peaks: Tensor, colours: Tensor, sizes: Tensor, count: int) -> list[T
     at = torch.stack([x, y], dim=-1) / width  # f count 2
     looks = colours.flatten(2).gather(2, index[:, None].expand(-1, colours.shape[1], -1)).log_softmax(1)
     half = sizes.flatten(1).gather(1, index).exp()
+    heights, at, looks, half = (value.float().cpu() for value in (heights, at, looks, half))
     order = torch.arange(count).expand(len(peaks), -1).clone()
-    if count == 2:
-        for frame in range(1, len(peaks)):
-            before = at[frame - 1, order[frame - 1].to(at.device)]
-            straight = (at[frame] - before).norm(dim=-1).sum()
-            if (at[frame].flip(0) - before).norm(dim=-1).sum() < straight:
-                order[frame] = torch.tensor([1, 0])
+    for frame in range(1, len(peaks) if count == 2 else 0):
+        before = at[frame - 1, order[frame - 1]]
+        if (at[frame].flip(0) - before).norm(dim=-1).sum() < (at[frame] - before).norm(dim=-1).sum():
+            order[frame] = torch.tensor([1, 0])
     rows = torch.arange(len(peaks))
     found = []
     for slot in range(count):
         pick = order[:, slot]
-        chosen = looks[rows, :, pick.to(looks.device)] * heights[rows, pick][:, None]
+        colour = int((looks[rows, :, pick] * heights[rows, pick][:, None]).mean(0).argmax())
         found.append(
-            Track(
-                heights[rows, pick].cpu().numpy(),
-                at[rows, pick].cpu().numpy(),
-                half[rows, pick].cpu().numpy(),
-                int(chosen.mean(0).argmax()),
-            )
-        )
+            Track(heights[rows, pick].numpy(), at[rows, pick].numpy(), half[rows, pick].numpy(), colour)
+        )  # fmt: skip
     return found
 
 
@@ -154,11 +148,11 @@ def camera_flow(clips: Tensor, tracks: Sequence[Sequence[Track]]) -> Array:
     weight = _background(tracks, side, grey)[..., None]
     rows = (columns * weight).flatten(2, 3)
     square = rows.transpose(2, 3) @ columns.flatten(2, 3)
-    ridge = torch.diag(torch.tensor([1e-3, 1e-3, 1.0, 1.0], device=grey.device))
     right = -(rows * by_t.flatten(2)[..., None]).sum(2)
-    flow = torch.linalg.solve(square + ridge, right)
-    flow = flow.median(1).values * torch.tensor([1 / side, 1 / side, 1, 1], device=grey.device)
-    return np.asarray(flow.cpu().numpy(), dtype=np.float32)
+    ridge = torch.diag(torch.tensor([1e-3, 1e-3, 1.0, 1.0]))
+    flow = torch.linalg.solve(square.cpu() + ridge, right.cpu())
+    flow = flow.median(1).values * torch.tensor([1 / side, 1 / side, 1, 1])
+    return np.asarray(flow.numpy(), dtype=np.float32)
 
 
 def _background(tracks: Sequence[Sequence[Track]], side: int, like: Tensor) -> Tensor:

@@ -70,10 +70,10 @@ def encoded(gallery) -> Gallery:
     return gallery
 
 
-def lesson_of(spec, gallery: Gallery, *, pictured: bool = False, hinted: bool = False) -> VideoLesson:
+def lesson_of(spec, gallery: Gallery, *, with_image: bool = False, hinted: bool = False) -> VideoLesson:
     torch.manual_seed(0)
     return VideoLesson(
-        Network(spec, gallery.words.size), ImageBranch(spec) if pictured else None, hinted=hinted
+        Network(spec, gallery.words.size), ImageBranch(spec) if with_image else None, hinted=hinted
     )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_a_lesson_of_each_kind_learns(kind, dtype, encoded, tmp_path):
         lesson: nn.Module = ReadingLesson(SMALL.image_to_video)
         draw = ReadingBatches(encoded, 2)
     else:
-        lesson = lesson_of(spec, encoded, pictured=kind in ("image", "continuing"), hinted=kind == "hinted")
+        lesson = lesson_of(spec, encoded, with_image=kind in ("image", "continuing"), hinted=kind == "hinted")
         draw = VideoBatches(encoded, lesson, 2)
     trainer = Trainer(lesson, Plan(seconds=100), tmp_path, kind, dtype=dtype)
     before = trainer.master.detach().clone()
@@ -169,7 +169,7 @@ def test_weights_of_the_clips_make_errors_of_content_count_alike(encoded):
 
 def test_batches_show_what_the_model_will_get(encoded):
     torch.manual_seed(0)
-    lesson = lesson_of(SMALL.continuing, encoded, pictured=True)
+    lesson = lesson_of(SMALL.continuing, encoded, with_image=True)
     draw = VideoBatches(encoded, lesson, 8)
     x, velocity, _, timesteps, _, _, images, beside = draw(0.0)
     alpha, sigma = (table[timesteps].view(-1, 1, 1, 1, 1) for table in (draw.alpha, draw.sigma))
@@ -202,9 +202,9 @@ def test_all_of_it_from_drawings_to_a_judged_model(gallery, tmp_path: Path):
     lesson = ReadingLesson(SMALL.image_to_video)
     Trainer(lesson, Plan(seconds=1), tmp_path, "reading").save()
     weights = start(run, SMALL.continuing)
-    trainer = run.trainer(run.network(SMALL.continuing, pictured=True), 1.0, "continuing")
+    trainer = run.trainer(run.network(SMALL.continuing, with_image=True), 1.0, "continuing")
     trainer.start_from(weights)
-    model = run.network(SMALL.continuing, pictured=True)
+    model = run.network(SMALL.continuing, with_image=True)
     save_model(run.models, model, trainer.averaged, run.autoencoder(), gallery.words)
 
     scenes = draw_cases(2)

@@ -100,7 +100,7 @@ class VideoBatches:
 
     def __init__(self, gallery: Gallery, lesson: VideoLesson, size: int) -> None:
         self.gallery, self.size = gallery, size
-        self.pictured, self.beside, self.hinted = lesson.branch is not None, lesson.beside, lesson.hints is not None
+        self.with_image, self.beside, self.hinted = lesson.branch is not None, lesson.beside, lesson.hints is not None
         schedule = NoiseSchedule.from_spec(lesson.network.spec.diffusion)
         alpha = schedule.alphas_cumprod
         tables = (alpha.sqrt(), schedule.scale, (1 - alpha).sqrt())
@@ -125,7 +125,7 @@ class VideoBatches:
         velocity = alpha * noise - sigma * scale * clips
         rows, dropped = self._rows(chosen)
         batch: list[Tensor] = [x, velocity, self.weights[timesteps], timesteps, fps, rows]
-        if self.pictured:
+        if self.with_image:
             batch.append(self._images(chosen, dropped))
         if concat is not None:
             batch.append(concat)
@@ -150,7 +150,7 @@ class VideoBatches:
         hidden = (torch.rand(rows.shape, device=self.device) < UNKNOWN_SHARE) & inside
         rows = rows.masked_fill(hidden, words.unknown)
         chance = torch.rand(self.size, device=self.device)
-        share = BOTH_DROPPED + ONE_DROPPED if self.pictured else DROPPED
+        share = BOTH_DROPPED + ONE_DROPPED if self.with_image else DROPPED
         empty = torch.full_like(rows[0], words.padding)
         empty[0].fill_(words.start)
         empty[1].fill_(words.end)

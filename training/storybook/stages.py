@@ -115,11 +115,11 @@ class Run:
         if self.encoder is not None:
             self.gallery.encode(self.encoder, 1)
 
-    def network(self, spec: ModelSpec, *, pictured: bool, hinted: bool = False) -> VideoLesson:
+    def network(self, spec: ModelSpec, *, with_image: bool, hinted: bool = False) -> VideoLesson:
         """A fresh network in its lesson."""
         torch.manual_seed(self.recipe.seed)
         network = Network(spec, self.gallery.words.size)
-        return VideoLesson(network, ImageBranch(spec) if pictured else None, hinted=hinted)
+        return VideoLesson(network, ImageBranch(spec) if with_image else None, hinted=hinted)
 
     def autoencoder(self) -> Autoencoder:
         """The trained autoencoder, with normal latents, in float32 on the CPU."""
@@ -162,13 +162,13 @@ def open_gallery(run: Run) -> None:
 
 def train_text_to_video(run: Run) -> None:
     """The text-to-video network, with hints in the first half of its time."""
-    lesson = run.network(run.specs.text_to_video, pictured=False, hinted=True)
+    lesson = run.network(run.specs.text_to_video, with_image=False, hinted=True)
     trainer = run.trainer(lesson, run.recipe.text_to_video, "text_to_video", lr=2e-3, final=0.01, ema=0.999)
     trainer.resume()
     size = run.recipe.clips_at_once
     trainer.run(VideoBatches(run.gallery, lesson, size), samples=size, between=run.feed)
     plain = {name: value for name, value in trainer.averaged.items() if not name.startswith("hints.")}
-    model = run.network(run.specs.text_to_video, pictured=False)
+    model = run.network(run.specs.text_to_video, with_image=False)
     save_model(run.models, model, plain, run.autoencoder(), run.gallery.words)
 
 
@@ -197,25 +197,25 @@ def start(run: Run, spec: ModelSpec) -> dict[str, Tensor]:
     return weights
 
 
-def _train_pictured(run: Run, spec: ModelSpec, share: float, name: str) -> None:
-    lesson = run.network(spec, pictured=True)
+def _train_with_image(run: Run, spec: ModelSpec, share: float, name: str) -> None:
+    lesson = run.network(spec, with_image=True)
     trainer = run.trainer(lesson, share, name, lr=1.5e-3, final=0.01, ema=0.998)
     if not trainer.resume():
         trainer.start_from({key: value.to(run.device) for key, value in start(run, spec).items()})
     size = run.recipe.clips_at_once
     trainer.run(VideoBatches(run.gallery, lesson, size), samples=size, between=run.feed)
-    model = run.network(spec, pictured=True)
+    model = run.network(spec, with_image=True)
     save_model(run.models, model, trainer.averaged, run.autoencoder(), run.gallery.words)
 
 
 def train_continuing(run: Run) -> None:
     """The model that continues an image or fills in between two, from the text-to-video network."""
-    _train_pictured(run, run.specs.continuing, run.recipe.continuing, "continuing")
+    _train_with_image(run, run.specs.continuing, run.recipe.continuing, "continuing")
 
 
 def train_image_to_video(run: Run) -> None:
     """The image-to-video model, from the text-to-video network."""
-    _train_pictured(run, run.specs.image_to_video, run.recipe.image_to_video, "image_to_video")
+    _train_with_image(run, run.specs.image_to_video, run.recipe.image_to_video, "image_to_video")
 
 
 def train_judge(run: Run) -> None:

@@ -98,7 +98,7 @@ ONLY_ACTORS = 0.03
 
 
 def _verb(actor: Actor, rng: np.random.Generator) -> tuple[Verb, str]:
-    """The verb, and the side that it needs to be told."""
+    """The verb, and the direction where the verb does not say it."""
     special = RISES.get((actor.kind, actor.motion), ())
     if actor.motion in DIRECTIONS:
         if special and rng.random() < 0.6:
@@ -149,7 +149,7 @@ def _camera(scene: Scene, rng: np.random.Generator, whole: bool) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator, *, whole: bool = False) -> str:
-    """One wording of the scene; `whole` leaves nothing out but what goes without saying: daylight, clear weather and a
+    """One wording of the scene; `whole` leaves out only the defaults: daylight, clear weather and a
     camera that stays still."""
     actors: Sequence[Actor] = scene.actors if rng.random() < 0.5 else scene.actors[::-1]
     participle = bool(rng.random() < 0.35)

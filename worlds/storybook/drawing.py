@@ -56,24 +56,24 @@ def render(scene: Scene, *, size: int = SIZE, frames: Sequence[int] | None = Non
 
 def _frame(scene: Scene, size: int, seconds: float, parts: tuple[Layer, list[Layer], list[_Sprite]]) -> Image.Image:
     back, layers, sprites = parts
-    picture = _moved(back, scene, size, seconds)
+    frame = _moved(back, scene, size, seconds)
     heaven = [sprite for sprite in sprites if ACTORS[sprite.actor.kind].zone == "heaven"]
     others = [sprite for sprite in sprites if sprite not in heaven]
     for sprite in heaven:
-        _put(picture, sprite, scene, seconds)
+        _put(frame, sprite, scene, seconds)
     for layer in layers:
         if not layer.in_front:
-            _cover(picture, _moved(layer, scene, size, seconds))
+            _cover(frame, _moved(layer, scene, size, seconds))
     for sprite in sorted(others, key=lambda sprite: sprite.actor.y + sprite.actor.size):
-        _put(picture, sprite, scene, seconds)
+        _put(frame, sprite, scene, seconds)
     for layer in layers:
         if layer.in_front:
-            _cover(picture, _moved(layer, scene, size, seconds))
-    return picture
+            _cover(frame, _moved(layer, scene, size, seconds))
+    return frame
 
 
-def _cover(picture: Image.Image, layer: Image.Image) -> None:
-    picture.paste(layer, (0, 0), layer)
+def _cover(frame: Image.Image, layer: Image.Image) -> None:
+    frame.paste(layer, (0, 0), layer)
 
 
 def _moved(layer: Layer, scene: Scene, size: int, seconds: float) -> Image.Image:
@@ -97,11 +97,11 @@ def _moved(layer: Layer, scene: Scene, size: int, seconds: float) -> Image.Image
 
 
 def _rolled(image: Image.Image, shift: int) -> Image.Image:
-    """The picture moved down by so many pixels; what leaves it below comes in above."""
+    """The image moved down by so many pixels; what leaves it below comes in above."""
     return Image.fromarray(np.roll(np.asarray(image), shift, axis=0))
 
 
-def _put(picture: Image.Image, sprite: _Sprite, scene: Scene, seconds: float) -> None:
+def _put(frame: Image.Image, sprite: _Sprite, scene: Scene, seconds: float) -> None:
     """Draw an actor, and before it its shadow."""
     actor, look = sprite.actor, LOOKS[sprite.actor.kind]
     pose = actor_pose(actor, seconds, scene.duration)
@@ -110,7 +110,7 @@ def _put(picture: Image.Image, sprite: _Sprite, scene: Scene, seconds: float) ->
         height = (actor.y - pose.y) / actor.size if actor.motion == "jump" else 0.0
         foot = Pose(pose.x, (actor.y if height else pose.y) + SHADOW_FOOT * actor.size * pose.scale, pose.scale)
         small = seen(camera, Pose(foot.x, foot.y, foot.scale * (1 - 0.2 * min(height, 2.0)), 0.0))
-        _paste(picture, sprite.shadow, small, actor.size, (1.2, 0.3))
+        _paste(frame, sprite.shadow, small, actor.size, (1.2, 0.3))
     if actor.kind == "ball" and actor.motion in ("left", "right"):
         angle = facing(actor) * abs(pose.x - actor.x) / actor.size
         pose = Pose(pose.x, pose.y, pose.scale, angle)
@@ -118,12 +118,12 @@ def _put(picture: Image.Image, sprite: _Sprite, scene: Scene, seconds: float) ->
         bob = 0.05 * math.sin(2.4 * seconds + actor.size * 40)
         pose = Pose(pose.x, pose.y + 0.12 * actor.size * math.sin(2.4 * seconds), pose.scale, bob)
     turn = int(seconds * look.pace * len(sprite.drawings)) if moves(actor) else 0
-    _paste(picture, sprite.drawings[turn % len(sprite.drawings)], seen(camera, pose), actor.size, (1.0, 1.0))
+    _paste(frame, sprite.drawings[turn % len(sprite.drawings)], seen(camera, pose), actor.size, (1.0, 1.0))
 
 
-def _paste(picture: Image.Image, drawing: Image.Image, pose: Pose, size: float, half: tuple[float, float]) -> None:
+def _paste(frame: Image.Image, drawing: Image.Image, pose: Pose, size: float, half: tuple[float, float]) -> None:
     """A drawing with its middle at a pose of the frame; `half` is half its width and height in units of `size`."""
-    side = picture.width
+    side = frame.width
     unit = pose.scale * size * side  # pixels of the frame for one unit of the drawing
     cos, sin = math.cos(pose.angle), math.sin(pose.angle)
     reach_x = unit * (half[0] * abs(cos) + half[1] * abs(sin))
@@ -139,4 +139,4 @@ def _paste(picture: Image.Image, drawing: Image.Image, pose: Pose, size: float, 
         (a, b, a * dx + b * dy + drawing.width / 2, -b, a, -b * dx + a * dy + drawing.height / 2),
         Image.Resampling.BILINEAR,
     )
-    picture.paste(patch, (left, top), patch)
+    frame.paste(patch, (left, top), patch)

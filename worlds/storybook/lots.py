@@ -77,7 +77,7 @@ def _scene(rng: np.random.Generator, where: str, count: int, *, unseen: bool, fp
 
 
 def _alike(cast: Sequence[Actor]) -> bool:
-    """Whether two actors cannot be told apart, or two suns or moons would be in one sky."""
+    """Whether two actors look the same, or one sky would have two suns or moons."""
     if len(cast) < 2:
         return False
     first, second = cast

@@ -1,4 +1,4 @@
-"""Drawing with smooth edges: shapes in units of one's own on a canvas that is larger than the picture made of it."""
+"""Drawing with smooth edges: shapes in units of one's own on a canvas that is larger than the finished image."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Pen:
         self.draw.pieslice((x0, y0, x1, y1), *angles, fill=(*colour, 255))
 
     def done(self) -> Image.Image:
-        """The picture, in its own size."""
+        """The finished image, in its own size."""
         return self.image.reduce(self.finer)
 
 
@@ -91,7 +91,7 @@ def curve(points: Sequence[Point], steps: int = 8) -> list[Point]:
 
 
 def star_points(x: float, y: float, radius: float, *, count: int = 5, inner: float = 0.48) -> list[Point]:
-    """The outline of a star that stands on two of its tips."""
+    """The outline of a star with one tip up."""
     points = []
     for index in range(2 * count):
         reach = radius if index % 2 == 0 else radius * inner
@@ -101,7 +101,7 @@ def star_points(x: float, y: float, radius: float, *, count: int = 5, inner: flo
 
 
 def gradient(stops: Sequence[tuple[float, Colour]], height: int) -> npt.NDArray[np.float32]:
-    """Colours down a picture, height 3; stops are (place from 0 to 1, colour), places rising."""
+    """Colours down an image, height 3; stops are (place from 0 to 1, colour), places rising."""
     places = (np.arange(height) + 0.5) / height
     where = [place for place, _ in stops]
     bands = [np.interp(places, where, [colour[band] for _, colour in stops]) for band in range(3)]

@@ -23,7 +23,7 @@ from .world import (
 
 TWO_ACTORS = 0.4
 STILL_CAMERA = 0.45
-BAD_WEATHER = 0.25
+BAD_WEATHER = 0.15
 PLACINGS = 40
 """How often places for the actors are drawn before the scene is given up for another one."""
 

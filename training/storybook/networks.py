@@ -1,0 +1,131 @@
+"""What is trained: the video UNet with its text tower, and for images the branch that makes their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.network import zero_outputs
+from vc_core.conditioning.image_encoder import ImageEncoder
+from vc_core.conditioning.image_tokens import Resampler
+from vc_core.conditioning.openclip import run_blocks
+from vc_core.conditioning.text_encoder import TextEncoder
+from vc_core.network.attention import causal_mask, sdpa_attention
+from vc_core.network.unet import VideoUNet
+from vc_core.specs import ImageEncoderSpec, ModelSpec, ResamplerSpec
+
+from .vocabulary import Vocabulary
+
+READER_WIDTH = 64
+
+
+class Network(nn.Module):
+    """The video UNet and its text tower with the small table of words."""
+
+    def __init__(self, spec: ModelSpec, words: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.unet = VideoUNet(spec.unet)
+        self.text = TextEncoder(replace(spec.text_encoder, vocab_size=words))
+        zero_outputs(self.unet)
+        for name, parameter in self.unet.named_parameters():
+            if name.endswith("to_v_ip.weight"):
+                nn.init.zeros_(parameter)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows b n -> b n d, as `TextEncoder.encode`, without its checks, which wait for the device."""
+        model = self.text.model
+        table = model.token_embedding.weight
+        places = torch.arange(len(table), device=rows.device)
+        x = (rows[..., None] == places).to(table.dtype) @ table + model.positional_embedding
+        blocks = list(model.transformer.resblocks.children())  # type: ignore[union-attr]
+        out: Tensor = model.ln_final(run_blocks(blocks[:-1], x, causal_mask(rows.shape[1], like=x)))
+        return out
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        rows: Tensor,
+        fps: Tensor,
+        image: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip."""
+        dtype = next(self.parameters()).dtype
+        concat = None if concat is None else concat.to(dtype)
+        out: Tensor = self.unet(x.to(dtype), timesteps, self.read(rows), image, fps, concat=concat)
+        return out
+
+
+class ImageBranch(nn.Module):
+    """Images b 3 h w, prepared by `image_encoder.preprocess` -> tokens b m d or b f m d."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        if not isinstance(spec.image_encoder, ImageEncoderSpec) or not isinstance(spec.image_tokens, ResamplerSpec):
+            raise ValueError(f"{spec.name} has no image encoder with a resampler")
+        self.encoder = ImageEncoder(replace(spec.image_encoder, vocab_size=1, context_length=1))
+        self.tokens = Resampler(spec.image_tokens)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        visual = self.encoder.model.visual
+        x = visual.conv1(prepared.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        first = visual.class_embedding.expand(x.shape[0], 1, -1)
+        x = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding)
+        out: Tensor = self.tokens(run_blocks(visual.transformer.resblocks, x))
+        return out
+
+    def published_names(self) -> dict[str, Tensor]:
+        """The weights by the names of published files, without the text tensors that nothing uses."""
+        visual = {k: v for k, v in self.encoder.state_dict().items() if k not in self.encoder.optional}
+        named = {f"embedder.{key}": value for key, value in visual.items()}
+        return named | {f"image_proj_model.{key}": value for key, value in self.tokens.state_dict().items()}
+
+
+class Reader(nn.Module):
+    """Image tokens b m d -> latents b c h w: every place of the latent asks the tokens with a learned query."""
+
+    def __init__(self, token_width: int, channels: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.queries = nn.Parameter(torch.randn(1, side * side, READER_WIDTH))
+        self.keys = nn.Linear(token_width, READER_WIDTH)
+        self.values = nn.Linear(token_width, READER_WIDTH)
+        self.out = nn.Sequential(
+            nn.Linear(2 * READER_WIDTH, 4 * READER_WIDTH), nn.GELU(), nn.Linear(4 * READER_WIDTH, channels)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        queries = self.queries.expand(len(tokens), -1, -1)
+        read = sdpa_attention(queries, self.keys(tokens), self.values(tokens), heads=4)
+        out: Tensor = self.out(torch.cat([read, queries], dim=-1))
+        return out.transpose(1, 2).unflatten(2, (self.side, self.side))
+
+
+class ReadingLesson(nn.Module):
+    """The image branch alone: a small reader must rebuild an image's latents from its tokens. The loss is their
+    squared error."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.branch = ImageBranch(spec)
+        side = spec.defaults.width // spec.autoencoder.downscale
+        self.reader = Reader(spec.unet.context_dim, spec.autoencoder.latent_channels, side)
+
+    def forward(self, prepared: Tensor, latents: Tensor) -> Tensor:
+        tokens = self.branch(prepared)
+        return F.mse_loss(self.reader(tokens if tokens.ndim == 3 else tokens[:, 0]).float(), latents)
+
+
+def published_names(network: Network, words: Vocabulary, branch: ImageBranch | None = None) -> dict[str, Tensor]:
+    """The weights of everything but the autoencoder by the names of published files, with the full vocabulary."""
+    tensors = {f"model.diffusion_model.{key}": value for key, value in network.unet.state_dict().items()}
+    text = network.text.state_dict()
+    table = "model.token_embedding.weight"
+    text[table] = words.spread(text[table])
+    tensors |= {f"cond_stage_model.{key}": value for key, value in text.items()}
+    return tensors if branch is None else tensors | branch.published_names()

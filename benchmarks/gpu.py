@@ -92,7 +92,9 @@ class Passes:
         """What the network is called with, for so many texts."""
         unet, device, dtype = self.spec.unet, self.card.device, next(self.network.parameters()).dtype
         x = models.latents(unet, self.size, device, dtype)
-        conditioning = Conditioning.joined([models.told(unet, seed, device, dtype) for seed in range(2, 2 + texts)])
+        conditioning = Conditioning.joined(
+            [models.conditioning(unet, seed, device, dtype) for seed in range(2, 2 + texts)]
+        )
         return [x, torch.full((1,), 500.0, device=device), conditioning]
 
     @cached_property

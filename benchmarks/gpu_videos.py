@@ -31,7 +31,7 @@ class Blind(VideoCrafter):
     def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
         seed = 2 + len(prompt)
         return replace(
-            models.told(self.parts.spec.unet, seed, self.parts.device, self.parts.dtype),
+            models.conditioning(self.parts.spec.unet, seed, self.parts.device, self.parts.dtype),
             fps=torch.tensor([fps], device=self.parts.device),
         )
 

@@ -66,7 +66,7 @@ class Bench:
         device, dtype = device or self.device, dtype or self.dtype
         unet = self.spec.unet
         timestep = torch.tensor([500.0], device=device)
-        return [models.latents(unet, size, device, dtype), timestep, models.told(unet, 2, device, dtype)]
+        return [models.latents(unet, size, device, dtype), timestep, models.conditioning(unet, 2, device, dtype)]
 
     def operations(self, size: Size, **keywords: Any) -> int:
         """Operations of one UNet pass."""
@@ -147,7 +147,7 @@ def guided(bench: Bench) -> None:
     """A guided step compared with two separate passes, at the faster sizes."""
     network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     spec, found = bench.spec.unet, {}
-    positive, negative = (models.told(spec, seed, bench.device, bench.dtype) for seed in (2, 3))
+    positive, negative = (models.conditioning(spec, seed, bench.device, bench.dtype) for seed in (2, 3))
     model = models.Network(network)
     for size in [size for size in bench.sizes if bench.operations(size) / bench.rate < bench.longest / 10]:
         x, timestep = bench.inputs(size)[:2]

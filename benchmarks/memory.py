@@ -31,7 +31,7 @@ def pass_bytes(spec: ModelSpec, size: Size, network: VideoUNet | None = None) ->
     """Peak memory of a UNet pass of this size in fp16, without the weights."""
     network = network or VideoUNet(spec.unet, device="meta", dtype=torch.float16, attention=fused)
     meta = torch.device("meta")
-    conditioning = models.told(spec.unet, 2, meta, torch.float16)
+    conditioning = models.conditioning(spec.unet, 2, meta, torch.float16)
     x = models.latents(spec.unet, size, meta, torch.float16)
     if spec.reads_images:
         conditioning = replace(conditioning, image=conditioning.text[:, :16])

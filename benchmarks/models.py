@@ -109,7 +109,7 @@ def latents(spec: UNetSpec, size: tuple[int, int, int], device: torch.device | s
     return torch.randn(1, spec.latent_channels, *size, generator=generator).to(device, dtype)
 
 
-def told(spec: UNetSpec, seed: int, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
+def conditioning(spec: UNetSpec, seed: int, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
     """A text's conditioning."""
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn(1, TEXT_TOKENS, spec.context_dim, generator=generator).to(device, dtype)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vc_core.conditions import Conditioning
 from vc_core.denoising import Noise, Sampling, sample
-from vc_core.frames.pixels import save_picture
+from vc_core.frames.pixels import save_image
 from vc_core.frames.sheet import contact_sheet
 from vc_core.pipeline import GREY, Request, VideoCrafter
 from worlds.shapes.world import render
@@ -187,7 +187,7 @@ def few_steps(options: argparse.Namespace, cases: Sequence[Case]) -> tuple[dict[
 def show(clips: Sequence[Array], place: Path) -> None:
     """Saves a contact sheet with a row of evenly spaced frames for each clip."""
     rows = [torch.from_numpy(clip[np.linspace(0, len(clip) - 1, SHOWN).round().astype(int)]) for clip in clips]
-    save_picture(place, contact_sheet(torch.cat(rows), SHOWN))
+    save_image(place, contact_sheet(torch.cat(rows), SHOWN))
 
 
 def main(arguments: list[str] | None = None) -> int:

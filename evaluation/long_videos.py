@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from vc_core.denoising import Sampling
-from vc_core.frames.pixels import save_picture
+from vc_core.frames.pixels import save_image
 from vc_core.frames.sheet import contact_sheet
 from vc_core.long import Method, frames
 from vc_core.long.continuing import Continue
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 SEGMENT = 16
-WAYS: dict[str, Method] = {
+METHODS: dict[str, Method] = {
     "freenoise": FreeNoise(),
     "freelong": FreeLong(),
     "windows": OverlappingWindows(),
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", type=Path, default=ROOT / "models" / "videocrafter_small_t2v.safetensors")
     options.add_argument("--count", type=int, default=8, help="prompts")
     options.add_argument("--frames", type=int, nargs="*", default=[64])
-    options.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=list(WAYS))
+    options.add_argument("--methods", nargs="*", choices=tuple(METHODS), default=list(METHODS))
     options.add_argument("--steps", type=int, default=20)
     options.add_argument("--fifo-count", type=int, default=1, help="prompts for fifo, which is much slower")
     options.add_argument("--cost-of", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="lengths to time")
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--shown", type=int, default=0, help="prompts of the longest length on each sheet")
     options.add_argument("--free-init", type=int, default=0, metavar="PROMPTS", help="held-out prompts for FreeInit")
     options.add_argument("--free-init-steps", type=int, default=25, help="of each of its rounds")
-    options.add_argument("--cost", nargs=2, metavar=("WAY", "FRAMES"), help=argparse.SUPPRESS)
+    options.add_argument("--cost", nargs=2, metavar=("METHOD", "FRAMES"), help=argparse.SUPPRESS)
     return options
 
 
@@ -202,9 +202,9 @@ def cost(model: Path, method: str, count: int, steps: int) -> dict[str, float]:
         make(crafter, case, method, frames, steps)
         return (time.process_time() - begin) / frames
 
-    plain = WAYS["plain"]
+    plain = METHODS["plain"]
     seconds(SEGMENT, plain)  # warm-up
-    before, taken, after = seconds(SEGMENT, plain), seconds(count, WAYS[method]), seconds(SEGMENT, plain)
+    before, taken, after = seconds(SEGMENT, plain), seconds(count, METHODS[method]), seconds(SEGMENT, plain)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"time per frame": 2 * taken / (before + after), "peak bytes": float(peak)}
 
@@ -230,13 +230,13 @@ def costs(options: argparse.Namespace, method: str) -> dict[str, Any]:
 def show(clips: Sequence[Array], place: Path) -> None:
     """Saves a contact sheet with a row of 16 evenly spaced frames for each clip."""
     rows = [torch.from_numpy(clip[np.linspace(0, len(clip) - 1, SEGMENT).round().astype(int)]) for clip in clips]
-    save_picture(place, contact_sheet(torch.cat(rows), SEGMENT))
+    save_image(place, contact_sheet(torch.cat(rows), SEGMENT))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """The requested figures."""
     crafter = VideoCrafter.load(options.model)
-    found = compare(crafter, options) if options.ways else {}
+    found = compare(crafter, options) if options.methods else {}
     if options.free_init:
         found["FreeInit"], clips = free_init(crafter, options.free_init, options.free_init_steps)
         if options.shown:
@@ -248,7 +248,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def compare(crafter: VideoCrafter, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of the methods for long clips."""
     cases = long_cases(options.count)
-    short = [make(crafter, case, WAYS["plain"], SEGMENT, options.steps) for case in cases]
+    short = [make(crafter, case, METHODS["plain"], SEGMENT, options.steps) for case in cases]
     found: dict[str, Any] = {
         "prompts": [case.prompt for case in cases],
         "16 frames": {f"plain, {len(cases)} prompts": judged(cases, short, "plain")},
@@ -258,11 +258,11 @@ def compare(crafter: VideoCrafter, options: argparse.Namespace) -> dict[str, Any
             method: at_length(
                 crafter, cases[: options.fifo_count] if method == "fifo" else cases, method, count, options
             )
-            for method in options.ways
+            for method in options.methods
         }
     if options.cost_of:
         found["cost over 16 frames"] = {
-            method: costs(options, method) for method in options.ways if method not in UNTIMED
+            method: costs(options, method) for method in options.methods if method not in UNTIMED
         }
     found["prompts with the right colour at 16 frames"] = percent(
         [observe(clip).colour == case.scene.colour for case, clip in zip(cases, short, strict=True)]
@@ -274,7 +274,7 @@ def at_length(
     crafter: VideoCrafter, cases: Sequence[Case], method: str, count: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The figures of a method for clips of `count` frames."""
-    clips = [make(crafter, case, WAYS[method], count, options.steps) for case in cases]
+    clips = [make(crafter, case, METHODS[method], count, options.steps) for case in cases]
     figures = {"prompts": len(cases), **judged(cases, clips, method)}
     logger.info("%d frames, %s: %s", count, method, figures)
     if options.shown and count == max(options.frames):

@@ -30,7 +30,7 @@ from vc_core.denoising import SAMPLERS, Guidance
 from vc_core.denoising.denoiser import denoiser
 from vc_core.denoising.freenoise import reordered, with_motion_injection
 from vc_core.denoising.guidance import guide
-from vc_core.frames.fitting import fit, picture_latent
+from vc_core.frames.fitting import fit, image_latent
 from vc_core.pipeline import GREY, VideoCrafter
 from vc_core.specs import Windows
 
@@ -89,7 +89,7 @@ def check_concat(crafter: VideoCrafter, call: dict[str, Any], pictures: list[Ten
         crafter._image_latent(picture, RecordedNoise([noise[place : place + 1]]))
         for picture, place in zip(ends, at, strict=False)
     ]
-    ours = picture_latent(latents[0], golden.shape[2], *latents[1:])
+    ours = image_latent(latents[0], golden.shape[2], *latents[1:])
     assert relative_error(ours.expand_as(golden), golden) < LATENT, call["name"]
 
 

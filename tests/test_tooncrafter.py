@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vc_core import cli
 from vc_core.checkpoint import inspect_checkpoint
-from vc_core.frames.pixels import load_picture
+from vc_core.frames.pixels import load_image
 from vc_core.long import frames, key_frames
 from vc_core.long.video import applied
 from vc_core.long.windows import OverlappingWindows
@@ -44,7 +44,7 @@ def crafter(model: Path) -> VideoCrafter:
 
 @pytest.fixture(scope="module")
 def pictures(folder: Path) -> tuple[Tensor, Tensor]:
-    return load_picture(folder / "first.png"), load_picture(folder / "last.png")
+    return load_image(folder / "first.png"), load_image(folder / "last.png")
 
 
 def last(steps: object) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vc_core.denoising.schedule import NoiseSchedule
-from vc_core.frames.fitting import picture_latent
+from vc_core.frames.fitting import image_latent
 from vc_core.specs import DiffusionSpec, ResamplerSpec
 from worlds.shapes.captions import caption
 from worlds.shapes.world import FRAMES, Scene
@@ -92,7 +92,7 @@ class ContinuingObjective:
             last = clip[:, :, -1] if chance < BACK_AND_FORTH + TWO_IMAGES else None
             clips.append(clip)
             scenes.append(scene)
-            concat.append(picture_latent(clip[:, :, 0], FRAMES, last))
+            concat.append(image_latent(clip[:, :, 0], FRAMES, last))
         return torch.cat(clips), scenes, torch.cat(concat)
 
     def conditions(self, scenes: list[Scene], rng: np.random.Generator) -> list[Tensor]:

@@ -30,7 +30,7 @@ from .checks import check_ends, check_picture
 from .demo import run_demo
 from .denoising import AnalyticInit, NoiseSchedule, Source, Step
 from .errors import UserError
-from .frames.pixels import load_picture
+from .frames.pixels import load_image
 from .long import Method, frames, key_frames
 from .long.method import Feature, Use
 from .long.off import Off
@@ -166,7 +166,7 @@ def _make_video(options: argparse.Namespace) -> None:
     """Check everything that can be checked without the weights; then load, sample, decode, write."""
     _check_output(options)
     _resolve_names(options)
-    picture = None if options.picture is None else load_picture(options.picture)
+    picture = None if options.picture is None else load_image(options.picture)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     checkpoint = open_checkpoint(options.model, preset=options.preset)
@@ -177,7 +177,7 @@ def _make_video(options: argparse.Namespace) -> None:
     check_picture(spec, given=picture is not None, encoder=encoder)
     check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
     check_used(options, spec)
-    ends = [load_picture(path) for path in options.end_picture]
+    ends = [load_image(path) for path in options.end_picture]
     long, given = _chosen(options, spec)
     request = applied(long, given, spec)
     settings = request.settle(spec)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import bundled
 from .denoising import Step
-from .frames.pixels import load_picture, save_picture
+from .frames.pixels import load_image, save_image
 from .frames.sheet import contact_sheet
 from .pipeline import Request, VideoCrafter
 from .recipe import recipe, tags
@@ -30,7 +30,7 @@ def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) 
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[str, Path, str, Tensor | None]] = [
         ("text-to-video", bundled.TEXT, TEXT_PROMPT, None),
-        ("image-to-video", bundled.IMAGE, IMAGE_PROMPT, load_picture(IMAGE)),
+        ("image-to-video", bundled.IMAGE, IMAGE_PROMPT, load_image(IMAGE)),
     ]
     written: list[Path] = []
     clips = []
@@ -49,7 +49,7 @@ def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) 
             write_video(_unused(folder / f"{name}.mp4"), frames, fps=spec.defaults.save_fps, metadata=metadata)
         )
     sheet = contact_sheet(torch.cat(clips), columns=clips[0].shape[0])
-    written.append(save_picture(_unused(folder / "contact-sheet.png"), sheet))
+    written.append(save_image(_unused(folder / "contact-sheet.png"), sheet))
     return written
 
 

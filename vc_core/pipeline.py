@@ -30,7 +30,7 @@ from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSo
 from .denoising.caching import SHALLOW, Cache, step_cache
 from .denoising.freenoise import with_motion_injection
 from .denoising.windows import windowed
-from .frames.fitting import Fit, fit, fit_ends, picture_latent
+from .frames.fitting import Fit, fit, fit_ends, image_latent
 from .frames.pixels import to_network, to_unit
 from .network.adapter import Adapter, Recording
 from .network.adapters.contexts import KeptContexts
@@ -199,7 +199,7 @@ class VideoCrafter:
         with `loop` the first is at both ends, exactly the same. `noise` samples the autoencoder's posterior."""
         latent = self._image_latent(first, noise)
         end = latent if loop else None if last is None else self._image_latent(last, noise)
-        return picture_latent(latent, frames, end)
+        return image_latent(latent, frames, end)
 
     def _image_latent(self, image: Tensor, noise: NoiseSource | None) -> Tensor:
         autoencoder = self.parts.autoencoder

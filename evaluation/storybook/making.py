@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vc_core.conditioning import Conditioning
 from vc_core.denoising import Guidance, Noise, Sampling, sample
-from vc_core.frames.fitting import picture_latent
+from vc_core.frames.fitting import image_latent
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.storybook.world import FRAMES
 
@@ -104,7 +104,7 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
 
 def _beside(crafter: VideoCrafter, ends: Tensor) -> Tensor:
     latents = [crafter.encode(image[None])[:, :, 0] for image in ends]
-    return picture_latent(latents[0], FRAMES, latents[1] if len(latents) > 1 else None)
+    return image_latent(latents[0], FRAMES, latents[1] if len(latents) > 1 else None)
 
 
 def _join(parts: Sequence[Conditioning], beside: Tensor | None) -> Conditioning:

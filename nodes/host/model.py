@@ -26,7 +26,7 @@ from ...vc_core.checkpoint.reading import METADATA_KEY
 from ...vc_core.conditioning import tokens_for_frames
 from ...vc_core.denoising import NoiseSchedule
 from ...vc_core.errors import UserError
-from ...vc_core.frames.fitting import picture_latent
+from ...vc_core.frames.fitting import image_latent
 from ...vc_core.network.layers import to_frames
 from ...vc_core.specs import ModelSpec, to_json
 from . import towers
@@ -146,14 +146,14 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if kwargs.get(KEY_FRAMES) is not None:
             raise UserError(
                 "The conditioning holds a row of key frames, which only VideoCrafter KSampler can sample. Use that "
-                "node, or give VideoCrafter Picture to Video two images at most."
+                "node, or give VideoCrafter Image to Video two images at most."
             )
         self._check_images(images, noise)
         if image is None:
             self._check_no_image(which)
         if images is not None:
             latents = [self.process_latent_in(latent) for latent in images]
-            concat = to_frames(picture_latent(latents[0], len(noise), *latents[1:]))
+            concat = to_frames(image_latent(latents[0], len(noise), *latents[1:]))
             out["c_concat"] = comfy.conds.CONDNoiseShape(concat.to(kwargs["device"]))
         return out | self._scales(kwargs.get(GUIDANCE), kwargs.get(MOTION))
 
@@ -236,7 +236,7 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         wanted = self.spec.continues_images
         if wanted and images is None:
             raise UserError(
-                f"{self.spec.name} continues an image, and the conditioning holds none. Put VideoCrafter Picture to "
+                f"{self.spec.name} continues an image, and the conditioning holds none. Put VideoCrafter Image to "
                 "Video between the prompts and the sampler."
             )
         if images is None:
@@ -244,20 +244,20 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if not wanted:
             raise UserError(
                 f"The conditioning holds an image to continue, but {self.spec.name} does not continue images. Load "
-                "a DynamiCrafter or ToonCrafter model, or leave VideoCrafter Picture to Video out."
+                "a DynamiCrafter or ToonCrafter model, or leave VideoCrafter Image to Video out."
             )
         given, size = images[0].shape[-2:], noise.shape[-2:]
         if given != size:
             raise UserError(
                 f"The image was prepared for clips of {given[1] * 8} x {given[0] * 8} pixels, but the latent has "
-                f"{size[1] * 8} x {size[0] * 8}. Connect the latent output of VideoCrafter Picture to Video."
+                f"{size[1] * 8} x {size[0] * 8}. Connect the latent output of VideoCrafter Image to Video."
             )
 
     def _check_no_image(self, which: str) -> None:
         """Image attention without an image would run on text alone, which no model was trained on."""
         if not self.spec.reads_images:
             return
-        node = "Picture to Video" if self.spec.continues_images else "Image Conditioning"
+        node = "Image to Video" if self.spec.continues_images else "Image Conditioning"
         raise UserError(
             f"{self.spec.name} is an image-to-video model, and the {which} conditioning holds no image. Put "
             f"VideoCrafter {node} between the prompts and the sampler and connect both of its outputs, positive and "

@@ -35,7 +35,7 @@ class OwnAutoencoder(Autoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:  # type: ignore[override]
         """n c h w -> n 3 (8 h) (8 w)"""
-        return self.pictures(latents)
+        return self.decode_unscaled(latents)
 
 
 def load_vae(checkpoint: Checkpoint, weight_dtype: str = "default") -> Any:
@@ -137,7 +137,7 @@ def decode_clip(vae: Any, latents: Tensor, ends: Tensor) -> Tensor:
     try:
         load([vae.patcher], memory_required=memory, **known(load, force_full_load=vae.disable_offload))
         z, pixels = (part.to(vae.device, vae.vae_dtype) for part in (latents, shown))
-        out = vae.first_stage_model.pictures(z, pixels).to("cpu", torch.float32)
+        out = vae.first_stage_model.decode_unscaled(z, pixels).to("cpu", torch.float32)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The memory is not enough for {len(latents)} frames of {ends.shape[2]}x{ends.shape[1]}, which this VAE "

@@ -60,7 +60,7 @@ def test_the_scenes_of_long_clips_stay_in_the_picture() -> None:
 def test_the_command_measures_every_way(tmp_path: Path) -> None:
     model = small_models.save(small_models.TEXT_MODEL, tmp_path / "model.safetensors")
     result = tmp_path / "result.json"
-    few = ["--count", "1", "--frames", "20", "--steps", "1", "--ways", "freenoise", "plain", "--cost-of", "16"]
+    few = ["--count", "1", "--frames", "20", "--steps", "1", "--methods", "freenoise", "plain", "--cost-of", "16"]
     shown = ["--shown", "1", "--sheets", str(tmp_path)]
     assert main(["--model", str(model), "--result", str(result), *few, *shown]) == 0
     found = json.loads(result.read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def test_free_init_is_measured_after_its_rounds(tmp_path: Path) -> None:
         clip = list(frames(crafter, case.prompt, request=request, method=Off(free_init=rounds)))
         np.testing.assert_allclose(found[rounds], np.stack([frame.numpy() for frame in clip]), atol=1e-5)
     result = tmp_path / "result.json"
-    asked = ["--ways", "--free-init", "1", "--free-init-steps", "1"]
+    asked = ["--methods", "--free-init", "1", "--free-init-steps", "1"]
     assert main(["--model", str(model), "--result", str(result), *asked]) == 0
     numbers = json.loads(result.read_text(encoding="utf-8"))["FreeInit"]
     assert numbers["settings"]["steps"] == 1

@@ -9,7 +9,7 @@ import torch
 
 from golden_cases import cases, load
 from vc_core.errors import UserError
-from vc_core.frames.fitting import fit, picture_latent
+from vc_core.frames.fitting import fit, image_latent
 
 # published web page's padding: 0 in -1..1
 GREY = 0.5
@@ -62,7 +62,7 @@ def test_invalid_images_and_options_are_refused() -> None:
 
 def test_ends_of_a_clip() -> None:
     first, last = torch.full((1, 4, 2, 3), 2.0), torch.full((1, 4, 2, 3), 3.0)
-    assert torch.equal(picture_latent(first, 5), torch.full((1, 4, 5, 2, 3), 2.0))
-    assert picture_latent(first, 5, last)[0, 0, :, 0, 0].tolist() == [2, 0, 0, 0, 3]
+    assert torch.equal(image_latent(first, 5), torch.full((1, 4, 5, 2, 3), 2.0))
+    assert image_latent(first, 5, last)[0, 0, :, 0, 0].tolist() == [2, 0, 0, 0, 3]
     with pytest.raises(UserError, match="frames is 1; a clip between two images needs at least 2"):
-        picture_latent(first, 1, last)
+        image_latent(first, 1, last)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vc_core.errors import UserError
-from vc_core.frames.pixels import load_picture, save_picture, to_network, to_uint8, to_unit
+from vc_core.frames.pixels import load_image, save_image, to_network, to_uint8, to_unit
 from vc_core.frames.sheet import contact_sheet
 
 
@@ -33,42 +33,40 @@ def test_images_are_read_upright_opaque_and_in_colour(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.fromarray(grid).save(tmp_path / "turned.png", exif=exif)
-    turned = load_picture(tmp_path / "turned.png")
+    turned = load_image(tmp_path / "turned.png")
     assert turned.shape == (7, 5, 3)
     assert torch.equal((turned * 255).round().byte(), torch.from_numpy(np.rot90(grid, -1).copy()))
 
     rgba = np.concatenate([grid, np.full((5, 7, 1), 51, np.uint8)], axis=-1)
     Image.fromarray(rgba).save(tmp_path / "alpha.png")
     wanted = torch.from_numpy(grid).float() / 255 * 0.2 + 0.8
-    assert torch.allclose(load_picture(tmp_path / "alpha.png"), wanted, atol=1e-6)
+    assert torch.allclose(load_image(tmp_path / "alpha.png"), wanted, atol=1e-6)
 
     Image.fromarray(grid[..., 0]).save(tmp_path / "grey.png")
-    assert torch.equal(
-        (load_picture(tmp_path / "grey.png") * 255).round().byte()[..., 2], torch.from_numpy(grid[..., 0])
-    )
+    assert torch.equal((load_image(tmp_path / "grey.png") * 255).round().byte()[..., 2], torch.from_numpy(grid[..., 0]))
     deep = np.full((5, 7), 32768, np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert load_picture(tmp_path / "deep.png").mean() == pytest.approx(32768 / 65535)
+    assert load_image(tmp_path / "deep.png").mean() == pytest.approx(32768 / 65535)
 
 
 def test_a_file_that_is_not_an_image_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match="cannot be read as an image"):
-        load_picture(tmp_path / "text.png")
+        load_image(tmp_path / "text.png")
     with pytest.raises(UserError, match=r"Image .* not found"):
-        load_picture(tmp_path / "none.png")
+        load_image(tmp_path / "none.png")
 
 
 def test_images_are_not_overwritten(tmp_path):
     picture = torch.rand(5, 7, 3)
-    path = save_picture(tmp_path / "new" / "a.png", picture)
-    assert torch.allclose(load_picture(path), picture, atol=0.5 / 255 + 1e-6)
+    path = save_image(tmp_path / "new" / "a.png", picture)
+    assert torch.allclose(load_image(path), picture, atol=0.5 / 255 + 1e-6)
     with pytest.raises(UserError, match="already exists"):
-        save_picture(path, picture)
-    assert save_picture(path, picture * 0, overwrite=True) == path
-    assert load_picture(path).max() == 0
+        save_image(path, picture)
+    assert save_image(path, picture * 0, overwrite=True) == path
+    assert load_image(path).max() == 0
     with pytest.raises(UserError, match="suffix of an image format"):
-        save_picture(tmp_path / "a.xyz", picture)
+        save_image(tmp_path / "a.xyz", picture)
     assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == ["a.png"]
 
 

@@ -17,7 +17,7 @@ from vc_core.conditions import Conditioning, Evaluation
 from vc_core.denoising import Guidance, NoiseSchedule
 from vc_core.denoising.freenoise import reordered, with_motion_injection
 from vc_core.denoising.guidance import guide
-from vc_core.frames.fitting import fit, picture_latent
+from vc_core.frames.fitting import fit, image_latent
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import GREY, VideoCrafter
 from vc_core.specs import (
@@ -152,7 +152,7 @@ def dc_e2e(folder: Path) -> Path:
         crafter._image_latent(picture, RecordedNoise([noise[None]]))
         for picture, noise in zip(cropped, (posterior[0], posterior[3]), strict=True)
     ]
-    concat = picture_latent(ends[0], 4, ends[1])
+    concat = image_latent(ends[0], 4, ends[1])
     told = {}
     for which, (prompt, picture) in {
         "context": ("a boat", cropped[0]),

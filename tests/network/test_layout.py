@@ -88,7 +88,7 @@ def test_the_autoencoder_changes_no_layout(trace):
         latents = torch.zeros(2, 4, 40, 64, device="cuda", dtype=HALF)
         pixels = torch.zeros(2, 3, 320, 512, device="cuda", dtype=HALF)
         with trace:
-            model.pictures(latents)
+            model.decode_unscaled(latents)
             model.moments(pixels)
     assert list(trace.layouts) == ["clone (2, 4, 40, 64)", "clone (2, 3, 320, 512)"]
 

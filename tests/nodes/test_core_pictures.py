@@ -8,7 +8,7 @@ import torch
 from comfyui.limits import skip_without
 from vc_core.conditioning import tokens_for_frames
 from vc_core.denoising import Sampling
-from vc_core.frames.fitting import picture_latent
+from vc_core.frames.fitting import image_latent
 from vc_core.network.layers import to_frames
 from vc_core.pipeline import Request, VideoCrafter
 
@@ -106,7 +106,7 @@ def test_context_windows_cut_latents_and_tokens_of_the_pictures(comfy, continuin
     assert torch.isfinite(out).all()
     carried = told[0][0][1]
     first, last = (latent * SCALE for latent in carried["videocrafter_pictures"])
-    beside = to_frames(picture_latent(first, FRAMES, last))
+    beside = to_frames(image_latent(first, FRAMES, last))
     tokens = tokens_for_frames(carried["videocrafter_image_tokens"][None], FRAMES)[0]
     spans = set()
     for which, latents, image in seen:

@@ -165,7 +165,7 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
         with pytest.raises(Exception, match=".*".join(says)):
             comfy.call(node, **inputs)
 
-    with pytest.raises(Exception, match=r"continues an image.*Picture to Video"):
+    with pytest.raises(Exception, match=r"continues an image.*Image to Video"):
         continuing_model.sample()
     for other in (text_model, image_model):
         with pytest.raises(Exception, match="is not supported by VideoCrafter Image to Video"):

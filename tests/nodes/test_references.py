@@ -109,7 +109,7 @@ def test_too_little_memory_is_told_with_the_size(comfy, toon_model, pictures, mo
     def full(*_):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(toon_model.vae.first_stage_model, "pictures", full)
+    monkeypatch.setattr(toon_model.vae.first_stage_model, "decode_unscaled", full)
     samples = torch.zeros(3, 4, 3, 2)
     with pytest.raises(ValueError, match=r"not enough for 3 frames of 16x24.*fewer frames.*VAE Decode \(Tiled\)"):
         decoded(comfy, toon_model, {"samples": samples}, references=pictures[0][None])

@@ -118,7 +118,7 @@ class Autoencoder(nn.Module):
             frame = self._bytes(DECODED, latents[:1, 0]) * self.spec.downscale**2
             chunk = frames_at_once(frame, free_bytes(latents.device))
         cure = _cure("decode", self._size(latents))
-        return _in_chunks(lambda part: self.pictures(part / self.spec.scale_factor), latents, chunk, cure)
+        return _in_chunks(lambda part: self.decode_unscaled(part / self.spec.scale_factor), latents, chunk, cure)
 
     def _size(self, latents: Tensor) -> list[int]:
         """Height and width of the decoded images."""
@@ -131,13 +131,13 @@ class Autoencoder(nn.Module):
             f"There is not enough memory to decode {len(latents)} frames of {width}x{height} at once, as this decoder "
             "does. Make fewer frames or a smaller video, or load the model in fp16 or bf16."
         )
-        return until_it_fits(lambda: self.pictures(latents / self.spec.scale_factor, ends), lambda: False, cure)
+        return until_it_fits(lambda: self.decode_unscaled(latents / self.spec.scale_factor, ends), lambda: False, cure)
 
     def _bytes(self, each: int, plane: Tensor) -> int:
         """Size of `each` feature maps of the finest level for a plane h w, in bytes of its dtype."""
         return each * self.spec.channels * plane.nbytes
 
-    def pictures(self, latents: Tensor, ends: Tensor | None = None) -> Tensor:
+    def decode_unscaled(self, latents: Tensor, ends: Tensor | None = None) -> Tensor:
         """Like `decode`, for all frames at once and for unscaled latents. Raises UserError if `ends` has the wrong
         shape.
 

@@ -80,7 +80,7 @@ def fit_ends(images: Sequence[Tensor], height: int, width: int, how: Fit = "crop
     return torch.stack([fit(image, height, width, how) for image in (images[0], images[-1])])
 
 
-def picture_latent(first: Tensor, frames: int, last: Tensor | None = None) -> Tensor:
+def image_latent(first: Tensor, frames: int, last: Tensor | None = None) -> Tensor:
     """The latent 1 c f h w that is concatenated to the noised one, from images' latents 1 c h w.
 
     A single image is repeated for all frames. With two, the first is placed at the first frame and the second at the

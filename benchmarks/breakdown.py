@@ -1,4 +1,4 @@
-"""Where the time of a UNet pass goes, by kinds of modules."""
+"""The time of a UNet pass by kind of module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS: dict[type[nn.Module], str] = {
 
 
 class Breakdown:
-    """Counts the seconds inside modules of each kind, without those of other kinds within them."""
+    """Measures the seconds in modules of each kind, excluding nested modules of other kinds."""
 
     def __init__(self, network: VideoUNet, clock: Clock) -> None:
         self.network, self.clock = network, clock
@@ -41,8 +41,8 @@ class Breakdown:
         self.shares: dict[str, float] = {}
 
     def measure(self, *arguments: Any, **keywords: Any) -> None:
-        """Run one pass with these arguments: its seconds in `total`, and in `shares` the part of each kind in it, the
-        largest first."""
+        """Runs one pass and stores its seconds in `total`, and the share of each kind in `shares`, the largest
+        first."""
         handles = []
         for module in self.network.modules():
             kind = KINDS.get(type(module))

@@ -1,8 +1,8 @@
-"""What the caches save and change on a small model: operations, agreement with the exact clip, and accuracy.
+"""Effect of the caches on a small model: operations, agreement with the exact clip, and accuracy.
 
     python benchmarks/caching.py --count 24
 
-Every clip is made exactly and with the caches at each quality, from the same seed, prompt and settings.
+Every clip is made without caches and with them at each quality, from the same seed, prompt and settings.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,10 +25,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.machine import processor  # noqa: E402
 from evaluation.detector import observe  # noqa: E402
 from evaluation.experiments import judge  # noqa: E402
-from evaluation.generate import draw_cases  # noqa: E402
+from evaluation.generate import Case, draw_cases  # noqa: E402
 from evaluation.measures import psnr  # noqa: E402
 from vc_core.denoising import Sampling  # noqa: E402
-from vc_core.denoising.caching import QUALITIES  # noqa: E402
+from vc_core.denoising.caching import QUALITIES, Quality  # noqa: E402
 from vc_core.pipeline import Request, VideoCrafter  # noqa: E402
 
 
@@ -46,20 +47,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     exact: list[Any] = []
     for quality in (None, *QUALITIES):
-        made, operations = [], 0
-        for number, case in enumerate(cases):
-            request = Request(
-                seed=case.seed,
-                fps=case.scene.fps,
-                sampling=sampling,
-                step_cache=quality,
-                guidance_cache=quality,
-                together=False,
-            )
-            with FlopCounterMode(display=False) if number == 0 else nullcontext() as counter:
-                latents = [step.x for step in crafter.steps(case.prompt, request=request)][-1]
-            operations = counter.get_total_flops() if counter is not None else operations  # of one clip, as of every
-            made.append(crafter.decode(latents).numpy())
+        made, operations = clips(crafter, cases, sampling, quality)
         exact = exact or made
         row: dict[str, Any] = {"operations": operations, "accuracy": judge(cases, [observe(clip) for clip in made])}
         if quality is not None:
@@ -78,6 +66,27 @@ def main() -> None:
     }
     options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+def clips(
+    crafter: VideoCrafter, cases: Sequence[Case], sampling: Sampling, quality: Quality | None
+) -> tuple[list[Any], int]:
+    """The clips with the caches at this quality, None for none, and the number of operations of one of them."""
+    made, operations = [], 0
+    for case in cases:
+        request = Request(
+            seed=case.seed,
+            fps=case.scene.fps,
+            sampling=sampling,
+            step_cache=quality,
+            guidance_cache=quality,
+            together=False,
+        )
+        with nullcontext() if operations else FlopCounterMode(display=False) as counter:
+            latents = [step.x for step in crafter.steps(case.prompt, request=request)][-1]
+        operations = operations if counter is None else counter.get_total_flops()
+        made.append(crafter.decode(latents).numpy())
+    return made, operations
 
 
 if __name__ == "__main__":

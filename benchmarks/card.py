@@ -1,6 +1,6 @@
-"""One graphics card: seconds, memory and kernels of a call on it, and a result that is kept up to date in a file.
+"""Measures seconds, memory and kernels of calls on a GPU, and keeps a result file up to date.
 
-Everything also runs on a CPU, which has no kernels of its own to list and no allocator to ask.
+Everything also runs on a CPU, without lists of kernels and without memory figures.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ KINDS: dict[str, str] = {
     "matrix products": r"gemm|nvjet|cutlass|splitk|cublas|gemv|matmul|addmm|bmm|aten::mm",
     "elementwise": r"elementwise|geglu|gelu|silu|softmax|reduce|triton_|_add|add\b|mul\b|index|gather",
 }
-"""The kinds of kernels, and what their names hold; the first that matches counts."""
+"""Kinds of kernels, and patterns of their names; the first match counts."""
 
 LAUNCHES = re.compile(r"^cu(da)?(LaunchKernel|LaunchKernelEx|LaunchKernelExC|GraphLaunch|MemcpyAsync|MemsetAsync)\b")
 LONGEST = 12
-"""Kernels that are listed by name."""
+"""Number of kernels listed by name."""
 
 
 def kind_of(kernel: str) -> str:
-    """The kind of a kernel, by its name."""
+    """The kind of a kernel."""
     return next((kind for kind, names in KINDS.items() if re.search(names, kernel.lower())), "others")
 
 
 @dataclass
 class Card:
-    """A device and what was found on it. `limit` are the seconds that all of it may take."""
+    """A device and the results measured on it. `limit` is the maximum total time in seconds."""
 
     device: torch.device
     output: Path | None = None
@@ -64,15 +64,15 @@ class Card:
 
     @property
     def half(self) -> torch.dtype:
-        """The type of the networks: half precision where it is fast."""
+        """The dtype of the networks: half precision on a GPU."""
         return torch.float16 if self.is_gpu else torch.float32
 
     def left(self) -> float:
-        """Seconds of the limit."""
+        """Seconds left until the limit."""
         return self.limit - (time.perf_counter() - self.begun)
 
     def note(self, *names: str, **found: Any) -> None:
-        """Puts what was found under these names, and saves everything that is known so far."""
+        """Stores results under these names, and saves everything known so far."""
         place = self.result
         for name in names:
             place = place.setdefault(name, {})
@@ -91,14 +91,14 @@ class Card:
 
     @contextmanager
     def section(self, name: str, needed: float) -> Iterator[bool]:
-        """Whether there is time for a section, which takes about so many seconds. What goes wrong in it is noted."""
+        """Yields whether there is time for a section that takes about `needed` seconds. Errors in it are recorded."""
         begun, there_is = time.perf_counter(), self.left() >= needed
         if not there_is:
             self.note(name, left_out=f"{self.left():.0f} s were left, and it takes about {needed:g}")
         try:
             with torch.inference_mode():
                 yield there_is
-        except Exception as error:  # the other sections are worth having all the same
+        except Exception as error:  # the other sections should still run
             log.exception("%s", name)
             self.note(name, error=f"{type(error).__name__}: {error}"[:500])
         self.tidy()
@@ -106,18 +106,18 @@ class Card:
             self.note(name, section_seconds=round(time.perf_counter() - begun, 1))
 
     def tidy(self) -> None:
-        """Lets go of memory that nothing refers to."""
+        """Frees unreferenced memory."""
         gc.collect()
         if self.is_gpu:
             torch.cuda.empty_cache()
 
     def wait(self) -> None:
-        """Until everything asked of the device is done."""
+        """Waits until the device has finished all work."""
         if self.is_gpu:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, work: Callable[[], Any], count: int = 5, warm: int = 2) -> dict[str, float]:
-        """The medians of the seconds that a call takes on the device, and that Python takes to ask for it."""
+        """The median seconds of a call on the device, and of enqueueing it in Python."""
         for _ in range(1 if self.tiny else warm):
             work()
         self.wait()
@@ -136,7 +136,7 @@ class Card:
         return {"seconds": statistics.median(taken), "enqueue_seconds": statistics.median(asked)}
 
     def memory(self, work: Callable[[], Any]) -> dict[str, int]:
-        """Bytes that torch's allocator had given out before the call and at the most during it, and reserved."""
+        """Bytes allocated by torch before the call, and the peaks of allocated and reserved bytes during it."""
         self.tidy()
         if not self.is_gpu:
             work()
@@ -152,8 +152,7 @@ class Card:
         }
 
     def kernels(self, work: Callable[[], Any]) -> dict[str, Any]:
-        """What runs on the device in a call: launches, kernels, and the milliseconds of each kind. Of a CPU the
-        operations are counted."""
+        """Launches, kernels and milliseconds by kind for a call; on a CPU, operations instead of kernels."""
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.is_gpu else [])]
         self.wait()
         with profile(activities=kinds) as found:
@@ -170,7 +169,7 @@ class Card:
 
 
 def by_kind(rows: list[tuple[str, float, int]]) -> dict[str, Any]:
-    """Kernels (name, milliseconds, how often) in kinds, and the longest by name."""
+    """Groups kernels (name, milliseconds, count) by kind, and lists the longest."""
     milliseconds: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     for name, taken, count in rows:
@@ -190,7 +189,7 @@ def by_kind(rows: list[tuple[str, float, int]]) -> dict[str, Any]:
 
 
 def versions(device: torch.device) -> dict[str, Any]:
-    """Of what the device is driven by, as far as it is there."""
+    """Versions of the software that drives the device, as far as available."""
     found: dict[str, Any] = {"cuda": torch.version.cuda}
     try:
         found["triton"] = version("triton")

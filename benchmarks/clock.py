@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 LONG = 20.0
-"""Seconds from which on a call is measured once, without a warm-up of its own."""
+"""Calls that take longer than this many seconds are measured once, without warm-up."""
 
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CEILING = Path(__file__).with_name("ceiling.c")
@@ -25,8 +25,8 @@ CEILING = Path(__file__).with_name("ceiling.c")
 
 @dataclass(frozen=True)
 class Clock:
-    """Measures on one device. On a CPU with one thread it counts that thread's seconds of computing, which other
-    programs on the machine change little; with more threads the wall clock's; on CUDA those between two events."""
+    """Measures time on one device: CPU time with one thread, which is hardly affected by other programs; wall-clock
+    time with more threads; the time between two events on CUDA."""
 
     device: torch.device
     repeats: int = 3
@@ -38,11 +38,11 @@ class Clock:
         return "processor time" if torch.get_num_threads() == 1 else "wall clock"
 
     def now(self) -> float:
-        """The reading of a CPU's clock, in seconds."""
+        """The current CPU clock in seconds."""
         return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
     def once(self, work: Callable[[], Any]) -> float:
-        """The seconds of one call."""
+        """Seconds of one call."""
         if self.device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -55,15 +55,15 @@ class Clock:
         return self.now() - begun
 
     def seconds(self, work: Callable[[], Any], expected: float = 0.0) -> float:
-        """The median of some calls after one to warm up; of one call alone where it is expected to be long."""
+        """The median of several calls after a warm-up, or a single call if it is expected to take long."""
         if expected > LONG:
             return self.once(work)
         self.once(work)
         return statistics.median(self.once(work) for _ in range(self.repeats))
 
     def peak(self, work: Callable[[], Any]) -> dict[str, int]:
-        """Bytes held at the most during the call: of the process on a CPU, of torch's allocator on CUDA; and above what
-        was held before it. Empty where the system does not tell."""
+        """Peak bytes during the call, of the process on a CPU and of torch's allocator on CUDA, and the increase over
+        the bytes before it. Empty if the system does not provide them."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -75,7 +75,7 @@ class Clock:
         if not STATUS.exists() or not FORGET.exists():
             work()
             return {}
-        FORGET.write_text("5", encoding="ascii")  # the peak is counted anew
+        FORGET.write_text("5", encoding="ascii")  # resets the peak
         before = resident("VmRSS")
         work()
         most = resident("VmHWM")
@@ -83,21 +83,21 @@ class Clock:
 
 
 def resident(name: str) -> int:
-    """A figure of this process on Linux, in bytes."""
+    """A memory figure of this process on Linux, in bytes."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def operations(work: Callable[[], Any]) -> int:
-    """Multiplications and additions of matrix products, convolutions and attention in the call; run it on `meta`."""
+    """Number of multiplications and additions in matrix products, convolutions and attention; call it on `meta`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def convolution_rate(clock: Clock, dtype: torch.dtype) -> float:
-    """Operations per second of a 3x3 convolution of 320 channels on 8 frames of 40x64, channels last: on a CPU the
-    fastest kernel of this network, and so the most that any pass could reach."""
+    """Operations per second of a 3x3 convolution of 320 channels on 8 frames of 40x64, channels last: the fastest
+    kernel of this network on a CPU, and so an upper bound for any pass."""
     x = torch.randn(8, 320, 40, 64, device=clock.device).to(dtype, memory_format=torch.channels_last)
     weight = torch.randn(320, 320, 3, 3, device=clock.device).to(dtype, memory_format=torch.channels_last)
     return 2 * x.numel() * weight[0].numel() / clock.seconds(lambda: torch.conv2d(x, weight, padding=1))
@@ -110,8 +110,8 @@ def matrix_rate(clock: Clock, dtype: torch.dtype, side: int = 4096) -> float:
 
 
 def ceiling() -> dict[str, float]:
-    """Operations per second that the CPU cores in use could do at the most, by a loop of nothing but multiply-adds in
-    registers; empty without a C compiler."""
+    """Peak operations per second of the CPU cores in use, by a loop of multiply-adds in registers; empty without a C
+    compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         return {}

@@ -1,4 +1,4 @@
-"""Loading a checkpoint of published size, and writing a video."""
+"""Measures loading a full-size checkpoint, and writing a video."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ FRAMES = 32
 
 
 def loading() -> dict[str, Any]:
-    """Seconds and peak memory of a process that loads a .ckpt of published size in fp32. The file of 7.4 GB is written
-    for it and removed again."""
+    """Seconds and peak memory of a process that loads a full-size .ckpt in fp32. The file of 7.4 GB is temporary."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.ckpt"
         full_size_load.make_checkpoint(MANIFEST, path)
@@ -30,7 +29,7 @@ def loading() -> dict[str, Any]:
 
 
 def writing() -> dict[str, Any]:
-    """The rate of writing h264 at 1024x576, and that of an ffmpeg program over it where there is one."""
+    """The rate of writing h264 at 1024x576, and its ratio to that of the ffmpeg program, if installed."""
     with tempfile.TemporaryDirectory() as folder:
         found = video_writing.rates(FRAMES, 1, Path(folder))
     return {

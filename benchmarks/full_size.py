@@ -1,4 +1,4 @@
-"""The models that are measured at full size: their template, and a file with random weights in the published layout."""
+"""The models measured at full size: their workflow template, and a file with random weights in the published layout."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MANIFESTS, TEMPLATES, BUNDLED = ROOT / "tests" / "manifests", ROOT / "workflows", ROOT / "models"
 DTYPES = {"published": "", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Number formats of the weights in a file that is made."""
+"""Number formats of the weights in generated files."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint by the name that the templates give it.
+    """A checkpoint, by its file name in the templates.
 
-    manifest: the keys and shapes of the published file; empty for a bundled model, which needs no file to be made.
+    manifest: the keys and shapes of the published file; empty for a bundled model.
     """
 
     file: str
@@ -27,7 +27,7 @@ class Model:
 
     @property
     def template(self) -> dict[str, Any]:
-        """The first of the workflow templates that loads it."""
+        """The first workflow template that loads it."""
         for path in sorted(TEMPLATES.glob("*.json")):
             workflow: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if any(self.file in (node.get("widgets_values") or []) for node in workflow["nodes"]):
@@ -35,7 +35,7 @@ class Model:
         raise FileNotFoundError(f"no workflow in {TEMPLATES} loads {self.file}")
 
     def path(self, folder: Path, dtype: str = "published") -> Path:
-        """The model's file, made in `folder` unless it is there already."""
+        """The model's file, created in `folder` if it does not exist."""
         if not self.manifest:
             return BUNDLED / self.file
         path = folder / self.file
@@ -54,7 +54,7 @@ MODELS = {
 
 
 def make(manifest: Path, path: Path, dtype: str = "published") -> None:
-    """Write a checkpoint with random weights, in a process of its own; the file appears when it is complete."""
+    """Writes a checkpoint with random weights, atomically and in a separate process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     words = ["--manifest", str(manifest), "--make", str(part), "--dtype", dtype]

@@ -1,13 +1,13 @@
-"""Loads a full-size checkpoint in the published layout and runs one sampling step, and measures the memory it takes.
+"""Measures the memory needed to load a full-size checkpoint in the published layout and to run one sampling step.
 
     python benchmarks/full_size_load.py --manifest tests/manifests/t2v_512_v2.0.json.gz
 
-The checkpoint (7.4 GB for VideoCrafter2) is written once into a temporary folder, with the keys, shapes and types of
-the published file and weights drawn cheaply, and removed at the end. Each measurement is a process of its own: the
-modules alone, the model loaded, and `python -m vc_core text-to-video` with one step on 64x64 pixels and 16 frames.
-With `--nodes` it is the nodes in a real ComfyUI instead (loader, prompt, one step, decode; fp32, the same size), into
-a file of their own; `COMFYUI_PATH` says where ComfyUI lies.
-Needs Linux or macOS, 9 GB of memory for fp32 and 8 GB of disk.
+The checkpoint (7.4 GB for VideoCrafter2) is written to a temporary folder, with the keys, shapes and dtypes of the
+published file and random weights. Each measurement runs in a separate process: importing the modules, loading the
+model, and `python -m vc_core text-to-video` with one step, 64x64 pixels and 16 frames. With `--nodes`, it measures the
+nodes in a real ComfyUI instead (loader, prompt, one step, decode; fp32, the same size) and writes a separate result;
+`COMFYUI_PATH` is ComfyUI's folder.
+Requires Linux or macOS, 9 GB of memory for fp32 and 8 GB of disk space.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.machine import processor  # noqa: E402
 RESULT = ROOT / "benchmarks" / "results" / "full_size_load.json"
 NODES_RESULT = RESULT.with_name("full_size_load_nodes.json")
 BLOCK = 2**22
-"""Random values drawn once; every weight is filled with them."""
+"""Number of random values drawn once; all weights are filled with them."""
 
 MEASURE = """
 import json, resource, sys, time
@@ -109,12 +109,12 @@ extra["decode"] = so_far()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, default=ROOT / "tests" / "manifests" / "t2v_512_v2.0.json.gz")
-    parser.add_argument("--folder", type=Path, default=None, help="where to write the checkpoint (default: temporary)")
-    parser.add_argument("--nodes", action="store_true", help="the nodes in ComfyUI instead of the command line")
-    parser.add_argument("--output", type=Path, default=None, help="the JSON to write (default: in benchmarks/results)")
-    parser.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
-    parser.add_argument("--make", type=Path, default=None, help="only write the checkpoint, to this file")
-    parser.add_argument("--dtype", choices=DTYPES, default="published", help="of the weights that --make writes")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the checkpoint (default: temporary)")
+    parser.add_argument("--nodes", action="store_true", help="measure the nodes in ComfyUI instead of the command line")
+    parser.add_argument("--output", type=Path, default=None, help="the JSON file (default: in benchmarks/results)")
+    parser.add_argument("--note", default="", help="a note to store in the result")
+    parser.add_argument("--make", type=Path, default=None, help="only write the checkpoint to this file")
+    parser.add_argument("--dtype", choices=DTYPES, default="published", help="dtype of the weights written by --make")
     options = parser.parse_args()
     if options.make is not None:
         make_checkpoint(options.manifest, options.make, DTYPES[options.dtype])
@@ -131,8 +131,8 @@ def main() -> None:
 
 
 def make_checkpoint(manifest: Path, path: Path, dtype: str = "") -> None:
-    """Write a .ckpt with the manifest's keys and shapes, the weights in `dtype` (the noise schedule keeps its own). The
-    weights are drawn into the file itself: no memory is needed for them."""
+    """Writes a .ckpt with the manifest's keys and shapes, and the weights in `dtype` (except for the noise schedule).
+    The weights are written directly to the file and need no memory."""
     from mmap import MAP_SHARED
 
     import torch
@@ -151,7 +151,7 @@ def make_checkpoint(manifest: Path, path: Path, dtype: str = "") -> None:
 
 
 def fill(name: str, tensor: Any, block: Any) -> None:
-    """Norms near 1, weights of a size that keeps the activations finite, the schedule exact."""
+    """Fills a tensor: norms near 1, weights scaled to keep activations finite, the schedule exact."""
     sys.path.insert(0, str(ROOT))
     from vc_core.denoising.schedule import NoiseSchedule
     from vc_core.specs import DiffusionSpec
@@ -172,7 +172,7 @@ def fill(name: str, tensor: Any, block: Any) -> None:
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """The table: what each process took, and the ratios to the tensors that the model keeps."""
+    """The figures of each process, and their ratios to the size of the model's tensors."""
     modules = run(IMPORT)
     arguments = ["text-to-video", "a boat on the sea", "--model", str(path), "--output", str(path.with_name("a.mp4"))]
     arguments += ["--width", "64", "--height", "64", "--frames", "16", "--steps", "1", "--seed", "1", "--device", "cpu"]
@@ -198,20 +198,21 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def measure_nodes(path: Path) -> dict[str, Any]:
-    """The peaks of one process that runs the nodes in ComfyUI, after each of them, and the ratio to what is kept."""
+    """The peak memory of a process that runs the nodes in ComfyUI, after each node, and its ratio to the tensors'
+    size."""
     nodes = run(NODES.format(root=str(ROOT), path=str(path)))
     ratio = nodes["peak_bytes"] / nodes["kept_bytes"]
     return {**here(), "file_bytes": path.stat().st_size, "fp32": {**nodes, "peak_over_kept": ratio}}
 
 
 def here() -> dict[str, Any]:
-    """When and where the numbers were taken."""
+    """Date and machine of the measurement."""
     machine = {"system": platform.system(), "processor": processor(), "python": platform.python_version()}
     return {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine}
 
 
 def run(work: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+    """Runs one measurement in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         code = MEASURE.format(root=str(ROOT), work=work, out=str(out))

@@ -1,6 +1,6 @@
-"""What is measured on a graphics card: peaks, passes and their kernels, whole videos, memory, and agreement with a CPU.
+"""The GPU sections: peak rates, passes and their kernels, whole videos, memory, and agreement with a CPU.
 
-Weights are random but for the bundled small models. Each section is left out where the time is too short for it.
+Weights are random except for the small bundled models. Sections that do not fit into the time limit are skipped.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ ATTENTIONS: dict[str, tuple[tuple[int, int, int, int], int]] = {
     "vae_320x512": ((1, 1, 2560, 512), 2560),
     "vae_576x1024_block": ((1, 1, 1820, 512), 9216),
 }
-"""Batch, heads, queries and width of a head; and the number of keys."""
+"""(Batch, heads, queries, head width), and the number of keys."""
 
 
 def peaks(card: Card) -> None:
-    """The rates of a large matrix product, of a copy, and of a convolution in both memory formats."""
+    """Peak rates of a large matrix product, of a copy, and of a convolution in both memory formats."""
     side = 64 if card.tiny else 8192
     for kind in (torch.float16, torch.bfloat16) if card.is_gpu else (torch.float32,):
         a, b = (torch.randn(side, side, device=card.device).to(kind) for _ in range(2))
@@ -60,17 +60,18 @@ def peaks(card: Card) -> None:
     y = torch.empty_like(x)
     taken = card.seconds(lambda: y.copy_(x), 10, 3)["seconds"]
     card.note("peaks", copy_terabytes_per_second=2 * x.nbytes / taken / 1e12)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        frames = torch.randn(*(2, 32, 8, 8) if card.tiny else (32, 320, 72, 128), device=card.device).to(card.half)
-        frames = frames.contiguous(memory_format=layout)
-        weight = torch.randn(frames.shape[1], frames.shape[1], 3, 3, device=card.device).to(frames)
-        weight = weight.contiguous(memory_format=layout)
-        work = 2 * frames.numel() * weight[0].numel()
-        taken = card.seconds(lambda x=frames, w=weight: F.conv2d(x, w, padding=1), 10, 3)["seconds"]  # type: ignore[misc]
-        card.note(
-            "peaks",
-            **{f"convolution_{'nchw' if layout is torch.contiguous_format else 'nhwc'}_tflops": work / taken / 1e12},
-        )
+    for title, layout in (("nchw", torch.contiguous_format), ("nhwc", torch.channels_last)):
+        card.note("peaks", **{f"convolution_{title}_tflops": convolution_rate(card, layout) / 1e12})
+
+
+def convolution_rate(card: Card, layout: torch.memory_format) -> float:
+    """Operations per second of a 3x3 convolution in a memory format."""
+    frames = torch.randn(*(2, 32, 8, 8) if card.tiny else (32, 320, 72, 128), device=card.device).to(card.half)
+    frames = frames.contiguous(memory_format=layout)
+    weight = torch.randn(frames.shape[1], frames.shape[1], 3, 3, device=card.device).to(frames)
+    weight = weight.contiguous(memory_format=layout)
+    taken = card.seconds(lambda: F.conv2d(frames, weight, padding=1), 10, 3)["seconds"]
+    return 2 * frames.numel() * weight[0].numel() / taken
 
 
 def name(kind: torch.dtype) -> str:
@@ -79,7 +80,7 @@ def name(kind: torch.dtype) -> str:
 
 @dataclass
 class Passes:
-    """The passes of one network at one size."""
+    """Passes of a network at one size."""
 
     card: Card
     title: str
@@ -96,7 +97,7 @@ class Passes:
 
     @cached_property
     def operations(self) -> int:
-        """Of one pass with one text."""
+        """Operations of one pass with one text."""
         meta = VideoUNet(self.spec.unet, device="meta")
         given = [one.to("meta", torch.float32) for one in self.given()]
         return operations(lambda: meta(*given))
@@ -118,8 +119,8 @@ class Passes:
 
 
 def passes(card: Card, title: str) -> None:
-    """Passes by plain layers, by fused ones, and as a CUDA graph, with one text and with two, in half precision; and
-    how far they differ from each other and from single precision."""
+    """Passes with plain layers, with fused layers and as a CUDA graph, with one text and with two, in half precision;
+    and their differences from each other and from single precision."""
     spec, size = models.case(title, card.tiny)
     network = models.unet(spec.unet, card.device, card.half)
     here = Passes(card, title, spec, size, network)
@@ -132,7 +133,7 @@ def passes(card: Card, title: str) -> None:
     here.report("fused", call, profiled=True)
     outs["fused"] = call(*here.given()).float()
     here.report("fused", call, texts=2)
-    if card.is_gpu and find_spec("vc_core.network.replay"):  # which older revisions lack
+    if card.is_gpu and find_spec("vc_core.network.replay"):  # missing in older revisions
         with recorded(network, card.device) as replay:
             here.report("graph", replay, profiled=True)
             outs["graph"] = replay(*here.given()).float()
@@ -142,8 +143,8 @@ def passes(card: Card, title: str) -> None:
 
 
 def agreement(here: Passes, outs: dict[str, Tensor]) -> None:
-    """Relative L2 distances: of each way in half precision from single precision (without TF32, and without kernels),
-    and of a second pass in single precision from the first."""
+    """Relative L2 distances: of each variant in half precision from single precision (without TF32 and fused kernels),
+    and between two passes in single precision."""
     network = here.network.float()
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -168,7 +169,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 @contextmanager
 def recorded(network: VideoUNet, device: torch.device) -> Iterator[Replay]:
-    """What calls the network by CUDA graphs."""
+    """A replay of the network as CUDA graphs."""
     from vc_core.network.replay import CudaRecorder, Replay
 
     replay = Replay(network, CudaRecorder(device))
@@ -179,8 +180,8 @@ def recorded(network: VideoUNet, device: torch.device) -> Iterator[Replay]:
 
 
 def attention(card: Card) -> None:
-    """Each of torch's kernels for attention at the sizes of the networks: seconds, rate, and the distance from the
-    definition in single precision."""
+    """Seconds and rate of each of torch's attention kernels at the networks' sizes, and their distance from plain
+    attention in single precision."""
     backends = (
         [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
         if card.is_gpu
@@ -204,7 +205,7 @@ def attention(card: Card) -> None:
 def attended(
     card: Card, qkv: tuple[Tensor, Tensor, Tensor], backend: SDPBackend | None, exact: Tensor
 ) -> dict[str, Any]:
-    """One kernel at one size; why not, where it refuses."""
+    """Figures of one kernel at one size, or the error if it does not support it."""
     q, k, _ = qkv
 
     def work() -> Tensor:
@@ -227,7 +228,7 @@ def attended(
 
 
 def windows(card: Card) -> None:
-    """Passes of 64 frames at 320x512 with attention in windows (FreeNoise)."""
+    """Passes of 64 frames at 320x512 with windowed attention (FreeNoise)."""
     spec, (frames, height, width) = models.case("vc2_320x512", card.tiny)
     network = models.unet(spec.unet, card.device, card.half)
     here = Passes(card, "windows", spec, (4 * frames, height, width), network)
@@ -240,7 +241,7 @@ def windows(card: Card) -> None:
 
 
 def compiled_blocks(card: Card) -> None:
-    """Passes whose repeated blocks are compiled by torch.compile, with the seconds until the first one."""
+    """Passes with torch.compile on the repeated blocks, and the seconds until the first one has finished."""
     spec, size = models.case("vc2_320x512", card.tiny)
     network = models.unet(spec.unet, card.device, card.half)
     models.arrange(network)
@@ -280,13 +281,13 @@ SECTIONS: dict[str, tuple[Callable[[Card], None], float]] = {
     "windows": (windows, 10),
     "compiled_blocks": (compiled_blocks, 75),
 }
-"""What measures each section, and about how many seconds it takes; the most telling ones first."""
+"""Section -> its function, and about how many seconds it takes; the most important ones first."""
 
 
 def measure(card: Card, only: Sequence[str]) -> None:
-    """The sections of these names, in the order of `SECTIONS`."""
+    """Runs the given sections in the order of `SECTIONS`."""
     for section, (work, needed) in SECTIONS.items():
         if section in only:
-            with card.section(section, 0 if card.tiny else needed) as there_is:
-                if there_is:
+            with card.section(section, 0 if card.tiny else needed) as enough_time:
+                if enough_time:
                     work(card)

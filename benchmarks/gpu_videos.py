@@ -1,4 +1,4 @@
-"""Whole videos on a graphics card: seconds, memory, a small card, and agreement with a CPU."""
+"""Whole videos on a GPU: seconds, memory, a small card, and agreement with a CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 class Blind(VideoCrafter):
-    """Draws the conditioning of a prompt at random, so that no text encoder is needed."""
+    """A model with random conditioning, which needs no text encoder."""
 
     def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
         seed = 2 + len(prompt)
@@ -60,7 +60,8 @@ def crafter_of(card: Card, title: str) -> VideoCrafter:
 
 
 def video(card: Card, crafter: VideoCrafter, request: Request) -> dict[str, Any]:
-    """A whole video: seconds until the first step, of the steps, of decoding; memory; and whether all is finite."""
+    """Figures of a whole video: seconds until the first step, per step and for decoding; memory; whether it is
+    finite."""
     begun, marks = time.perf_counter(), []
     made: list[Tensor] = []
 
@@ -84,7 +85,7 @@ def video(card: Card, crafter: VideoCrafter, request: Request) -> dict[str, Any]
 
 
 def videos(card: Card, title: str) -> None:
-    """Whole videos with guidance: exact, with balanced caches, without CUDA graphs, and by plain layers."""
+    """Whole videos with guidance: exact, with balanced caches, without CUDA graphs, and with plain layers."""
     crafter = crafter_of(card, title)
     section, steps = f"video_{title}", 2 if card.tiny else 50
     request = Request(seed=1, sampling=Sampling(steps=steps))
@@ -125,7 +126,7 @@ def decoded(card: Card, network: Any, z: Tensor) -> dict[str, Any]:
 
 
 def small_card(card: Card) -> None:
-    """A video at 576x1024 where the allocator may take 6 GiB, against one without that limit."""
+    """A video at 576x1024 with the allocator limited to 6 GiB, and one without a limit."""
     crafter = crafter_of(card, "t2v_576x1024")
     request = Request(seed=1, sampling=Sampling(steps=2 if card.tiny else 4))
     video(card, crafter, replace(request, sampling=Sampling(steps=1)))
@@ -141,7 +142,7 @@ def small_card(card: Card) -> None:
 
 
 def small_models(card: Card) -> None:
-    """Videos of the bundled models on this device against those of the CPU from the same seed: PSNR in dB."""
+    """PSNR in dB of the bundled models' videos on this device against the CPU, from the same seed."""
     picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
     steps = 1 if card.tiny else 25
     request = Request(seed=5, sampling=Sampling(steps=steps))

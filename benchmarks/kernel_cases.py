@@ -1,10 +1,11 @@
-"""The fused kernels at the sizes of the network, and PyTorch's own operations for the same."""
+"""Test cases of the fused kernels at the network's sizes, with PyTorch's own operations for comparison."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,16 +28,16 @@ class Case:
     inputs: Callable[[], Inputs]
     ours: Callable[..., Any]
     theirs: Callable[..., Any]
-    """The same with PyTorch's operations, in the layout that suits them; given float64, the result to compare with."""
+    """The same with PyTorch's operations, in their preferred layout; in float64 it is the reference result."""
     moved: int
-    """Values that have to be read and written at the least."""
+    """Minimum number of values read and written."""
     dtype: torch.dtype = torch.float16
     cuts: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    """The kernel with other cuts into programs."""
+    """The kernel with other partitions into programs."""
 
 
 def all_cases(device: torch.device) -> Iterator[Case]:
-    """Every kernel at the sizes of the network, or at tiny ones on a CPU."""
+    """All kernels at the network's sizes, or at tiny sizes on a CPU."""
     large = device.type == "cuda"
     yield from group_norms(device, large)
     yield from token_cases(device, large)
@@ -53,17 +54,17 @@ FRAME_NORMS += [(16, 1920, 20, 32), (32, 320, 40, 64), (16, 320, 72, 128), (16, 
 CLIP_NORMS = [(1, 320, 16, 40, 64), (1, 640, 16, 20, 32), (1, 1280, 16, 10, 16), (1, 1280, 16, 5, 8)]
 CLIP_NORMS += [(2, 320, 16, 40, 64), (1, 320, 16, 72, 128)]
 COMPARED = [*FRAME_NORMS[:3], FRAME_NORMS[7], *CLIP_NORMS[:3], CLIP_NORMS[5]]
-"""Those whose cuts into programs are compared."""
+"""Sizes for which partitions into programs are compared."""
 
 
 def group_norms(device: torch.device, large: bool) -> Iterator[Case]:
-    """Group norm and SiLU, of frames and of clips."""
+    """Group norm with SiLU, of frames and of clips."""
     for shape in [*FRAME_NORMS, *CLIP_NORMS] if large else [(2, 64, 3, 5), (1, 32, 2, 3, 5)]:
         yield group_norm(shape, device, add=shape[0] in (2, 32))
 
 
 def group_norm(shape: tuple[int, ...], device: torch.device, add: bool) -> Case:
-    """One of them; with `add`, the embedding of one clip is added first."""
+    """Group norm with SiLU at one size; with `add`, the embedding of a clip is added first."""
     n, c = shape[:2]
     groups, spatial = 32, shape[2:]
 
@@ -84,7 +85,7 @@ def group_norm(shape: tuple[int, ...], device: torch.device, add: bool) -> Case:
 
 
 def group_cuts(shape: tuple[int, ...], groups: int, add: bool) -> dict[str, Callable[..., Any]]:
-    """The norm by one launch and by two, with more and fewer warps, parts and tiles."""
+    """The norm in one launch and in two, with more and fewer warps, parts and tiles."""
     from vc_core.network.kernels import group_norms as norms
     from vc_core.network.kernels.launching import power_of_two
 
@@ -188,7 +189,7 @@ def geglu(rows: int, d: int, device: torch.device) -> Case:
 
 
 def added(rows: int, c: int, device: torch.device, with_bias: bool) -> Case:
-    """A residual, with a bias or without."""
+    """A residual sum, with or without a bias."""
 
     def inputs() -> Inputs:
         return tuple(filled(shape, device, torch.float16) for shape in ((rows, c), (rows, c), (c,)))
@@ -205,7 +206,7 @@ def added(rows: int, c: int, device: torch.device, with_bias: bool) -> Case:
 
 @dataclass(frozen=True)
 class Attended:
-    """The size of an attention over frames."""
+    """The size of a temporal attention."""
 
     frames: int
     pixels: int
@@ -214,7 +215,7 @@ class Attended:
     relative: bool = False
     causal: bool = False
     window: bool = False
-    """The frames are the middle of a clip twice as long, read where they lie."""
+    """Whether the frames are the middle of a clip twice as long, read in place."""
     dtype: torch.dtype = torch.float16
 
     def __str__(self) -> str:
@@ -240,56 +241,69 @@ TINY = [Attended(3, 5, 2, 16, causal=True), Attended(16, 2, 1, 16, relative=True
 
 
 def attention_cases(device: torch.device, large: bool) -> Iterator[Case]:
-    """Attention over frames."""
+    """Temporal attention."""
     for size in ATTENDED if large else TINY:
         yield attention(size, device)
 
 
 def attention(size: Attended, device: torch.device) -> Case:
-    """Attention over frames of one size."""
-    from vc_core.network.kernels import frames as over_frames
-
-    f, heads, d = size.frames, size.heads, size.width
-    first, length = (f // 2, 2 * f) if size.window else (0, f)
-    distance = torch.arange(f, device=device)[None] - torch.arange(f, device=device)[:, None] + f - 1
-    mask = causal_mask(f, torch.zeros((), device=device, dtype=size.dtype)) if size.causal else None
-
-    def inputs() -> Inputs:
-        maps = (torch.randn(1, length, size.pixels, heads * d, device=device, dtype=size.dtype) for _ in range(3))
-        vectors = (torch.randn(2 * f - 1, d, device=device, dtype=size.dtype) for _ in range(2))
-        return (*(x[:, first : first + f] for x in maps), *vectors)
+    """Temporal attention at one size."""
+    mask = causal_mask(size.frames, torch.zeros((), device=device, dtype=size.dtype)) if size.causal else None
 
     def ours(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
         vectors = {"k_positions": r, "v_positions": s} if size.relative else {}
-        return kernels.attend_over_frames(q, k, v, heads, mask=mask, **vectors)
+        return kernels.attend_over_frames(q, k, v, size.heads, mask=mask, **vectors)
 
     def theirs(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
-        q, k, v = (x.unflatten(3, (heads, d)).permute(0, 2, 3, 1, 4).reshape(-1, f, d) for x in (q, k, v))
-        added_mask = None if mask is None else mask.to(q)
-        if size.relative:
-            q = q * d**-0.5
-            r, s = (table[distance] for table in (r, s))
-            logits = torch.baddbmm(torch.einsum("nid,ijd->nij", q, r), q, k.transpose(1, 2))
-            weights = (logits if added_mask is None else logits + added_mask).softmax(dim=-1)
-            out = torch.baddbmm(torch.einsum("nij,ijd->nid", weights, s), weights, v)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=added_mask)
-        return out.view(1, size.pixels, heads, f, d).permute(0, 3, 1, 2, 4).reshape(1, f, size.pixels, heads * d)
+        return plain_attention(size, mask, q, k, v, r, s)
 
-    def with_cut(cut: over_frames.Plan) -> Callable[..., Any]:
-        def call(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
-            r_, s_ = (r, s) if size.relative else (None, None)
-            return over_frames.attend_over_frames(q, k, v, heads, mask, r_, s_, cut)
-
-        return call
-
-    cuts = {f"{cut}": with_cut(cut) for cut in attention_cuts(size)} if size in ATTENDED[:2] else {}
-    moved = 4 * f * size.pixels * heads * d
+    cuts = {f"{cut}": with_cut(size, mask, cut) for cut in attention_cuts(size)} if size in ATTENDED[:2] else {}
+    moved = 4 * size.frames * size.pixels * size.heads * size.width
+    inputs = partial(attention_inputs, size, device)
     return Case("attend_over_frames", str(size), inputs, ours, theirs, moved, size.dtype, cuts)
 
 
+def attention_inputs(size: Attended, device: torch.device) -> Inputs:
+    """Random queries, keys, values, and relative positions of keys and values."""
+    f, width = size.frames, size.heads * size.width
+    first, length = (f // 2, 2 * f) if size.window else (0, f)
+    maps = (torch.randn(1, length, size.pixels, width, device=device, dtype=size.dtype) for _ in range(3))
+    vectors = (torch.randn(2 * f - 1, size.width, device=device, dtype=size.dtype) for _ in range(2))
+    return (*(x[:, first : first + f] for x in maps), *vectors)
+
+
+def plain_attention(
+    size: Attended, mask: Tensor | None, q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor
+) -> Tensor:
+    """Temporal attention with PyTorch's operations; `r` and `s` are the relative positions of keys and values."""
+    f, heads, d = size.frames, size.heads, size.width
+    q, k, v = (x.unflatten(3, (heads, d)).permute(0, 2, 3, 1, 4).reshape(-1, f, d) for x in (q, k, v))
+    added_mask = None if mask is None else mask.to(q)
+    if size.relative:
+        distance = torch.arange(f, device=q.device)[None] - torch.arange(f, device=q.device)[:, None] + f - 1
+        q = q * d**-0.5
+        r, s = (table[distance] for table in (r, s))
+        logits = torch.baddbmm(torch.einsum("nid,ijd->nij", q, r), q, k.transpose(1, 2))
+        weights = (logits if added_mask is None else logits + added_mask).softmax(dim=-1)
+        out = torch.baddbmm(torch.einsum("nij,ijd->nid", weights, s), weights, v)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added_mask)
+    return out.view(1, size.pixels, heads, f, d).permute(0, 3, 1, 2, 4).reshape(1, f, size.pixels, heads * d)
+
+
+def with_cut(size: Attended, mask: Tensor | None, cut: Any) -> Callable[..., Any]:
+    """The kernel with a given partition into programs."""
+    from vc_core.network.kernels import frames as over_frames
+
+    def call(q: Tensor, k: Tensor, v: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        k_positions, v_positions = (r, s) if size.relative else (None, None)
+        return over_frames.attend_over_frames(q, k, v, size.heads, mask, k_positions, v_positions, cut)
+
+    return call
+
+
 def attention_cuts(size: Attended) -> list[Any]:
-    """Both kernels, with fewer and more pixels and warps."""
+    """Partitions of both kernels, with fewer and more pixels and warps."""
     from vc_core.network.kernels import frames as over_frames
 
     found = []

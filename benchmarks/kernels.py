@@ -1,7 +1,7 @@
-"""Check the fused kernels against PyTorch in float64 and time them against PyTorch's own operations.
+"""Checks the fused kernels against PyTorch in float64, and times them against PyTorch's own operations.
 
-python -m benchmarks.kernels --out kernels.json             # on a CUDA device, at the sizes of the network
-python -m benchmarks.kernels --cuts --out kernels.json      # other cuts into programs than the chosen ones as well
+python -m benchmarks.kernels --out kernels.json             # on a CUDA device, at the network's sizes
+python -m benchmarks.kernels --cuts --out kernels.json      # also with other partitions into programs
 TRITON_INTERPRET=1 python -m benchmarks.kernels --device cpu --out kernels.json   # tiny sizes, in the interpreter
 """
 
@@ -22,18 +22,18 @@ from .kernel_cases import Case, Inputs, all_cases
 from .machine import processor
 
 ROTATED = 256 * 2**20
-"""Bytes of inputs that calls take turns with, so that none finds its own in a cache."""
+"""Total bytes of the inputs that calls alternate between, so that none finds its inputs in a cache."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 where a result is wrong."""
+    """Runs the command and returns its exit status: 1 if a result is wrong."""
     options = argparse.ArgumentParser(
         prog="python -m benchmarks.kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--out", type=Path, required=True, help="the JSON file")
     options.add_argument("--device", default="cuda", help="cuda, or cpu for tiny sizes in Triton's interpreter")
-    options.add_argument("--cuts", action="store_true", help="also time other cuts into programs")
-    options.add_argument("--only", default="", help="kernels with this in their names")
+    options.add_argument("--cuts", action="store_true", help="also time other partitions into programs")
+    options.add_argument("--only", default="", help="only kernels with this in their names")
     chosen = options.parse_args(sys.argv[1:] if arguments is None else arguments)
     device = torch.device(chosen.device)
     with torch.inference_mode():
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row to read."""
+    """A row as text."""
     text = f"{row['kernel']:<24}{row['size']:<28}{row['dtype']:<9}error {row['error']:.1e}"
     text += " WRONG" if not row["error"] <= row["allowed"] else ""
     if "seconds" in row:
@@ -67,7 +67,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 class Bench:
-    """Checks and measures on one device; on a CPU it only checks."""
+    """Checks and times kernels on one device; on a CPU it only checks."""
 
     def __init__(self, device: torch.device, with_cuts: bool) -> None:
         self.device, self.with_cuts = device, with_cuts
@@ -104,8 +104,8 @@ class Bench:
         return row
 
     def _seconds(self, work: Callable[..., Any], sets: list[Inputs], replays: int = 7) -> float:
-        """Of one call, without the time that Python takes: the calls with all inputs are recorded as a graph, and the
-        median of some replays counts."""
+        """Seconds of one call without Python's overhead: the median of several replays of a graph of the calls with all
+        inputs."""
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
             work(*sets[0])
@@ -126,7 +126,7 @@ class Bench:
         return statistics.median(taken) / len(sets)
 
     def _enqueued(self, work: Callable[..., Any], inputs: Inputs, calls: int = 20) -> float:
-        """Seconds that Python takes for a call."""
+        """Seconds that Python needs to enqueue a call."""
         torch.cuda.synchronize(self.device)
         begun = time.perf_counter()
         for _ in range(calls):
@@ -136,7 +136,7 @@ class Bench:
         return taken / calls
 
     def _copy_rate(self) -> float:
-        """Bytes read and written per second by a copy of half a GiB."""
+        """Bytes read and written per second when copying half a GiB."""
         x = torch.randn(2**27, device=self.device)
         y = torch.empty_like(x)
         return 2 * x.numel() * x.element_size() / self._seconds(y.copy_, [(x,)])

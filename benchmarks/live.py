@@ -1,8 +1,8 @@
-"""The largest set of tensors that lives at one time, counted without values: what a size needs, without running it.
+"""Computes the peak memory of live tensors without running a network, on fake tensors.
 
-Every tensor that an operation makes is counted until nothing refers to its storage. Attention counts what torch's
-kernels on a CUDA device hold (`CudaAttention`), or its result alone (`fused`); what kernels take for themselves beside
-(a convolution's workspace) is not counted.
+Every tensor created by an operation counts until its storage is freed. Attention counts what torch's kernels allocate
+on a CUDA device (`CudaAttention`), or only its result (`fused`); workspaces of kernels, such as of convolutions, do not
+count.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 FUSED_WIDTH = 256
-"""The widest head that every fused kernel of attention takes."""
+"""The widest head supported by all fused attention kernels."""
 
 
 class LiveBytes(TorchDispatchMode):
-    """While entered, counts the bytes of the storages that operations make, now and at the most; of one kind of device,
-    or of all."""
+    """While active, counts the bytes of storages created by operations, current and peak, on one type of device or on
+    all."""
 
     def __init__(self, device: str | None = None) -> None:
         super().__init__()
@@ -58,9 +58,9 @@ class LiveBytes(TorchDispatchMode):
 
 
 class CudaAttention(TorchFunctionMode):
-    """While entered, `scaled_dot_product_attention` allocates what it does on a CUDA device. Fused kernels allocate the
-    result. For heads wider than theirs, and for tokens whose channels are not side by side, torch computes the
-    definition in single precision: two maps of all queries and keys lie in memory."""
+    """While active, `scaled_dot_product_attention` allocates the same as on a CUDA device. Fused kernels allocate only
+    the result. For wider heads, and for non-contiguous channels, torch computes plain attention in single precision,
+    with two full attention maps in memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
@@ -69,7 +69,7 @@ class CudaAttention(TorchFunctionMode):
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
-    """A tensor like the result of attention, and on the way to it those that torch makes."""
+    """Allocates the result of attention, and temporarily the intermediate tensors that torch creates."""
     if q.shape[-1] <= FUSED_WIDTH and all(x.stride(-1) == 1 for x in (q, k, v)):
         return torch.empty_like(q)
     single = [x.float() for x in (q, k, v)]
@@ -79,12 +79,12 @@ def attended(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def live_bytes(work: Callable[[], Any]) -> int:
-    """Bytes that tensors made during the call, its result included, take at the most."""
+    """Peak bytes of tensors created during the call, including its result."""
     with CudaAttention(), LiveBytes() as live, torch.inference_mode(False), torch.no_grad():
         work()
     return live.most
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Attention by what a fused kernel allocates: its result."""
+    """Allocates what a fused attention kernel does: its result."""
     return torch.empty_like(q)

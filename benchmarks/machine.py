@@ -1,4 +1,4 @@
-"""What machine a result is of."""
+"""The machine of a result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name where the system tells it."""
+    """The name of the processor, if the system provides it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

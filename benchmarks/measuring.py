@@ -1,4 +1,4 @@
-"""What is measured. Each function returns a part of the result, as numbers under plain names."""
+"""The CPU parts. Each function adds a part to the result, as numbers under plain names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .clock import LONG, Clock, ceiling, convolution_rate, matrix_rate, operatio
 log = logging.getLogger(__name__)
 
 Size = tuple[int, int, int]
-"""Frames, and height and width of the latents (an eighth of the video's)."""
+"""Frames, and height and width of the latents (one eighth of the video's)."""
 
 SIZES: tuple[Size, ...] = ((16, 8, 8), (16, 16, 16), (16, 24, 24), (16, 40, 64), (16, 72, 128))
 GROWTH: tuple[int, ...] = (16, 32, 64, 128)
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Bench:
-    """One run: what to measure with, and what was found."""
+    """Settings and results of a run."""
 
     clock: Clock
     spec: ModelSpec
@@ -53,23 +53,23 @@ class Bench:
 
     @property
     def rate(self) -> float:
-        """Operations per second of a matrix product in the type of this run."""
+        """Operations per second of a matrix product in this run's dtype."""
         return float(self.result["matmul"][str(self.dtype).removeprefix("torch.")])
 
     @property
     def ceiling(self) -> float:
-        """Operations per second of the fastest kernel, in the type of this run."""
+        """Operations per second of the fastest kernel in this run's dtype."""
         return float(self.result["convolution"][str(self.dtype).removeprefix("torch.")])
 
     def inputs(self, size: Size, dtype: torch.dtype | None = None, device: torch.device | None = None) -> list[Any]:
-        """What a UNet is called with."""
+        """The inputs of a UNet."""
         device, dtype = device or self.device, dtype or self.dtype
         unet = self.spec.unet
         timestep = torch.tensor([500.0], device=device)
         return [models.latents(unet, size, device, dtype), timestep, models.told(unet, 2, device, dtype)]
 
     def operations(self, size: Size, **keywords: Any) -> int:
-        """Of one UNet pass."""
+        """Operations of one UNet pass."""
         meta = torch.device("meta")
         network = VideoUNet(self.spec.unet, device=meta)
         given = self.inputs(size, torch.float32, meta)
@@ -77,13 +77,13 @@ class Bench:
             return operations(lambda: network(*given, **keywords))
 
     def fits(self, size: Size) -> bool:
-        """Whether a pass of this size is expected to end in time, at the rate of a plain matrix product."""
+        """Whether a pass of this size is expected to be fast enough, at the rate of a plain matrix product."""
         return self.operations(size) / self.rate <= self.longest
 
 
 def matmul(bench: Bench) -> None:
-    """The rates of torch.matmul, the yardstick of everything else, and of a convolution, in each type of interest; on
-    a CPU also what its cores can do at the most."""
+    """The rates of torch.matmul, to which everything else is compared, and of a convolution, in each dtype; on a CPU
+    also the peak rate of its cores."""
     kinds = [torch.float32, torch.bfloat16] + ([torch.float16] if bench.device.type == "cuda" else [])
     bench.result["matmul"] = {
         str(kind).removeprefix("torch."): matrix_rate(bench.clock, kind, bench.side) for kind in kinds
@@ -112,7 +112,7 @@ def unet(bench: Bench) -> None:
 
 
 def grown(passes: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Seconds for each value of the latents, over those of the first size that was measured."""
+    """Seconds per value of the latents, relative to the first measured size."""
     each = {
         title: found["seconds"] / math.prod(map(int, title.split("x")))
         for title, found in passes.items()
@@ -124,7 +124,8 @@ def grown(passes: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 @torch.inference_mode()
 def one_pass(bench: Bench, network: VideoUNet, size: Size) -> dict[str, Any]:
-    """Seconds, achieved rate over a matrix product's, memory, and where the time goes; of one pass where it is long."""
+    """Seconds, rate relative to a matrix product, memory, and the time by kind of module; of a single pass if it is
+    long."""
     given, count = bench.inputs(size), bench.operations(size)
     log.info("UNet pass %s, %.2f TFLOP", name(size), count / 1e12)
     breakdown = Breakdown(network, bench.clock)
@@ -143,7 +144,7 @@ def one_pass(bench: Bench, network: VideoUNet, size: Size) -> dict[str, Any]:
 
 @torch.inference_mode()
 def guided(bench: Bench) -> None:
-    """A step with guidance against two passes without, at the sizes that are quick."""
+    """A guided step compared with two separate passes, at the faster sizes."""
     network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     spec, found = bench.spec.unet, {}
     positive, negative = (models.told(spec, seed, bench.device, bench.dtype) for seed in (2, 3))
@@ -167,12 +168,11 @@ def guided(bench: Bench) -> None:
 
 @torch.inference_mode()
 def growth(bench: Bench) -> None:
-    """Time for each frame as clips of the first size grow, plain and with attention in windows, against that of 16
-    frames."""
+    """Time per frame for growing clips of the first size, plain and with windowed attention, relative to 16 frames."""
     network = models.unet(bench.spec.unet, bench.device, bench.dtype)
     found: dict[str, Any] = {}
     _, height, width = bench.sizes[0]
-    models.run(network)(*bench.inputs((GROWTH[0], height, width)))  # warms up
+    models.run(network)(*bench.inputs((GROWTH[0], height, width)))  # warm-up
     for title, windows in (("plain", None), ("windows", Windows())):
         first = 0.0
         for frames in GROWTH:
@@ -191,7 +191,7 @@ def growth(bench: Bench) -> None:
 
 
 def half(bench: Bench, network: VideoUNet) -> dict[str, Any]:
-    """The same passes with weights and values in bfloat16. The network is changed by it."""
+    """The same passes with weights and activations in bfloat16. Converts the network in place."""
     network.to(torch.bfloat16)
     halved = replace(bench, dtype=torch.bfloat16)
     found = {}
@@ -206,7 +206,7 @@ def half(bench: Bench, network: VideoUNet) -> dict[str, Any]:
 
 @torch.inference_mode()
 def autoencoder(bench: Bench) -> None:
-    """Decode and encode of one frame and of a chunked clip."""
+    """Decoding and encoding of one frame and of a chunked clip."""
     network = models.autoencoder(bench.spec.autoencoder, bench.device, bench.dtype)
     meta = Autoencoder(bench.spec.autoencoder, device="meta")
     z = models.latents(bench.spec.unet, (16, 40, 64), bench.device, bench.dtype)[0].transpose(0, 1)
@@ -232,7 +232,7 @@ def autoencoder(bench: Bench) -> None:
 
 
 def video(bench: Bench) -> None:
-    """A whole clip of the small model in the box: 10 steps with guidance, and decoding."""
+    """A whole clip of the small bundled model: 10 guided steps and decoding."""
     from vc_core.denoising import Sampling
 
     crafter = VideoCrafter.load(SMALL_MODEL, device=bench.device, dtype=bench.dtype)
@@ -242,7 +242,7 @@ def video(bench: Bench) -> None:
 
 
 def planned(bench: Bench) -> None:
-    """Bytes that live at one time with fp16 weights, by accounting, and the goals that they are held against."""
+    """Peak memory with fp16 weights, by accounting, and the goals."""
     found = {}
     for size, (whole, streamed) in memory.GOALS.items():
         goals = {"goal_bytes": whole, "goal_bytes_streamed": streamed}
@@ -252,8 +252,8 @@ def planned(bench: Bench) -> None:
 
 @torch.inference_mode()
 def compiled(bench: Bench) -> None:
-    """A pass of the small model's UNet through torch.compile, over the same pass without; another number of frames
-    afterwards, which takes no third graph."""
+    """A pass of the small model's UNet with torch.compile, relative to one without it; also for other numbers of
+    frames, which need no third graph."""
     crafter = VideoCrafter.load(SMALL_MODEL, device=bench.device, dtype=bench.dtype)
     unet = crafter.parts.unet
     assert unet is not None
@@ -307,6 +307,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
+def measure(bench: Bench, parts: Sequence[str]) -> None:
+    """Runs the given parts, and before them the matrix product to which they are compared."""
+    if parts:
+        matmul(bench)
+    for part in parts:
+        log.info("%s", part)
+        PARTS[part](bench)
+
+
 def name(size: Sequence[int]) -> str:
-    """Frames, height and width of latents."""
+    """A size as text."""
     return "x".join(map(str, size))

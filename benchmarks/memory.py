@@ -1,4 +1,4 @@
-"""What published sizes need in memory with fp16 weights, by accounting: nothing is run."""
+"""Memory needed at published sizes with fp16 weights, by accounting, without running anything."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .live import fused, live_bytes
 Size = tuple[int, int, int]
 
 GOALS: dict[Size, tuple[float, float]] = {(16, 40, 64): (4.5e9, 2e9), (16, 72, 128): (6e9, 3e9)}
-"""Frames, height and width of latents -> the bytes that a pass may take with all weights on the device, and with
-weights that stream through it."""
+"""Frames, height and width of latents -> maximum bytes of a pass with all weights on the device, and with streamed
+weights."""
 
 STREAMED = 2
-"""Of the largest layers, how many are on the device at once while weights stream: one computes, the next one comes."""
+"""Number of largest layers on the device at once with streamed weights: one computing, one loading."""
 
 
 @torch.no_grad()
 def pass_bytes(spec: ModelSpec, size: Size, network: VideoUNet | None = None) -> int:
-    """What lives at the most in one UNet pass of this size in fp16, without the weights."""
+    """Peak memory of a UNet pass of this size in fp16, without the weights."""
     network = network or VideoUNet(spec.unet, device="meta", dtype=torch.float16, attention=fused)
     meta = torch.device("meta")
     conditioning = models.told(spec.unet, 2, meta, torch.float16)
@@ -43,13 +43,13 @@ def pass_bytes(spec: ModelSpec, size: Size, network: VideoUNet | None = None) ->
 
 @torch.no_grad()
 def plan(spec: ModelSpec, size: Size) -> dict[str, Any]:
-    """A pass, with large maps in parts and with whole ones, and the decoding of one frame: what lives at the most, with
-    and without all weights."""
+    """Peak memory of a pass, with chunked and with whole feature maps, and of decoding one frame, with all weights and
+    with streamed ones."""
     network = VideoUNet(spec.unet, device="meta", dtype=torch.float16, attention=fused)
     decoder = Autoencoder(spec.autoencoder, device="meta", dtype=torch.float16)
     frame = torch.empty(1, spec.autoencoder.latent_channels, *size[1:], dtype=torch.float16, device="meta")
     weights, of_pass = models.weight_bytes(network), pass_bytes(spec, size, network)
-    if hasattr(network, "budget"):  # as in all but older revisions
+    if hasattr(network, "budget"):  # missing in older revisions
         network.budget.values = sys.maxsize
     return {
         "weight_bytes": weights,

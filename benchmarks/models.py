@@ -1,4 +1,4 @@
-"""Networks in the published layouts with weights drawn cheaply, and what is put into them."""
+"""Networks in the published layouts with random weights, and their inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vc_core.network.unet import VideoUNet
 from vc_core.specs import PRESETS, AutoencoderSpec, ModelSpec, UNetSpec
 
 BLOCK = 2**22
-"""Random values drawn once; every weight is filled with them."""
+"""Number of random values drawn once; all weights are filled with them."""
 
 TEXT_TOKENS = 77
 
@@ -28,11 +28,11 @@ CASES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "vc2_320x512": ("videocrafter2_512", (16, 40, 64)),
     "t2v_576x1024": ("videocrafter1_t2v_1024", (16, 72, 128)),
 }
-"""A published layout, and the frames, height and width of latents."""
+"""Name -> published layout, and frames, height and width of the latents."""
 
 
 def tiny(spec: ModelSpec) -> ModelSpec:
-    """The same layout with few and narrow layers."""
+    """The same layout with fewer and narrower layers."""
     few: dict[str, Any] = {"num_res_blocks": 1, "norm_groups": 8}
     narrow: dict[str, Any] = {
         "model_channels": 32,
@@ -46,7 +46,7 @@ def tiny(spec: ModelSpec) -> ModelSpec:
 
 
 def case(name: str, small: bool) -> tuple[ModelSpec, tuple[int, int, int]]:
-    """The layout and the size of a case, or something alike and `small`."""
+    """The layout and the size of a case, or a `small` version of it."""
     preset, size = CASES[name]
     return (tiny(PRESETS[preset]), (2, 8, 8)) if small else (PRESETS[preset], size)
 
@@ -63,7 +63,7 @@ def autoencoder(spec: AutoencoderSpec, device: torch.device, dtype: torch.dtype)
 
 
 def filled(module: Any) -> Any:
-    """Norms near 1, and weights of a size that keeps the spread of what goes through them."""
+    """Fills a module: norms near 1, and weights that preserve the variance of activations."""
     block = torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -78,7 +78,7 @@ def filled(module: Any) -> Any:
 
 
 def arrange(network: Any) -> None:
-    """Brings the weights into the memory format that fused kernels want, in revisions that have some."""
+    """Converts the weights to the memory format of the fused kernels, in revisions that have them."""
     fused = getattr(network, "fused", None)
     if fused is not None:
         fused.arrange(network)
@@ -86,7 +86,7 @@ def arrange(network: Any) -> None:
 
 @contextmanager
 def by_plain_layers(network: Any) -> Iterator[None]:
-    """Within it the network, or the networks of a model, run without fused kernels."""
+    """While active, the network, or the networks of a model, run without fused kernels."""
     fused = getattr(network, "fused", None)
     before = None if fused is None else fused.wanted
     if fused is not None:
@@ -117,18 +117,18 @@ def told(spec: UNetSpec, seed: int, device: torch.device | str, dtype: torch.dty
 
 
 TOGETHER: dict[str, Any] = {"together": True} if "together" in inspect.signature(guide).parameters else {}
-"""Asks `guide` for one pass of both conditionings, where the measured revision can do that."""
+"""Keyword for `guide` to evaluate both conditionings in one pass, in revisions that support it."""
 
 
 def run(network: VideoUNet) -> Callable[..., Tensor]:
-    """The network as a pipeline calls it: with parts as large as free memory allows, where the measured revision can do
-    that."""
+    """The network as called by a pipeline: in chunks as large as the free memory allows, in revisions that support
+    it."""
     called: Callable[..., Tensor] = getattr(network, "in_memory", network)
     return called
 
 
 class Network:
-    """A UNet as a model of `vc_core.denoising`, counting its passes."""
+    """A UNet as a model of `vc_core.denoising`."""
 
     def __init__(self, network: VideoUNet) -> None:
         self.network = network

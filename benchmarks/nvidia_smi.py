@@ -1,4 +1,4 @@
-"""An NVIDIA card seen from outside, by nvidia-smi: what it is, and the most memory in use on it."""
+"""Name and peak memory use of an NVIDIA card, by nvidia-smi."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Card:
     @classmethod
     def here(cls) -> Card:
         """The card of this machine."""
-        name, driver, total, reserved = asked("name", "driver_version", "memory.total", "memory.reserved")
+        name, driver, total, reserved = query("name", "driver_version", "memory.total", "memory.reserved")
         return cls(name, driver, (number(total) - number(reserved)) * 2**20)
 
 
-def asked(*fields: str) -> list[str]:
-    """What nvidia-smi answers for these fields of the first card."""
+def query(*fields: str) -> list[str]:
+    """The values of these nvidia-smi fields for the first card."""
     command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [part.strip() for part in answer.splitlines()[0].split(",")]
 
 
 def number(text: str) -> int:
-    """A field in MiB; 0 where the driver does not give it."""
+    """A field in MiB; 0 if the driver does not report it."""
     return int(text) if text.isdigit() else 0
 
 
 @dataclass
 class Watch:
-    """While entered, the most memory in use: of the whole card, and of a process on the host."""
+    """While active, tracks the peak memory use of the whole card and of a process."""
 
     rss: Callable[[], int]
     card: bool
@@ -59,17 +59,17 @@ class Watch:
             thread.join(5)
 
     def reset(self) -> None:
-        """Count from what is in use now."""
+        """Resets the peaks."""
         self.card_bytes = self.host_bytes = 0
 
     def peaks(self) -> dict[str, int]:
-        """The most since the last reset, once both were looked at again."""
+        """The peaks since the last reset, after one more reading."""
         time.sleep(0.3)
         return {**({"card_peak_bytes": self.card_bytes} if self.card else {}), "host_peak_bytes": self.host_bytes}
 
     def _card(self) -> None:
         while not self.stopped.wait(0.1):
-            self.card_bytes = max(self.card_bytes, number(*asked("memory.used")) * 2**20)
+            self.card_bytes = max(self.card_bytes, number(*query("memory.used")) * 2**20)
 
     def _host(self) -> None:
         import psutil

@@ -1,16 +1,16 @@
-"""Run full-size models in a real ComfyUI server, with its default memory management and on smaller cards.
+"""Runs full-size models in a real ComfyUI server, with its default memory management and with limited memory.
 
-python -m benchmarks.servers                                     # a CUDA card, every setting
+python -m benchmarks.servers                                     # a CUDA card, all settings
 python -m benchmarks.servers --models t2v_1024 --settings default 6GiB --dtype fp16
 python -m benchmarks.servers --device cpu --models small --settings default --steps 4
 
-Each setting is a server of its own, which runs the workflow template of each model twice: the first run loads the
-model, the second one finds it loaded. `default` starts ComfyUI without options; `6GiB` and its like reserve memory
-(`--reserve-vram`) so that so much of the card is left; `no_dynamic_vram` is `--disable-dynamic-vram`.
-Recorded are the seconds of each run and of its nodes, the most memory in use on the whole card by nvidia-smi and in the
-server's process (and what was in use before), what the video looks like, the server's messages about memory, and the
-error where there is one. The result is written after every run. `COMFYUI_PATH` says where ComfyUI is. The checkpoints
-have random weights; they are made in `--folder` unless they are there, and take 4 to 10 GB each.
+For each setting, a separate server runs the workflow template of each model twice: the first run loads the model, the
+second finds it loaded. `default` starts ComfyUI without options; `6GiB` and similar reserve memory (`--reserve-vram`)
+so that this much of the card is left; `no_dynamic_vram` is `--disable-dynamic-vram`.
+The result contains the seconds of each run and of its nodes, the peak memory use of the whole card by nvidia-smi and of
+the server's process (and the use before), statistics of the video, the server's messages about memory, and errors. It
+is written after every run. `COMFYUI_PATH` is ComfyUI's folder. The checkpoints have random weights; they are created in
+`--folder` if they do not exist, and take 4 to 10 GB each.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RELEVANT = re.compile(
 )
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 LINES, ERROR_TEXT = 40, 1500
-"""What is kept of a server's messages during one run, and of an error."""
+"""Maximum number of a server's messages per run, and characters of an error."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,32 +62,34 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.servers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--models", nargs="+", choices=MODELS, default=["videocrafter2", "t2v_1024"])
-    options.add_argument("--settings", nargs="+", type=setting, default=list(SETTINGS), help="in this order")
+    options.add_argument("--settings", nargs="+", type=setting, default=list(SETTINGS), help="settings, in this order")
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cuda: the first card")
-    options.add_argument("--dtype", choices=DTYPES, default="published", help="of the weights in files that are made")
-    options.add_argument("--steps", type=int, default=20, help="of sampling (default: %(default)s)")
-    options.add_argument("--first-steps", type=int, default=None, help="of the first run, where they are to be fewer")
-    options.add_argument("--folder", type=Path, default=None, help="for the checkpoints (default: temporary)")
-    options.add_argument("--limit", type=float, default=3600.0, help="seconds after which no run begins or goes on")
-    options.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
+    options.add_argument("--dtype", choices=DTYPES, default="published", help="dtype of the weights in generated files")
+    options.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
+    options.add_argument("--first-steps", type=int, default=None, help="sampling steps of the first run, if different")
+    options.add_argument("--folder", type=Path, default=None, help="folder for the checkpoints (default: temporary)")
+    options.add_argument("--limit", type=float, default=3600.0, help="total time limit in seconds")
+    options.add_argument("--note", default="", help="a note to store in the result")
     options.add_argument("--output", type=Path, default=None, help="the JSON file (default: in benchmarks/results)")
-    options.add_argument("--logs", type=Path, default=None, help="a file for all that the servers write")
+    options.add_argument("--logs", type=Path, default=None, help="file for the complete output of the servers")
     return options
 
 
 def setting(text: str) -> str:
-    """A checked name of a setting."""
+    """A validated setting."""
     if text not in OPTIONS and not SMALLER.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no setting; use {', '.join(SETTINGS)}, or another number of GiB")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a setting; use {', '.join(SETTINGS)}, or another number of GiB"
+        )
     return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.device == "cpu" and any(SMALLER.fullmatch(name) for name in options.settings):
-        parser().error("--settings: memory is left on a card only; on a CPU use default")
+        parser().error("--settings: memory can be limited only on a card; on a CPU use default")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         files = {name: MODELS[name].path(folder.resolve(), options.dtype) for name in options.models}
@@ -99,19 +101,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def options_of(name: str, card: Card | None) -> tuple[str, ...]:
-    """ComfyUI's command-line options of a setting."""
+    """ComfyUI's command-line options for a setting."""
     smaller = SMALLER.fullmatch(name)
     if smaller is None:
         return OPTIONS[name]
     assert card is not None
     reserved = card.total_bytes / 2**30 - float(smaller[1])
     if reserved <= 0:
-        raise ValueError(f"{name}: the card has {card.total_bytes / 2**30:.1f} GiB in all")
+        raise ValueError(f"{name}: the card has only {card.total_bytes / 2**30:.1f} GiB")
     return ("--reserve-vram", f"{reserved:.2f}")
 
 
 class Bench:
-    """One run of the command: its options, the model files by name, and the result so far."""
+    """A run of the command: its options, the model files by name, and the results so far."""
 
     def __init__(self, options: argparse.Namespace, files: Mapping[str, Path], card: Card | None) -> None:
         self.options, self.files, self.card = options, files, card
@@ -123,15 +125,15 @@ class Bench:
 
     @property
     def left(self) -> float:
-        """Seconds until the limit."""
+        """Seconds left until the limit."""
         return self.end - time.monotonic()
 
     def save(self) -> None:
-        """Write the result as it is now."""
+        """Writes the current results."""
         self.output.write_text(json.dumps(self.result, indent=2) + "\n", encoding="utf-8")
 
     def measure(self, name: str) -> None:
-        """Every model in one setting. A server that ends is started again for the models that are left."""
+        """Measures all models in one setting. If a server crashes, it is restarted for the remaining models."""
         rest = list(self.options.models)
         while rest:
             begun = [rest.pop(0)]
@@ -147,7 +149,7 @@ class Bench:
                 self.save()
 
     def _serve(self, name: str, begun: list[str], rest: list[str]) -> None:
-        """One server, for the first of `begun` and then for those of `rest`, which go over to `begun`."""
+        """Runs a server for the last model in `begun`, then for those in `rest`, which are moved to `begun`."""
         options = options_of(name, self.card)
         with tempfile.TemporaryDirectory() as folder:
             base = self._base(Path(folder))
@@ -182,7 +184,7 @@ class Bench:
                 file.write(f"===== {name}\n{text}\n")
 
     def _model(self, server: Server, watch: Watch, shared: Mapping[str, Any], model: str) -> None:
-        """Two runs of one model, as a row of the result."""
+        """Runs a model twice and adds a row to the result."""
         row: dict[str, Any] = {**shared, "model": model, "dynamic_vram": DYNAMIC in server.log}
         self.rows.append(row)
         watch.reset()
@@ -203,7 +205,7 @@ class Bench:
         self.save()
 
     def _run(self, server: Server, watch: Watch, prompt: Mapping[str, Any]) -> dict[str, Any]:
-        """One prompt from its posting to its end."""
+        """Runs one prompt."""
         seen, times = len(server.log), Times(prompt, self.end, server.interrupt)
         watch.reset()
         begin = time.perf_counter()
@@ -219,7 +221,7 @@ class Bench:
 
 
 class Times:
-    """Called with every event of a run: the seconds of each kind of node, and an end when time is up."""
+    """An event handler that measures the seconds of each node type, and stops the run at the time limit."""
 
     def __init__(self, prompt: Mapping[str, Any], end: float, stop: Callable[[], None]) -> None:
         self.kinds = {node: content["class_type"] for node, content in prompt.items()}
@@ -239,7 +241,7 @@ class Times:
 
 
 def page(base: Base) -> list[str]:
-    """Options that let ComfyUI do without its page's package, and show no previews, as is its default."""
+    """Options that start ComfyUI without its frontend package, and without previews, as by default."""
     folder = base.root / "page"
     folder.mkdir()
     (folder / "index.html").write_text("", encoding="utf-8")
@@ -247,20 +249,20 @@ def page(base: Base) -> list[str]:
 
 
 def free(server: Server) -> None:
-    """Let the server forget the models that it holds, so that the next one's memory is its own."""
+    """Unloads the server's models, so that they do not affect the memory use of the next one."""
     server.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(1.0)
 
 
 def change(prompt: Mapping[str, Any], kind: str, **inputs: Any) -> None:
-    """Set inputs of every node of one type."""
+    """Sets inputs of all nodes of one type."""
     for node in prompt.values():
         if node["class_type"] == kind:
             node["inputs"] |= inputs
 
 
 def video(server: Server, run: Run) -> dict[str, Any]:
-    """Size, mean and spread of the pixels: a model that overflows gives frames of one colour, without a spread."""
+    """Size, mean and standard deviation of the pixels; a model that overflows gives frames of one colour."""
     import av
     import numpy as np
 
@@ -271,7 +273,7 @@ def video(server: Server, run: Run) -> dict[str, Any]:
 
 
 def message(run: Run) -> str:
-    """The error of a run that failed, with the end of its traceback."""
+    """The error of a failed run, with the end of its traceback."""
     error = run.error or {}
     if "exception_message" not in error:
         return ending(json.dumps(error))
@@ -280,12 +282,12 @@ def message(run: Run) -> str:
 
 
 def ending(text: str) -> str:
-    """A text, or its last part where it is long."""
+    """The end of a text."""
     return COLOUR.sub("", text).strip()[-ERROR_TEXT:]
 
 
 def versions(server: Server) -> dict[str, Any]:
-    """What runs, by the server's own word, and the card's memory as torch counts it."""
+    """Versions and the card's memory, as reported by the server."""
     stats = server.get("/system_stats")
     system, devices = stats["system"], stats["devices"]
     return {
@@ -296,7 +298,7 @@ def versions(server: Server) -> dict[str, Any]:
 
 
 def about(options: argparse.Namespace, card: Card | None) -> dict[str, Any]:
-    """When, where and with what a result was made."""
+    """Date, machine and settings of a result."""
     try:
         aimdo = importlib.metadata.version("comfy-aimdo")
     except importlib.metadata.PackageNotFoundError:
@@ -316,7 +318,7 @@ def about(options: argparse.Namespace, card: Card | None) -> dict[str, Any]:
 
 
 def brief(run: Mapping[str, Any]) -> str:
-    """One run in a few words."""
+    """A short summary of a run."""
     if run["status"] != "success":
         return f"{run['status']}: {run.get('error', '')[:200]}"
     peak = run.get("card_peak_bytes", run["host_peak_bytes"])
@@ -324,7 +326,7 @@ def brief(run: Mapping[str, Any]) -> str:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of a result, for people."""
+    """The rows of a result as a Markdown table."""
     lines = ["| setting | model | dynamic VRAM | first run | second run |", "|---|---|---|---|---|"]
     for row in result["rows"]:
         failed = row.get("error", "-").splitlines()[-1]

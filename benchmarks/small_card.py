@@ -1,11 +1,11 @@
-"""Make a video with vc_core alone on a smaller card: what torch may take of this one is capped.
+"""Makes a video with vc_core on a simulated smaller card, by limiting torch's memory.
 
 python -m benchmarks.small_card                                  # T2V-1024 in fp16 with 6 GiB
 python -m benchmarks.small_card --model videocrafter2 --gib 4
 python -m benchmarks.small_card --device cpu --dtype fp32 --model small
 
-The cap holds for loading and for the run. Torch counts what its allocator holds; the CUDA context (about 0.5 GiB) comes
-on top. On a CPU nothing is capped. The checkpoint has random weights; it is made in `--folder` unless it is there.
+The limit applies to loading and to the run. It counts torch's allocations; the CUDA context (about 0.5 GiB) comes on
+top. There is no limit on a CPU. The checkpoint has random weights; it is created in `--folder` if it does not exist.
 """
 
 from __future__ import annotations
@@ -43,19 +43,21 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--model", choices=MODELS, default="t2v_1024")
-    options.add_argument("--gib", type=float, default=6.0, help="memory that torch may take (default: %(default)s)")
+    options.add_argument("--gib", type=float, default=6.0, help="memory limit of torch (default: %(default)s)")
     options.add_argument("--steps", type=int, default=4)
     options.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu")
-    options.add_argument("--dtype", choices=KINDS, default="fp16", help="that the model computes in")
-    options.add_argument("--file-dtype", choices=DTYPES, default="published", help="of weights in a file that is made")
-    options.add_argument("--folder", type=Path, default=None, help="for the checkpoint (default: temporary)")
-    options.add_argument("--note", default="", help="what a reader of the result should know, kept in it")
+    options.add_argument("--dtype", choices=KINDS, default="fp16", help="dtype of the computation")
+    options.add_argument(
+        "--file-dtype", choices=DTYPES, default="published", help="dtype of the weights in a generated file"
+    )
+    options.add_argument("--folder", type=Path, default=None, help="folder for the checkpoint (default: temporary)")
+    options.add_argument("--note", default="", help="a note to store in the result")
     options.add_argument("--output", type=Path, default=None, help="the JSON file (default: in benchmarks/results)")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(arguments)
     output: Path = options.output or RESULTS / f"small_card_{options.model}.json"
     with tempfile.TemporaryDirectory() as temporary:
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    """When, where and with what the result was made."""
+    """Date, machine and settings of the result."""
     device = torch.device(options.device)
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -84,7 +86,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Loading and one run under the cap, and what the video looks like."""
+    """Figures of loading and of one run under the limit, with statistics of the video."""
     device = torch.device(options.device)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -100,7 +102,7 @@ def measured(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def attempt(clock: Clock, work: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    """Seconds and peak memory of a call and what it returns, or its error and None."""
+    """Seconds and peak memory of a call and its result, or its error and None."""
     results: list[Any] = []
     seconds: list[float] = []
 
@@ -116,7 +118,7 @@ def attempt(clock: Clock, work: Callable[[], Any]) -> tuple[dict[str, Any], Any]
 
 
 def looks(frames: Tensor) -> dict[str, Any]:
-    """Size, and mean and spread of the pixels."""
+    """Size, mean and standard deviation of the pixels."""
     return {"shape": list(frames.shape), "mean": float(frames.mean()), "spread": float(frames.std())}
 
 

@@ -1,4 +1,4 @@
-"""Results as tables to read."""
+"""Results as text tables."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ GIB = 2**30
 
 
 def table(result: dict[str, Any]) -> str:
-    """One result: what was measured, and its figure."""
+    """A table of one result."""
     head = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['dtype']}"
     rows = [(f"{name}", shown(name, value)) for name, value in figures(result)]
     return "\n".join([head, *lines(rows)])
 
 
 def compared(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Two results side by side: the figures of both, and the new over the old. Seconds of two machines, or of two runs
-    at different loads, say little; rates over a matrix product of the same run do."""
+    """A table of two results and their ratios. Seconds are hardly comparable between machines or loads; rates relative
+    to a matrix product of the same run are."""
     before, after = dict(figures(old)), dict(figures(new))
     rows = [("", str(old.get("revision", "old")), str(new.get("revision", "new")), "new / old")]
     for name in [name for name in before if name in after]:
@@ -27,7 +27,7 @@ def compared(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def figures(result: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a result, under the names that lead to it."""
+    """All numbers of a result, under their paths."""
     for key, value in result.items():
         name = f"{path} {key}".strip()
         if isinstance(value, dict):
@@ -37,7 +37,7 @@ def figures(result: dict[str, Any], path: str = "") -> Iterator[tuple[str, float
 
 
 def shown(name: str, value: float) -> str:
-    """A number in the unit that its name tells."""
+    """A number in the unit implied by its name."""
     if "bytes" in name:
         return f"{value / GIB:.2f} GiB"
     if "operations" in name:
@@ -48,7 +48,7 @@ def shown(name: str, value: float) -> str:
 
 
 def lines(rows: list[Any]) -> list[str]:
-    """The rows with their columns in line."""
+    """The rows with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     return [
         "  ".join(

@@ -1,11 +1,11 @@
-"""How fast and how frugally videos are written.
+"""Measures the speed and memory of writing videos.
 
     python benchmarks/video_writing.py [--only rate] [--frames 128] [--runs 3] [--output FILE]
 
-Rate: a clip of 1024x576 as h264 crf 18, by `vc_core` from floats in memory, and by an ffmpeg command line from raw
-bytes in a file, with the same settings; turn and turn about, medians. Memory: the peak of a process of its own that
-writes 64, 1024 and, in small, 10000 frames which a generator makes one by one. With `--only` the other part of an
-earlier result stays.
+Rate: a clip of 1024x576 as h264 crf 18, by `vc_core` from floats in memory, and by the ffmpeg command line from raw
+bytes in a file, with the same settings; alternating runs, medians. Memory: the peak of a separate process that writes
+64, 1024 and, at a small size, 10000 frames from a generator. With `--only`, the other part of an earlier result is
+kept.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ LONG = ("mp4 h264", "webm vp9", "mkv ffv1", "webp", "gif", "apng")
 
 
 def clip(frames: int, width: int = WIDTH, height: int = HEIGHT) -> Iterator[np.ndarray]:
-    """Smooth colours that drift, with a little grain: what a video model makes. uint8 h w 3."""
+    """Smooth, drifting colours with a little grain, as a video model makes them. uint8 h w 3."""
     rng = np.random.default_rng(0)
     y, x = np.meshgrid(np.linspace(0, 6, height), np.linspace(0, 10, width), indexing="ij")
     grain = rng.normal(0, 3, (height, width, 3))
     for i in range(frames):
         waves = [np.sin(x + 0.2 * i), np.sin(y - 0.15 * i), np.sin(x + y + 0.1 * i)]
-        picture = 127 + 100 * np.stack(waves, axis=-1) + np.roll(grain, 7 * i, axis=1)
-        yield np.clip(picture, 0, 255).astype(np.uint8)
+        frame = 127 + 100 * np.stack(waves, axis=-1) + np.roll(grain, 7 * i, axis=1)
+        yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds on the clock, and seconds of all cores together, this process's and its children's."""
+    """Wall-clock seconds, and CPU seconds of this process and its children."""
     clock, cores = time.perf_counter(), sum(os.times()[:4])
     work()
     return time.perf_counter() - clock, sum(os.times()[:4]) - cores
@@ -73,7 +73,7 @@ def theirs(program: str, raw: Path, folder: Path) -> tuple[float, float]:
 
 
 def programs() -> dict[str, str]:
-    """Every ffmpeg at hand, by version."""
+    """All installed ffmpeg programs, by version."""
     found = [shutil.which("ffmpeg")]
     try:
         import imageio_ffmpeg
@@ -88,18 +88,26 @@ def programs() -> dict[str, str]:
     return known
 
 
-def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
-    frames = np.stack(list(clip(count)))
-    raw = folder / "raw"
-    frames.tofile(raw)
-    floats = torch.from_numpy(frames).float().div_(255.0)
+def timings(floats: torch.Tensor, raw: Path, runs: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Program -> wall-clock and CPU seconds of each run; the programs take turns."""
     seconds: dict[str, list[tuple[float, float]]] = {"vc_core": []}
     for _ in range(runs):
         seconds["vc_core"].append(ours(floats, folder))
         for version, program in programs().items():
             seconds.setdefault(f"ffmpeg {version}", []).append(theirs(program, raw, folder))
-    median = {name: statistics.median(clock for clock, _ in values) for name, values in seconds.items()}
-    cores = {name: statistics.median(core for _, core in values) for name, values in seconds.items()}
+    return seconds
+
+
+def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
+    """Rates of writing a clip of `count` frames, by `vc_core` and by each ffmpeg program."""
+    frames = np.stack(list(clip(count)))
+    raw = folder / "raw"
+    frames.tofile(raw)
+    floats = torch.from_numpy(frames).float().div_(255.0)
+    seconds = timings(floats, raw, runs, folder)
+    medians = {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in seconds.items()}
+    own = medians["vc_core"]
+    others = {name: values for name, values in medians.items() if name != "vc_core"}
     return {
         "frames": count,
         "size": f"{WIDTH}x{HEIGHT}",
@@ -107,39 +115,33 @@ def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
         "runs": runs,
         "seconds": {name: [round(clock, 2) for clock, _ in values] for name, values in seconds.items()},
         "core_seconds": {name: [round(core, 2) for _, core in values] for name, values in seconds.items()},
-        "frames_per_second": {name: round(count / value, 2) for name, value in median.items()},
-        "our_rate_over_theirs": {
-            name: round(value / median["vc_core"], 3) for name, value in median.items() if name != "vc_core"
-        },
-        "our_rate_over_theirs_by_core_seconds": {
-            name: round(value / cores["vc_core"], 3) for name, value in cores.items() if name != "vc_core"
-        },
+        "frames_per_second": {name: round(count / clock, 2) for name, (clock, _) in medians.items()},
+        "our_rate_over_theirs": {name: round(clock / own[0], 3) for name, (clock, _) in others.items()},
+        "our_rate_over_theirs_by_core_seconds": {name: round(cores / own[1], 3) for name, (_, cores) in others.items()},
         "bytes": {name: (folder / f"{name}.mp4").stat().st_size for name in ("ours", "theirs")},
         "load_average": os.getloadavg()[0],
     }
 
 
 def peak(name: str, count: int, size: tuple[int, int]) -> int:
-    """MB at the most, in a fresh process."""
+    """Peak memory in MB, in a new process."""
     words = [sys.executable, __file__, "--peak", name, str(count), f"{size[0]}x{size[1]}"]
     return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]) // 1024
 
 
 def write_and_count(name: str, count: int, size: tuple[int, int]) -> None:
-    """Prints the peak in kB after one clip, the frames of which do not stay in memory."""
+    """Prints the peak memory in kB after writing one clip, whose frames are not kept in memory."""
     ring = list(clip(8, *size))
     frames: Iterable[np.ndarray] = (ring[i % 8] for i in range(count))
     if name == "gif":
-        frames = list(
-            frames
-        )  # the same eight arrays; a list can be gone through twice, for one palette, as in the node
+        frames = list(frames)  # a list can be read twice, for one palette, as in the node
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / f"clip{find_format(name).suffix}", frames, fps=RATE, options=Options(format=name))
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")
 
 
 def memory() -> dict[str, Any]:
-    """MB at the peak, by size, format and number of frames."""
+    """Peak memory in MB, by size, format and number of frames."""
     large = {"mp4 h264": {str(n): peak("mp4 h264", n, (WIDTH, HEIGHT)) for n in (64, 1024)}}
     small = {name: {str(n): peak(name, n, SMALL) for n in (64, 1024)} for name in LONG}
     small["mp4 h264"]["10000"] = peak("mp4 h264", 10000, SMALL)

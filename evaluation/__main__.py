@@ -1,4 +1,4 @@
-"""`python -m evaluation`: put the questions to the small models, and store table, numbers and contact sheet."""
+"""`python -m evaluation`: runs the experiments on the small models and writes table, numbers and contact sheets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--text-model", type=Path, default=ROOT / "models" / "videocrafter_small_t2v.safetensors")
     options.add_argument("--image-model", type=Path, default=ROOT / "models" / "videocrafter_small_i2v.safetensors")
     options.add_argument("--questions", nargs="*", choices=QUESTIONS, default=list(QUESTIONS))
-    options.add_argument("--count", type=int, default=200, help="held-out prompts of the main questions")
+    options.add_argument("--count", type=int, default=200, help="held-out prompts of the main experiments")
     options.add_argument(
-        "--small-count", type=int, default=60, help="prompts of fps, negative; a quarter of it: precision"
+        "--small-count", type=int, default=60, help="prompts for fps and negative; precision uses a quarter"
     )
     options.add_argument("--folder", type=Path, default=ROOT / "benchmarks" / "results")
     options.add_argument("--name", default="small_models")
     options.add_argument(
-        "--join", nargs="*", type=Path, default=[], help="JSON files of runs that put other questions, for one table"
+        "--join", nargs="*", type=Path, default=[], help="JSON files of runs with other questions, to make one table"
     )
     options.add_argument("--device", default="cpu")
     options.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves it to torch")
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:

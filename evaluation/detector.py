@@ -1,7 +1,7 @@
-"""What can be seen in a clip of the synthetic world, by classical means: colour, shape and motion of its one object.
+"""Detects colour, shape and motion of the object in a clip of the synthetic world, by classical image processing.
 
-Pixels are told apart by the world's palette, the object is the largest connected piece in an object's colour, its shape
-is the template that overlaps it best at equal area and centre, and its motion is a straight line through its centres.
+Pixels are classified by the world's palette. The object is the largest connected component in an object's colour, its
+shape the template with the best overlap at equal area and centre, and its motion a straight line fitted to its centres.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from worlds.shapes.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, outlin
 Array = npt.NDArray[np.float32]
 
 SMALLEST_AREA = 20.0
-"""Pixels; anything smaller is no object."""
+"""Minimum area of an object in pixels."""
 STILL_TRAVEL = 1.2
-"""Pixels over the clip: a centre that moves less stands still."""
+"""In pixels over the clip: an object that moves less is still."""
 STILL_GROWTH = 0.32
-"""Pixels of radius over the clip: a shape that changes less keeps its size."""
+"""In pixels of radius over the clip: an object that changes less keeps its size."""
 GROWTH_WEIGHT = 3.0
-"""A change of radius counts this much more than the same travel: the world grows more slowly than it moves."""
+"""Weight of a change of radius relative to travel, since shapes grow more slowly than they move."""
 NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """The object in one frame; centre and radius in pixels, colour as red, green, blue in 0..1."""
+    """The object in one frame; centre and area in pixels, rgb in 0..1."""
 
     colour: str
     shape: str
@@ -43,7 +43,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Observation:
-    """The object in a clip; `speed` is in pixels per frame, `growth` in pixels of radius per frame."""
+    """The object in a clip; `speed` in pixels per frame, `growth` in pixels of radius per frame."""
 
     colour: str
     shape: str
@@ -53,7 +53,7 @@ class Observation:
     sightings: tuple[Sighting | None, ...]
 
     def share(self, *, colour: str | None = None, shape: str | None = None) -> float:
-        """The share of frames that show this colour and this shape."""
+        """The share of frames with this colour and this shape."""
         right = [
             seen is not None and colour in (None, seen.colour) and shape in (None, seen.shape)
             for seen in self.sightings
@@ -62,7 +62,7 @@ class Observation:
 
 
 def observe(clip: Array) -> Observation:
-    """Look at a clip f h w 3 in 0..1. Colour and shape are those of most frames; "nothing" where there is no object."""
+    """Analyses a clip f h w 3 in 0..1. Colour and shape are the most frequent ones; "nothing" if there is no object."""
     sightings = tuple(look(frame) for frame in clip)
     seen = [(number, sighting) for number, sighting in enumerate(sightings) if sighting is not None]
     if not seen:
@@ -94,7 +94,7 @@ def look(frame: Array) -> Sighting | None:
 
 
 def _object_pixels(frame: Array) -> npt.NDArray[np.bool_] | None:
-    """The largest connected piece of pixels that are nearer to an object's colour than to any background's."""
+    """The largest connected component of pixels that are closer to an object's colour than to any background's."""
     palette = np.array([*COLOURS.values(), *BACKGROUNDS.values()], dtype=np.float32)
     distances = np.linalg.norm(frame[:, :, None] - palette, axis=-1)
     mask = distances.argmin(-1) < len(COLOURS)
@@ -106,7 +106,8 @@ def _object_pixels(frame: Array) -> npt.NDArray[np.bool_] | None:
 
 
 def _cover(frame: Array, rgb: Array) -> Array:
-    """How much of each pixel the object fills, 0..1, h w: its place between the object's and the nearest background."""
+    """Coverage of each pixel by the object, h w in 0..1, interpolated between the object's and the nearest background
+    colour."""
     behind = np.min([np.linalg.norm(frame - np.array(value), axis=-1) for value in BACKGROUNDS.values()], axis=0)
     ahead = np.linalg.norm(frame - rgb, axis=-1)
     share = behind / np.maximum(behind + ahead, 1e-6)
@@ -114,7 +115,7 @@ def _cover(frame: Array, rgb: Array) -> Array:
 
 
 def _unit_template(shape: str) -> tuple[float, float]:
-    """Area of the shape of radius 1, and how far below its middle its centre of mass lies."""
+    """Area of the shape with radius 1, and the offset of its centre of mass below its centre."""
     cover = _template(shape, (256, 256), 128.0, 128.0, 100.0)
     rows = np.arange(256)[:, None] + 0.5
     return float(cover.sum()) / 1e4, float((cover * rows).sum() / cover.sum() - 128) / 100
@@ -130,7 +131,7 @@ _UNIT = {shape: _unit_template(shape) for shape in SHAPES}
 
 
 def best_shape(cover: Array, x: float, y: float, area: float) -> str:
-    """The shape whose template of equal area and centre overlaps `cover`, h w in 0..1, best."""
+    """The shape whose template with equal area and centre has the best overlap with `cover`, h w in 0..1."""
     scores = {}
     for shape, (unit_area, below) in _UNIT.items():
         radius = float(np.sqrt(area / unit_area))
@@ -140,7 +141,7 @@ def best_shape(cover: Array, x: float, y: float, area: float) -> str:
 
 
 def _trend(seen: Sequence[tuple[int, Sighting]], shape: str) -> tuple[float, float, float]:
-    """Slopes per frame of x, y and radius."""
+    """Slopes of x, y and radius per frame."""
     if len(seen) < 2:
         return 0.0, 0.0, 0.0
     numbers = [number for number, _ in seen]

@@ -1,4 +1,4 @@
-"""The questions put to the small models, each answered by clips and the detector."""
+"""The experiments on the small models, each evaluated on clips with the detector."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ SAMPLERS = {
 }
 GUIDANCE_OFF = 1.0
 SHOWN = 24
-"""Clips on a contact sheet."""
+"""Number of clips on a contact sheet."""
 
 
 @dataclass
 class Findings:
-    """Answers as a tree of numbers, and for some questions clips to look at, with what was asked and what was seen."""
+    """Results as a tree of numbers, and for some experiments clips with captions of what was asked for and detected."""
 
     numbers: dict[str, Any] = field(default_factory=dict)
     shown: dict[str, list[tuple[str, Array]]] = field(default_factory=dict)
 
 
 def percent(values: Sequence[bool | float]) -> float:
-    """The mean of truths or shares in percent, one decimal."""
+    """The mean of booleans or shares in percent, to one decimal."""
     return round(100 * float(np.mean(np.asarray(values, dtype=float))), 1) if len(values) else float("nan")
 
 
 def judge(cases: Sequence[Case], seen: Sequence[Observation]) -> dict[str, Any]:
-    """Percent of clips with the right colour, shape and motion, and of moving ones with the right direction."""
+    """Percentages of clips with the right colour, shape and motion, and of moving clips with the right direction."""
     pairs = list(zip(cases, seen, strict=True))
     moving = [(case, saw) for case, saw in pairs if case.scene.motion in DIRECTIONS]
     return {
@@ -59,7 +59,7 @@ def judge(cases: Sequence[Case], seen: Sequence[Observation]) -> dict[str, Any]:
 def watch(
     crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, what: str
 ) -> tuple[list[Observation], list[Array]]:
-    """Make the clips of the cases and look at each."""
+    """Makes the clips of the cases and analyses each."""
     made = []
     for number, clip in enumerate(clips(crafter, cases, settings), start=1):
         made.append(clip)
@@ -69,7 +69,7 @@ def watch(
 
 
 def text_accuracy(crafter: VideoCrafter, count: int, findings: Findings) -> None:
-    """Held-out and trained combinations under each sampler, and without guidance."""
+    """Accuracy on held-out and trained combinations with each sampler, and without guidance."""
     unseen, known = draw_cases(count, unseen=True), draw_cases(max(1, count // 2), unseen=False)
     accuracy: dict[str, Any] = {}
     for name, settings in SAMPLERS.items():
@@ -86,15 +86,15 @@ def text_accuracy(crafter: VideoCrafter, count: int, findings: Findings) -> None
 
 
 def fps_condition(crafter: VideoCrafter, count: int, findings: Findings) -> None:
-    """Measured pixels per frame of the same prompts and seeds under several fps conditions; speeds that the world has
-    at all of them."""
+    """Measured speed in pixels per frame for the same prompts and seeds under several fps conditions, for speeds that
+    the world has at all of them."""
     drawn = draw_cases(6 * count, unseen=False, fps=min(FPS_CONDITIONS), seed=1)
     cases = [case for case in drawn if case.scene.motion in DIRECTIONS][:count]
     speeds = {}
     for fps in FPS_CONDITIONS:
-        asked = [with_fps(case, fps) for case in cases]
-        seen, _ = watch(crafter, asked, Settings(), f"fps {fps}")
-        meant = float(np.mean([np.hypot(*velocity(case.scene)) for case in asked]))
+        varied = [with_fps(case, fps) for case in cases]
+        seen, _ = watch(crafter, varied, Settings(), f"fps {fps}")
+        meant = float(np.mean([np.hypot(*velocity(case.scene)) for case in varied]))
         speeds[str(fps)] = {
             "pixels per frame": round(float(np.mean([saw.speed for saw in seen])), 3),
             "meant": round(meant, 3),
@@ -103,7 +103,7 @@ def fps_condition(crafter: VideoCrafter, count: int, findings: Findings) -> None
 
 
 def negative_prompt(crafter: VideoCrafter, count: int, findings: Findings) -> None:
-    """A prompt without a colour; then the same seed with the colour that came out as the negative prompt."""
+    """A prompt without a colour; then the same seed with the resulting colour as the negative prompt."""
     shapes = draw_cases(count, unseen=False, seed=2)
     plain = [replace(case, prompt=f"a {case.scene.shape}") for case in shapes]
     seen, _ = watch(crafter, plain, Settings(), "no colour named")
@@ -116,18 +116,18 @@ def negative_prompt(crafter: VideoCrafter, count: int, findings: Findings) -> No
 
 
 def image_accuracy(crafter: VideoCrafter, text_crafter: VideoCrafter, count: int, findings: Findings) -> None:
-    """Whether the picture's object is kept, the prompt's motion followed, and the first frame like the picture."""
+    """Whether the image's object is kept, the prompt's motion followed, and the first frame similar to the image."""
     cases = draw_cases(count, unseen=True)
     seen, made = watch(crafter, cases, Settings(), "image-to-video")
     _, without = watch(text_crafter, cases, Settings(), "text-to-video of the same prompts")
-    pictures = [case.picture().numpy() for case in cases]
-    first = [psnr(clip[0], picture) for clip, picture in zip(made, pictures, strict=True)]
-    other = [psnr(clip[0], picture) for clip, picture in zip(without, pictures, strict=True)]
+    images = [case.picture().numpy() for case in cases]
+    first = [psnr(clip[0], image) for clip, image in zip(made, images, strict=True)]
+    other = [psnr(clip[0], image) for clip, image in zip(without, images, strict=True)]
     findings.numbers["image-to-video"] = judge(cases, seen) | {
         "colour kept": percent([saw.share(colour=c.scene.colour) for c, saw in zip(cases, seen, strict=True)]),
         "shape kept": percent([saw.share(shape=c.scene.shape) for c, saw in zip(cases, seen, strict=True)]),
         "first frame psnr": round(float(np.mean(first)), 2),
-        "first frame ssim": round(float(np.mean([ssim(c[0], p) for c, p in zip(made, pictures, strict=True)])), 4),
+        "first frame ssim": round(float(np.mean([ssim(c[0], p) for c, p in zip(made, images, strict=True)])), 4),
         "first frame psnr of text-to-video": round(float(np.mean(other)), 2),
         "any video": average([asdict(measure(clip)) for clip in made]),
     }
@@ -135,7 +135,7 @@ def image_accuracy(crafter: VideoCrafter, text_crafter: VideoCrafter, count: int
 
 
 def half_precision(load: Callable[[str], VideoCrafter], count: int, findings: Findings) -> None:
-    """Agreement of fp16 and bf16 with fp32 for the same prompts and seeds, in decibels."""
+    """Agreement of fp16 and bf16 with fp32 for the same prompts and seeds, in dB."""
     cases = draw_cases(count, unseen=True, seed=3)
     _, exact = watch(load("fp32"), cases, SAMPLERS["ddim 50"], "fp32")
     for kind in ("fp16", "bf16"):

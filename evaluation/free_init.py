@@ -1,4 +1,4 @@
-"""FreeInit (arXiv:2312.07537) measured: the clips of held-out prompts as they come first and after further rounds."""
+"""Evaluates FreeInit (arXiv:2312.07537): clips of held-out prompts after the first and after additional rounds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .measures import measure
 logger = logging.getLogger(__name__)
 
 ROUNDS = (0, 2, 4)
-"""Further rounds that are looked at. The authors' 3 to 5 iterations count the first sampling too."""
+"""Numbers of additional rounds. The authors' 3 to 5 iterations include the first sampling."""
 
 
 def in_rounds(crafter: VideoCrafter, case: Case, rounds: int, sampling: Sampling) -> list[Array]:
-    """The clips f h w 3 of one run: the first, and that after each further round."""
+    """The clips f h w 3 of one run, after the first and after each additional round."""
     found = []
 
     def keep(step: Step) -> None:
@@ -40,18 +40,18 @@ def in_rounds(crafter: VideoCrafter, case: Case, rounds: int, sampling: Sampling
 
 
 def figures(cases: Sequence[Case], clips: Sequence[Array]) -> dict[str, Any]:
-    """What the prompts asked for and the clips show, and the measures that need no prompt."""
-    whole = [observe(clip) for clip in clips]
-    identity = [saw.share(colour=saw.colour, shape=saw.shape) for saw in whole]
+    """Agreement of the clips with their prompts, and the measures that need no prompt."""
+    seen = [observe(clip) for clip in clips]
+    identity = [saw.share(colour=saw.colour, shape=saw.shape) for saw in seen]
     return {
-        **judge(cases, whole),
+        **judge(cases, seen),
         "identity": round(100 * float(np.mean(identity)), 1),
         **average([asdict(measure(clip)) for clip in clips]),
     }
 
 
 def free_init(crafter: VideoCrafter, count: int, steps: int) -> tuple[dict[str, Any], list[list[Array]]]:
-    """The figures after each of `ROUNDS` and, for each prompt, its clips after them."""
+    """The figures after each of `ROUNDS`, and the corresponding clips of each prompt."""
     cases = draw_cases(count, unseen=True)
     sampling = Sampling(steps=steps, eta=0.0)
     made = []

@@ -1,4 +1,4 @@
-"""Clips from a loaded model, many prompts at once; each clip is the one that its seed gives by itself."""
+"""Makes clips of many prompts in batches; each clip equals the one that its seed gives alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One clip to make, and the scene that its prompt describes."""
+    """A clip to make, and the scene that its prompt describes."""
 
     scene: Scene
     prompt: str
@@ -32,13 +32,13 @@ class Case:
     """Whether the scene's combination of shape, colour and motion was held out of training."""
 
     def picture(self) -> Tensor:
-        """The scene's first frame, h w 3 in 0..1: the picture given to image-to-video."""
+        """The scene's first frame, h w 3 in 0..1, as the input of image-to-video."""
         return render([self.scene], frames=[0])[0, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How clips are made; `cfg` None is the model's default."""
+    """Sampling settings; `cfg` None is the model's default."""
 
     sampler: str = "dpmpp_2m"
     steps: int = 20
@@ -48,17 +48,17 @@ class Settings:
 
 
 def draw_cases(count: int, *, unseen: bool, fps: int = 8, seed: int = 0) -> list[Case]:
-    """`count` scenes of combinations that were held out of training, or of the others, with a caption for each."""
+    """`count` scenes with captions, of combinations held out of training (`unseen`) or of the others."""
     rng = np.random.default_rng([seed, int(unseen)])
     cases = []
     for number in range(count):
         scene = random_scene(rng, unseen=unseen, fps=fps)
-        cases.append(Case(scene=scene, prompt=caption(scene, rng, whole=True), seed=1000 + number, unseen=unseen))
+        cases.append(Case(scene=scene, prompt=caption(scene, rng, complete=True), seed=1000 + number, unseen=unseen))
     return cases
 
 
 class _EachNoise:
-    """The noise of several clips, drawn for each from a seed of its own."""
+    """The noise of a batch of clips, drawn for each with its own seed."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.sources = [Noise(seed) for seed in seeds]
@@ -68,12 +68,12 @@ class _EachNoise:
 
 
 def clips(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -> Iterator[Array]:
-    """The clips f h w 3 in 0..1 of the cases, in their order."""
+    """The clips f h w 3 in 0..1 of the cases, in order."""
     for start in range(0, len(cases), settings.batch):
         part = cases[start : start + settings.batch]
         latents = _latents(crafter, part, settings)
-        for one in latents:
-            yield crafter.decode(one[None]).cpu().numpy()
+        for latent in latents:
+            yield crafter.decode(latent[None]).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -113,12 +113,10 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
         shape=shape,
         settings=sampling,
     )
-    latents = torch.empty(0)
-    for step in steps:
-        latents = step.x
-    return latents
+    *_, last = steps
+    return last.x
 
 
 def with_fps(case: Case, fps: int) -> Case:
-    """The same case under another fps condition."""
+    """The same case with another fps condition."""
     return replace(case, scene=replace(case.scene, fps=fps))

@@ -1,10 +1,9 @@
-"""Long clips of the small text model by every way, measured: `python -m evaluation.long_videos`.
+"""Evaluates all methods for long clips on the small text model: `python -m evaluation.long_videos`.
 
-Each way makes the same prompts with the same seeds: shapes that stand still, and shapes that move so slowly (24 frames
-per second) that they stay in the picture for 128 frames. A clip is cut into segments of 16 frames, and each segment is
-asked what the prompt asks for; the plain 16-frame clips of the prompts are what they are compared with. Borders are
-compared with the same measure half-way between borders, where nothing meets. Processor time and memory are
-ratios within one run, each length in a process of its own.
+Each method uses the same prompts and seeds: still shapes, and shapes that move so slowly that they stay inside the
+image for 128 frames. A clip is split into segments of 16 frames, and each segment is compared with the prompt; plain
+16-frame clips of the prompts serve as the baseline. Differences across window borders are compared with those halfway
+between borders. CPU time and memory are ratios within one run, with a separate process for each length.
 """
 
 from __future__ import annotations
@@ -75,14 +74,14 @@ BORDERS = {
     "continue sharing 4": 12,
     "continue sharing 3": 13,
 }
-"""Every so many frames windows or clips begin, of shifted windows those of the last steps, for the seam error; the
-others have no fixed borders."""
+"""Distance in frames between the starts of windows or clips (of shifted windows, in the last steps), for the seam
+error. The other methods have no fixed borders."""
 EVERY = 8
-"""For the ways without borders, as a control."""
+"""For methods without borders, as a control."""
 UNTIMED = ("windows looped", "windows static", "fifo")
-"""As windows, but for a window more or less; and the queue, whose turns are equal and many."""
+"""Not timed: like windows, except for a window more or less; and the queue, whose many steps are all equal."""
 RATE = 28
-"""Frames per second of the prompts' motion."""
+"""The fps condition of the prompts."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--frames", type=int, nargs="*", default=[64])
     options.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=list(WAYS))
     options.add_argument("--steps", type=int, default=20)
-    options.add_argument("--fifo-count", type=int, default=1, help="prompts for fifo, which takes much longer")
+    options.add_argument("--fifo-count", type=int, default=1, help="prompts for fifo, which is much slower")
     options.add_argument("--cost-of", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="lengths to time")
     options.add_argument("--result", type=Path, default=ROOT / "benchmarks" / "results" / "long_videos.json")
     options.add_argument("--add", action="store_true", help="to what the result file holds of the same model and steps")
@@ -113,12 +112,12 @@ def make(crafter: VideoCrafter, case: Case, method: Method, count: int, steps: i
 
 
 def segments(clip: Array) -> list[Observation]:
-    """What is seen in each 16 frames of a clip."""
+    """The observations for each 16 frames of a clip."""
     return [observe(clip[start : start + SEGMENT]) for start in range(0, len(clip) - SEGMENT + 1, SEGMENT)]
 
 
 def followed(case: Case, seen: Sequence[Observation]) -> dict[str, float]:
-    """The share of segments that show the prompt's colour, shape and motion."""
+    """The shares of segments with the prompt's colour, shape and motion."""
     scene = case.scene
     return {
         "colour": float(np.mean([saw.colour == scene.colour for saw in seen])),
@@ -128,8 +127,8 @@ def followed(case: Case, seen: Sequence[Observation]) -> dict[str, float]:
 
 
 def border_error(clip: Array, every: int) -> tuple[float, float]:
-    """The mean difference of frames across the borders of windows over the median difference of neighbours; and the
-    same half-way between borders."""
+    """The mean difference of frames across window borders, relative to the median difference of neighbouring frames;
+    and the same halfway between borders."""
     steps = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3))
     median = max(float(np.median(steps)), 1e-6)
     return tuple(  # type: ignore[return-value]
@@ -139,8 +138,8 @@ def border_error(clip: Array, every: int) -> tuple[float, float]:
 
 
 def worst_place(clips: Sequence[Array], periods: Sequence[int]) -> float:
-    """The highest of the mean differences of neighbours at each place of a period over the median, so that a border
-    shows wherever it lies; of many clips or many periods, as uneven motion counts for less then."""
+    """The highest mean difference of neighbouring frames over all phases of a period, relative to the median, which
+    finds a border at any position. Use many clips or periods, to average out uneven motion."""
     found = []
     for period in periods:
         rows = []
@@ -154,8 +153,8 @@ def worst_place(clips: Sequence[Array], periods: Sequence[int]) -> float:
 
 
 def long_cases(count: int) -> list[Case]:
-    """Scenes of which one in three stands still and the others move slowly, with a caption for each that names the
-    background: where it is left open, the small model keeps changing its mind, and that is all that is measured."""
+    """Scenes, one third still and the others slow, with captions that name the background: otherwise the small model
+    keeps changing it, which would dominate the measurements."""
     found: list[Case] = []
     for case in draw_cases(100 * count, unseen=False, fps=RATE, seed=4):
         still = len(found) % 3 == 0
@@ -166,14 +165,14 @@ def long_cases(count: int) -> list[Case]:
     return found
 
 
-def judged(cases: Sequence[Case], clips: Sequence[Array], way: str) -> dict[str, Any]:
-    """The figures of one way at one length, averaged over its clips."""
+def judged(cases: Sequence[Case], clips: Sequence[Array], method: str) -> dict[str, Any]:
+    """The figures of a method at one length, averaged over its clips."""
     rows = []
     for case, clip in zip(cases, clips, strict=True):
         seen = segments(clip)
         whole = observe(clip)
         figures = asdict(measure(clip))
-        across, between = border_error(clip, BORDERS.get(way, EVERY))
+        across, between = border_error(clip, BORDERS.get(method, EVERY))
         rows.append(
             {
                 **{key: 100 * value for key, value in followed(case, seen).items()},
@@ -187,12 +186,12 @@ def judged(cases: Sequence[Case], clips: Sequence[Array], way: str) -> dict[str,
             }
         )
     means = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
-    return {**means, "worst_place": round(worst_place(clips, (BORDERS.get(way, SEGMENT), SEGMENT)), 4)}
+    return {**means, "worst_place": round(worst_place(clips, (BORDERS.get(method, SEGMENT), SEGMENT)), 4)}
 
 
-def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:
-    """Processor time for each frame over that of plain clips of 16, sampled and decoded before and after it in this
-    process, and the process's peak of memory."""
+def cost(model: Path, method: str, count: int, steps: int) -> dict[str, float]:
+    """CPU time per frame, relative to plain clips of 16 frames sampled and decoded before and after it in this
+    process; and the peak memory of the process."""
     import resource
 
     crafter = VideoCrafter.load(model)
@@ -204,18 +203,18 @@ def cost(model: Path, way: str, count: int, steps: int) -> dict[str, float]:
         return (time.process_time() - begin) / frames
 
     plain = WAYS["plain"]
-    seconds(SEGMENT, plain)  # what only the first clip of a process costs
-    before, taken, after = seconds(SEGMENT, plain), seconds(count, WAYS[way]), seconds(SEGMENT, plain)
+    seconds(SEGMENT, plain)  # warm-up
+    before, taken, after = seconds(SEGMENT, plain), seconds(count, WAYS[method]), seconds(SEGMENT, plain)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"time per frame": 2 * taken / (before + after), "peak bytes": float(peak)}
 
 
-def costs(options: argparse.Namespace, way: str) -> dict[str, Any]:
-    """Time for each frame over that of 16, and peak memory over that of the shortest length, at every length."""
+def costs(options: argparse.Namespace, method: str) -> dict[str, Any]:
+    """Time per frame relative to 16 frames, and peak memory relative to the shortest length, for every length."""
     measured: dict[int, dict[str, float]] = {}
     for count in options.cost_of:
         command = [sys.executable, "-m", "evaluation.long_videos", "--model", str(options.model)]
-        command += ["--steps", str(options.steps), "--cost", way, str(count)]
+        command += ["--steps", str(options.steps), "--cost", method, str(count)]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         measured[count] = json.loads(done.stdout)
     least = measured[options.cost_of[0]]["peak bytes"]
@@ -229,15 +228,15 @@ def costs(options: argparse.Namespace, way: str) -> dict[str, Any]:
 
 
 def show(clips: Sequence[Array], place: Path) -> None:
-    """A row of 16 frames, evenly spaced, for each clip."""
+    """Saves a contact sheet with a row of 16 evenly spaced frames for each clip."""
     rows = [torch.from_numpy(clip[np.linspace(0, len(clip) - 1, SEGMENT).round().astype(int)]) for clip in clips]
     save_picture(place, contact_sheet(torch.cat(rows), SEGMENT))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The figures that are asked for."""
+    """The requested figures."""
     crafter = VideoCrafter.load(options.model)
-    found = ways(crafter, options) if options.ways else {}
+    found = compare(crafter, options) if options.ways else {}
     if options.free_init:
         found["FreeInit"], clips = free_init(crafter, options.free_init, options.free_init_steps)
         if options.shown:
@@ -246,8 +245,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def ways(crafter: VideoCrafter, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of the ways to long clips."""
+def compare(crafter: VideoCrafter, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the methods for long clips."""
     cases = long_cases(options.count)
     short = [make(crafter, case, WAYS["plain"], SEGMENT, options.steps) for case in cases]
     found: dict[str, Any] = {
@@ -255,28 +254,40 @@ def ways(crafter: VideoCrafter, options: argparse.Namespace) -> dict[str, Any]:
         "16 frames": {f"plain, {len(cases)} prompts": judged(cases, short, "plain")},
     }
     for count in options.frames:
-        for way in options.ways:
-            chosen = cases[: options.fifo_count] if way == "fifo" else cases
-            clips = [make(crafter, case, WAYS[way], count, options.steps) for case in chosen]
-            figures = {"prompts": len(chosen), **judged(chosen, clips, way)}
-            logger.info("%d frames, %s: %s", count, way, figures)
-            found.setdefault(f"{count} frames", {})[way] = figures
-            if options.shown and count == max(options.frames):
-                show(clips[: options.shown], options.sheets / f"long-{way.replace(' ', '-')}-{count}.png")
+        found[f"{count} frames"] = {
+            method: at_length(
+                crafter, cases[: options.fifo_count] if method == "fifo" else cases, method, count, options
+            )
+            for method in options.ways
+        }
     if options.cost_of:
-        found["cost over 16 frames"] = {way: costs(options, way) for way in options.ways if way not in UNTIMED}
+        found["cost over 16 frames"] = {
+            method: costs(options, method) for method in options.ways if method not in UNTIMED
+        }
     found["prompts with the right colour at 16 frames"] = percent(
         [observe(clip).colour == case.scene.colour for case, clip in zip(cases, short, strict=True)]
     )
     return found
 
 
+def at_length(
+    crafter: VideoCrafter, cases: Sequence[Case], method: str, count: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The figures of a method for clips of `count` frames."""
+    clips = [make(crafter, case, WAYS[method], count, options.steps) for case in cases]
+    figures = {"prompts": len(cases), **judged(cases, clips, method)}
+    logger.info("%d frames, %s: %s", count, method, figures)
+    if options.shown and count == max(options.frames):
+        show(clips[: options.shown], options.sheets / f"long-{method.replace(' ', '-')}-{count}.png")
+    return figures
+
+
 def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Two results of one model with equal settings, where a long measurement is made in pieces; what both hold is that
-    of `now`. Raises ValueError for results that do not belong together."""
+    """Merges two results of one model with equal settings, for long measurements made in parts; `now` takes precedence.
+    Raises ValueError if model or settings differ."""
     for same in ("model sha256", "settings"):
         if before[same] != now[same]:
-            raise ValueError(f"The results are of another {same}: {before[same]} and {now[same]}. Leave --add out.")
+            raise ValueError(f"The results differ in {same}: {before[same]} and {now[same]}. Omit --add.")
     both = {**before, **now}
     if "prompts" in before and "prompts" in now:
         both["prompts"] = max(before["prompts"], now["prompts"], key=len)
@@ -287,12 +298,12 @@ def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.cost:
-        way, count = options.cost
-        sys.stdout.write(json.dumps(cost(options.model, way, int(count), options.steps)) + "\n")
+        method, count = options.cost
+        sys.stdout.write(json.dumps(cost(options.model, method, int(count), options.steps)) + "\n")
         return 0
     about = {
         "date": datetime.now(timezone.utc).date().isoformat(),

@@ -1,4 +1,4 @@
-"""Findings as a table with the project's targets, as JSON, and as a contact sheet of frames."""
+"""Writes findings as a table with the project's targets, as JSON, and as contact sheets."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .experiments import FPS_CONDITIONS, SAMPLERS, Findings
 from .generate import Array
 
 Row = tuple[str, str, str, bool | None]
-"""What was asked, the target, the figure, and whether it is reached (None where there is no target)."""
+"""Quantity, target, figure, and whether the target is reached (None without a target)."""
 
 FRAMES_SHOWN = 8
 TEXT_HEIGHT = 14
 PARTLY = 5.0
 BAND = 3.0
 PROPORTION = 1.5
-"""By this factor a measured speed may be off."""
+"""Maximum factor between measured and expected speed."""
 
 
 def rows(numbers: dict[str, Any]) -> list[Row]:
-    """The table's rows for whatever was measured."""
+    """The rows of the table for everything that was measured."""
     table: list[Row] = []
     for title, make in (("trained combinations", _accuracy), ("image-to-video", _image), ("fps condition", _fps)):
         if title in numbers:
@@ -92,13 +92,13 @@ def markdown(table: Sequence[Row]) -> str:
 
 
 def contact_sheet(shown: Sequence[tuple[str, Array]]) -> Image.Image:
-    """Every clip as a row of some of its frames under its words."""
+    """A contact sheet with a row of frames under a caption for each clip."""
     height, width = shown[0][1].shape[1:3]
     sheet = Image.new("RGB", (FRAMES_SHOWN * width, len(shown) * (height + TEXT_HEIGHT)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (words, clip) in enumerate(shown):
+    for row, (text, clip) in enumerate(shown):
         top = row * (height + TEXT_HEIGHT)
-        draw.text((2, top + 1), words, fill="black")
+        draw.text((2, top + 1), text, fill="black")
         for column, number in enumerate(np.linspace(0, len(clip) - 1, FRAMES_SHOWN).round().astype(int)):
             pixels = (np.clip(clip[number], 0, 1) * 255).astype(np.uint8)
             sheet.paste(Image.fromarray(pixels), (column * width, top + TEXT_HEIGHT))
@@ -106,8 +106,7 @@ def contact_sheet(shown: Sequence[tuple[str, Array]]) -> Image.Image:
 
 
 def write(findings: Findings, folder: Path, name: str) -> str:
-    """Store `name`.json and .md in the folder, and a sheet of clips for each question that has some; returns the
-    table."""
+    """Writes `name`.json and `name`.md, and a contact sheet for each experiment with clips. Returns the table."""
     folder.mkdir(parents=True, exist_ok=True)
     table = markdown(rows(findings.numbers))
     (folder / f"{name}.json").write_text(json.dumps(findings.numbers, indent=1) + "\n", encoding="utf-8")

@@ -22,8 +22,8 @@ from ..vc_core.video import (
     Options,
     Written,
     arranged,
+    available_formats,
     find_format,
-    offered,
     quality_table,
     write,
 )
@@ -38,11 +38,11 @@ PREVIEW_FORMATS = ("mp4 h264", "webm vp9", "webp")
 log = logging.getLogger(__name__)
 
 Filenames = io.Custom("VHS_FILENAMES")
-"""VideoHelperSuite's list of files: (whether they were kept, [paths])."""
+"""VideoHelperSuite's file list: (whether the files were saved, [paths])."""
 
 
 class VideoCrafterVideoCombine(io.ComfyNode):
-    """Any batch of images as a video, an animated picture or a folder of pictures."""
+    """Saves any batch of images as a video, an animated image or a folder of images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -50,16 +50,16 @@ class VideoCrafterVideoCombine(io.ComfyNode):
             node_id="VideoCrafterVideoCombine",
             display_name="VideoCrafter Video Combine",
             category=CATEGORY,
-            description="Writes a batch of images as a video with sound, an animated picture or numbered pictures. The "
-            "workflow goes into the file: drop it on the page to get it back. A file appears only when it is complete, "
-            "and none is ever overwritten.",
+            description="Saves a batch of images as a video with audio, an animated image or numbered image files. The "
+            "workflow is saved in the file: drop the file on the page to restore it. A file appears only once it is "
+            "complete, and existing files are never overwritten.",
             inputs=[*_main_inputs(), *_further_inputs()],
             outputs=[
-                io.Video.Output(tooltip="The video as written, for Save Video and the other video nodes."),
-                io.Image.Output(display_name="images", tooltip="The images that came in, unchanged."),
-                io.String.Output(display_name="path", tooltip="Where the file lies; a folder for png."),
-                io.Float.Output(display_name="fps", tooltip="Frames per second in the file, the multiplier included."),
-                io.Int.Output(display_name="frame_count", tooltip="Frames in the file."),
+                io.Video.Output(tooltip="The video as written, for Save Video and other video nodes."),
+                io.Image.Output(display_name="images", tooltip="The input images, unchanged."),
+                io.String.Output(display_name="path", tooltip="Path of the file, or of the folder for png."),
+                io.Float.Output(display_name="fps", tooltip="Frames per second of the file, including the multiplier."),
+                io.Int.Output(display_name="frame_count", tooltip="Number of frames in the file."),
                 Filenames.Output(display_name="filenames", tooltip="The files, for VideoHelperSuite's nodes."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -106,11 +106,14 @@ class _Combine:
 
     def __init__(self, images: Tensor, fps: float, options: Options, audio: Any | None, hidden: Any) -> None:
         if images.ndim != 4 or images.shape[0] == 0:
-            raise UserError(f"A video is made of at least one image; these have the shape {tuple(images.shape)}.")
+            raise UserError(
+                f"images has the shape {tuple(images.shape)}; a video needs at least one image (frames, height, width, "
+                "channels)."
+            )
         self.images, self.fps, self.options, self.hidden = images, fps, options, hidden
         self.format = find_format(str(options.format))
-        self.audio, self.lost = _read(audio)
-        self.sound = None if self.audio is None else Audio(self.audio["waveform"][0], self.audio["sample_rate"])
+        self.audio, self.audio_message = _read(audio)
+        self.track = None if self.audio is None else Audio(self.audio["waveform"][0], self.audio["sample_rate"])
 
     def run(self, prefix: str, *, temporary: bool) -> io.NodeOutput:
         _, height, width, _ = self.images.shape
@@ -120,17 +123,18 @@ class _Combine:
             self.images,
             fps=self.fps,
             options=self.options,
-            audio=self.sound,
+            audio=self.track,
             metadata=output.metadata(self.hidden),
             on_frame=output.progress(),
         )
         files = _files(written.path)
         seconds = float(written.frames / written.fps)
         summary = (
-            f"{self.format.plain(self.options.quality)}: {written.frames} frames of {written.width}x{written.height}, "
+            f"{self.format.describe(self.options.quality)}: {written.frames} frames of "
+            f"{written.width}x{written.height}, "
             f"{float(written.fps):g} per second, {seconds:.2f} s"
         )
-        lines = [line for line in (summary, place.message, self.lost, *written.messages) if line]
+        lines = [line for line in (summary, place.message, self.audio_message, *written.messages) if line]
         for line in lines:
             log.info("%s", line)
         shown = [place.shown(file) for file in files]
@@ -153,10 +157,10 @@ class _Combine:
         return arranged(self.images, ping_pong=options.ping_pong, fade=options.fade, plays=plays)[0]
 
     def _preview(self, width: int, height: int) -> dict[str, str]:
-        """A small file in a format that the page can play, in the temporary folder."""
-        there = offered()
-        name = next(name for name in PREVIEW_FORMATS if name in there)
-        place = output.target("VideoCrafter_preview", there[name].suffix, width=width, height=height, temporary=True)
+        """Writes a small file that the page can play into the temporary folder."""
+        formats = available_formats()
+        name = next(name for name in PREVIEW_FORMATS if name in formats)
+        place = output.target("VideoCrafter_preview", formats[name].suffix, width=width, height=height, temporary=True)
         written = write(
             place.path,
             (_small(frame) for frame in self._arranged()),
@@ -167,13 +171,13 @@ class _Combine:
                 multiplier=self.options.multiplier,
                 audio_length=self.options.audio_length,
             ),
-            audio=self.sound if self.format.audio else None,
+            audio=self.track if self.format.audio else None,
             on_frame=lambda *_: output.check_cancelled(),
         )
         return place.shown(written.path)
 
     def _video(self, written: Written) -> Any:
-        """The file where core can read it, else the frames, which are put in their order when a node asks for them."""
+        """The file if core can read it, otherwise the frames, which are arranged when a node asks for them."""
         if written.format.kind == "stream":
             return output.video_from_file(written.path)
         if written.frames == self.images.shape[0]:
@@ -185,23 +189,29 @@ class _Combine:
 
 
 def _small(frame: Tensor) -> Tensor:
-    """h w 3 of at most PREVIEW_SIDE pixels a side, by leaving pixels out."""
+    """The frame (h w 3), subsampled to at most PREVIEW_SIDE pixels per side."""
     step = math.ceil(max(frame.shape[:2]) / PREVIEW_SIDE)
     return frame[::step, ::step, :3]
 
 
 def _read(audio: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
-    """ComfyUI's AUDIO with its first clip, or None and perhaps the reason: there are loaders that read the sound only
-    when it is asked for, and fail then if their video has none."""
+    """The first clip of ComfyUI's AUDIO, or None and, if there is one, the reason.
+
+    Some loaders read the audio lazily, and fail only here if their video has none.
+    """
     if audio is None:
         return None, ""
     try:
         waveform, rate = audio["waveform"][:1], int(audio["sample_rate"])
     except Exception as error:  # whatever the loader raises
-        log.info("The sound could not be read", exc_info=True)
+        log.info("The audio could not be read", exc_info=True)
         why = str(error).strip().partition("\n")[0]
-        return None, f"There is no sound: it could not be read ({why})."
-    return ({"waveform": waveform, "sample_rate": rate}, "") if waveform.numel() else (None, "The sound is empty.")
+        return None, f"The video has no audio: it could not be read ({why})."
+    return (
+        ({"waveform": waveform, "sample_rate": rate}, "")
+        if waveform.numel()
+        else (None, "The video has no audio: the input is empty.")
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -212,17 +222,17 @@ def _default(names: list[str]) -> str:
     return "mp4 h264" if "mp4 h264" in names else names[0]
 
 
-def _describe(form: Format) -> str:
-    what = "lossless" if form.lossless else "lossy"
-    return f"{form.name}: {what}, {form.bits} bits" + (", transparency" if form.alpha else "")
+def _describe(video_format: Format) -> str:
+    loss = "lossless" if video_format.lossless else "lossy"
+    return f"{video_format.name}: {loss}, {video_format.bits} bits" + (", alpha" if video_format.alpha else "")
 
 
 def _main_inputs() -> list[io.Input]:
-    forms = offered()
-    names = list(forms)
+    formats = available_formats()
+    names = list(formats)
     return [
         io.Image.Input(
-            "images", tooltip="The frames, one batch for one video. Images with alpha keep it where the format can."
+            "images", tooltip="The frames; one batch becomes one video. Alpha is kept if the format supports it."
         ),
         io.Float.Input(
             "fps",
@@ -231,34 +241,34 @@ def _main_inputs() -> list[io.Input]:
             min=0.01,
             max=1000.0,
             step=0.001,
-            tooltip="Frames per second of the file. 23.976, 29.97 and 59.94 are written as the exact 24000/1001, "
+            tooltip="Frames per second of the file. 23.976, 29.97 and 59.94 are written as exactly 24000/1001, "
             "30000/1001 and 60000/1001.",
         ),
         io.Combo.Input(
             "format",
             options=names,
             default=_default(names),
-            tooltip="Container, codec and bits. mp4 h264 plays everywhere. Only what the installed PyAV and Pillow can "
-            "write is listed.\n" + "\n".join(_describe(form) for form in forms.values()),
+            tooltip="Container, codec and bit depth. mp4 h264 plays everywhere. Only formats that the installed PyAV "
+            "and Pillow can write are listed.\n" + "\n".join(_describe(each) for each in formats.values()),
         ),
         io.Int.Input(
             "quality",
             default=80,
             min=0,
             max=100,
-            tooltip="0 is the smallest file, 100 every detail, 80 is good for the eye. Lossless formats ignore it. In "
-            "the codecs' own numbers:\n" + quality_table(),
+            tooltip="0 gives the smallest file, 100 keeps every detail, 80 looks good. Lossless formats ignore it. The "
+            "corresponding codec settings:\n" + quality_table(),
         ),
         io.String.Input(
             "filename_prefix",
             default="video/VideoCrafter",
-            tooltip="The file's name, with folders, inside ComfyUI's output folder; a number is added. %width%, "
-            "%height%, %year%, %month%, %day% and %date:yyyy-MM-dd hh-mm-ss% are filled in.",
+            tooltip="File name, optionally with folders, inside ComfyUI's output folder; a number is appended. "
+            "%width%, %height%, %year%, %month%, %day% and %date:yyyy-MM-dd hh-mm-ss% are replaced.",
         ),
         io.Boolean.Input(
             "save_output",
             default=True,
-            tooltip="Off: only a preview in the temporary folder, which ComfyUI empties when it starts.",
+            tooltip="Off: only writes a preview to the temporary folder, which ComfyUI empties when it starts.",
         ),
     ]
 
@@ -268,58 +278,59 @@ def _further_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "ping_pong",
             default=False,
-            tooltip="Forwards, then backwards; the two end frames are not repeated, so it loops without a stop.",
+            tooltip="Plays forwards, then backwards. The first and last frames are not repeated, so the loop does not "
+            "pause.",
         ),
         io.Int.Input(
             "loop_count",
             default=0,
             min=0,
             max=1000,
-            tooltip="How often it plays. gif, webp, apng: 0 is for ever. Videos and png hold the frames so many times; "
-            "0 and 1 are once.",
+            tooltip="How many times it plays. gif, webp, apng: 0 loops forever. Videos and png: the frames are written "
+            "this many times; 0 and 1 mean once.",
         ),
         io.Int.Input(
             "fade_frames",
             default=0,
             min=0,
             max=1000,
-            tooltip="For a seamless loop: the last so many frames fade into the first. The video gets that much "
-            "shorter. 0 is off.",
+            tooltip="For a seamless loop: this many frames at the end fade into the beginning, and the video becomes "
+            "shorter by as many. 0 is off.",
         ),
         io.Int.Input(
             "rate_multiplier",
             default=1,
             min=1,
             max=64,
-            tooltip="Multiplies fps. After an interpolator that made two frames of each, set 2: the motion keeps its "
-            "speed.",
+            tooltip="Multiplies the frame rate. After an interpolator that doubles the number of frames, set 2 to keep "
+            "the speed of the motion.",
             **advanced(io.Int.Input),
         ),
         io.Combo.Input(
             "odd_size",
             options=list(ODD_SIZES),
             default="pad",
-            tooltip="What happens to an odd width or height where the codec needs an even one: repeat the last column "
-            "or row, or cut it off.",
+            tooltip="What to do with an odd width or height if the codec needs an even one: pad repeats the last "
+            "column or row, crop removes it.",
             **advanced(io.Combo.Input),
         ),
         io.Combo.Input(
             "dither",
             options=list(DITHERS),
             default=DITHERS[0],
-            tooltip="gif only. sierra2_4a: fine; floyd_steinberg: finer, noisier; bayer: a regular pattern that does "
-            "not move and compresses well; none: flat areas with edges.",
+            tooltip="For gif only. sierra2_4a: fine; floyd_steinberg: finer but noisier; bayer: a regular, stable "
+            "pattern that compresses well; none: flat areas with visible banding.",
             **advanced(io.Combo.Input),
         ),
         io.Combo.Input(
             "audio_length",
             options=list(LENGTHS),
             default=LENGTHS[0],
-            tooltip="Sound that is longer than the video is cut (trim), shorter is filled with silence (pad); keep "
-            "leaves it as it is; trim video ends the video where the sound ends.",
+            tooltip="If audio and video differ in length: trim cuts longer audio, pad fills shorter audio with "
+            "silence, keep leaves the audio as it is, trim video ends the video with the audio.",
             **advanced(io.Combo.Input),
         ),
-        io.Audio.Input("audio", optional=True, tooltip="Sound for mp4, mov, mkv and webm."),
+        io.Audio.Input("audio", optional=True, tooltip="Audio for mp4, mov, mkv and webm."),
     ]
 
 

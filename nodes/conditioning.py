@@ -1,4 +1,4 @@
-"""PROMPT, PICTURE -> CONDITIONING: what VideoCrafter knows beyond ComfyUI's own text nodes."""
+"""Conditioning nodes: image conditioning (VideoCrafter1 I2V) and the fps condition."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CATEGORY = "VideoCrafter/conditioning"
 Conditioning = list[tuple[Any, dict[str, Any]]]
 
 MOTION_FPS = "motion_fps"
-"""What the page calls the fps condition, apart from the frame rate of a file; saved workflows know it as `fps`."""
+"""Display name of the fps condition, to distinguish it from the frame rate of a file. Its id in workflows is `fps`."""
 
 GREY_SIZE = 8
-"""Pixels; a plain picture is the same in any size."""
+"""Side of the grey image in pixels; a plain image looks the same at any size."""
 
 
 class VideoCrafterImageConditioning(io.ComfyNode):
-    """A picture for an image-to-video model."""
+    """Conditions an image-to-video model on an image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,27 +36,27 @@ class VideoCrafterImageConditioning(io.ComfyNode):
             node_id="VideoCrafterImageConditioning",
             display_name="VideoCrafter Image Conditioning",
             category=CATEGORY,
-            description="Shows a picture to an image-to-video model: the video takes its content and style. The "
-            "negative conditioning gets a plain grey picture, as in training.",
+            description="Conditions an image-to-video model (VideoCrafter1 I2V-512) on an image: the video takes over "
+            "its content and style. The negative conditioning gets a plain grey image, as in training. For "
+            "DynamiCrafter and ToonCrafter use VideoCrafter Image to Video.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The encoded prompt: what should happen in the picture."),
-                io.Conditioning.Input("negative", tooltip="The encoded negative prompt (an empty one is usual)."),
+                io.Conditioning.Input("positive", tooltip="The encoded prompt: what should happen in the video."),
+                io.Conditioning.Input("negative", tooltip="The encoded negative prompt (usually empty)."),
                 io.Model.Input(
                     "model",
-                    tooltip="The image-to-video model that will sample; it holds the part that "
-                    "turns the encoded picture into tokens.",
+                    tooltip="The image-to-video model used for sampling; it contains the part that turns the encoded "
+                    "image into tokens.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
-                    tooltip="The image encoder from the same checkpoint, or any "
-                    "OpenCLIP ViT-H-14 image encoder for the published model.",
+                    tooltip="The image encoder from the same checkpoint, or, for the published model, any OpenCLIP "
+                    "ViT-H-14 image encoder.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="One picture of any size. The encoder squeezes it to a square as a "
-                    "whole, nothing is cut off; give it the proportions of the video. Transparent parts "
-                    "become white.",
+                    tooltip="One image of any size. The encoder resizes it to a square without cropping, so give it "
+                    "the aspect ratio of the video. Transparent areas become white.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -64,20 +64,20 @@ class VideoCrafterImageConditioning(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="0 to 2, how much the picture counts: 1 as in training, 0 not at all (as if it were "
-                    "grey), lower leaves more freedom to the prompt, above 1 exaggerates it.",
+                    tooltip="Strength of the image, 0 to 2: 1 as in training, 0 for no effect (the same as a grey "
+                    "image). Lower values give the prompt more influence, values above 1 exaggerate the image.",
                 ),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
-                    tooltip="Instead of image: a picture that CLIP Vision Encode has encoded with the same image "
-                    "encoder (crop none is nearest to what the model was trained with).",
+                    tooltip="Instead of image: an image encoded by CLIP Vision Encode with the same image encoder "
+                    "(crop none is closest to training).",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the picture."),
+                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the image."),
                 io.Conditioning.Output(
-                    "negative_out", display_name="negative", tooltip="The negative prompt with the grey picture."
+                    "negative_out", display_name="negative", tooltip="The negative prompt with the grey image."
                 ),
             ],
             **aliases("videocrafter", "image to video", "i2v", "picture", "start frame", "ip adapter"),
@@ -96,19 +96,19 @@ class VideoCrafterImageConditioning(io.ComfyNode):
     ) -> io.NodeOutput:
         if (image is None) == (clip_vision_output is None):
             raise UserError(
-                f"{'Neither' if image is None else 'Both'} of image and clip_vision_output is connected: connect the "
-                "picture to image, or what CLIP Vision Encode made of it to clip_vision_output."
+                f"{'Neither' if image is None else 'Both'} of image and clip_vision_output connected. Connect exactly "
+                "one: an image to image, or the output of CLIP Vision Encode to clip_vision_output."
             )
-        picture = None if image is None else to_network(checked_picture(image)[None])
-        shown, grey = picture_tokens(model, clip_vision, picture, clip_vision_output)
+        pixels = None if image is None else to_network(checked_image(image)[None])
+        tokens, grey = encode_image_tokens(model, clip_vision, pixels, clip_vision_output)
         return io.NodeOutput(
-            with_values(positive, {IMAGE_TOKENS: torch.lerp(grey, shown, strength)}),
+            with_values(positive, {IMAGE_TOKENS: torch.lerp(grey, tokens, strength)}),
             with_values(negative, {IMAGE_TOKENS: grey}),
         )
 
 
 class VideoCrafterFPS(io.ComfyNode):
-    """The model's fps condition."""
+    """Sets the model's fps condition."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -116,9 +116,9 @@ class VideoCrafterFPS(io.ComfyNode):
             node_id="VideoCrafterFPS",
             display_name="VideoCrafter FPS",
             category=CATEGORY,
-            description="Sets the frames per second that the model is asked to imagine, for ComfyUI's own samplers. "
-            "It changes how much moves from frame to frame, not the frame_rate of the saved file. Without this node "
-            "the model's own default counts (28 for VideoCrafter2 and T2V-1024, 8 for I2V-512).",
+            description="Sets the fps condition of the model for ComfyUI's own samplers. It changes how much moves "
+            "from frame to frame, not the frame_rate of the saved file. Without this node the model's default applies "
+            "(28 for VideoCrafter2 and T2V-1024, 8 for I2V-512).",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The encoded prompt."),
                 io.Conditioning.Input("negative", tooltip="The encoded negative prompt."),
@@ -129,9 +129,9 @@ class VideoCrafterFPS(io.ComfyNode):
                     min=1.0,
                     max=60.0,
                     step=1.0,
-                    tooltip="Frames per second, 1 to 60; 4 to 30 is what the models know. Higher means less motion "
-                    "between two frames, lower means more. Models without the condition (VideoCrafter1 T2V-512) "
-                    "ignore it.",
+                    tooltip="Frames per second, 1 to 60; the models were trained on about 4 to 30. Higher values mean "
+                    "less motion between two frames, lower values more. Models without this condition (VideoCrafter1 "
+                    "T2V-512) ignore it.",
                 ),
             ],
             outputs=[
@@ -151,15 +151,15 @@ class VideoCrafterFPS(io.ComfyNode):
 
 
 def with_fps(conditioning: Conditioning, fps: float) -> Conditioning:
-    """A copy of the conditioning that asks for this many frames per second."""
+    """A copy of the conditioning with this fps condition."""
     if not 0 < fps <= 1000:
-        raise UserError(f"The fps condition is {fps:g}; it should be above 0. The models know about 4 to 30.")
+        raise UserError(f"The fps condition is {fps:g}; it must be above 0. The models were trained on about 4 to 30.")
     return with_values(conditioning, {FPS: float(fps)})
 
 
 @dataclass(frozen=True)
-class Told:
-    """Conditionings for a run, and the scale of the guidance between them."""
+class RunConditioning:
+    """The conditionings of a run, and the scale of the guidance between them."""
 
     conditionings: list[Conditioning | None]
     cfg: float
@@ -167,86 +167,93 @@ class Told:
 
 def with_settings(
     model: Any, conditionings: Sequence[Conditioning | None], *, fps: float, cfg: float, motion: float
-) -> Told:
-    """The conditionings with the settings of a run, for a MODEL of any kind. An fps of 0 and a negative motion leave
-    what is there. A model that reads its guidance scale gets it, and is then run without guidance."""
+) -> RunConditioning:
+    """The conditionings with the settings of a run, for any MODEL.
+
+    An fps of 0 and a negative motion keep the present values. A model that takes the guidance scale as an input
+    (T2V-Turbo) gets it there, and runs without guidance.
+    """
     spec = getattr(model.model, "spec", None)
-    reads_scale = spec is not None and spec.embeds_guidance
+    takes_scale = spec is not None and spec.embeds_guidance
     values: dict[str, Any] = {}
-    if reads_scale:
+    if takes_scale:
         values[GUIDANCE] = float(cfg)
     if motion >= 0:
         values[MOTION] = float(motion)
-    asked = [None if each is None else with_fps(each, fps) if fps else each for each in conditionings]
-    told = [None if each is None else with_values(each, values) for each in asked]
-    return Told(told, 1.0 if reads_scale else cfg)
+    timed = [None if each is None else with_fps(each, fps) if fps else each for each in conditionings]
+    complete = [None if each is None else with_values(each, values) for each in timed]
+    return RunConditioning(complete, 1.0 if takes_scale else cfg)
 
 
 def with_values(conditioning: Conditioning, values: dict[str, Any]) -> Conditioning:
-    """A copy of the conditioning that carries these values as well."""
-    return [(text, {**told, **values}) for text, told in conditioning]
+    """A copy of the conditioning with these values added."""
+    return [(text, {**options, **values}) for text, options in conditioning]
 
 
-def picture_tokens(model: Any, clip_vision: Any, picture: Tensor | None, encoded: Any = None) -> tuple[Tensor, Tensor]:
-    """Image tokens of a picture 1 3 h w in -1..1, or of one that core has encoded, and of a plain grey one: each 1 m d,
-    or frames m d."""
+def encode_image_tokens(
+    model: Any, clip_vision: Any, pixels: Tensor | None, encoded: Any = None
+) -> tuple[Tensor, Tensor]:
+    """The image tokens of an image, and those of a plain grey image: each 1 m d, or frames m d.
+
+    pixels: the image 1 3 h w in -1..1; None to use `encoded`, the CLIP_VISION_OUTPUT of core's node.
+    """
     project = _projector(model)
     pooled = project.pooled
     plain = encode_pictures(clip_vision, torch.zeros(1, 3, GREY_SIZE, GREY_SIZE), pooled=pooled)
-    seen = (
+    features = (
         encoded_picture(encoded, pooled=pooled)
-        if picture is None
-        else encode_pictures(clip_vision, picture, pooled=pooled)
+        if pixels is None
+        else encode_pictures(clip_vision, pixels, pooled=pooled)
     )
-    shown, grey = project(seen)[0], project(plain)[0]
-    return (shown, grey) if shown.ndim == 3 else (shown[None], grey[None])
+    tokens, grey = project(features)[0], project(plain)[0]
+    return (tokens, grey) if tokens.ndim == 3 else (tokens[None], grey[None])
 
 
 def _projector(model: Any) -> Any:
     spec = getattr(model.model, "spec", None)
     if spec is None:
-        raise UserError(
-            "The model input is not a VideoCrafter model. Connect the one from VideoCrafter's checkpoint loader."
-        )
+        raise UserError("model is not a VideoCrafter model. Connect the MODEL of VideoCrafter Loader.")
     if not spec.reads_images:
         raise UserError(
-            f"{spec.name} is a text-to-video model: it cannot see pictures. Load an image-to-video model "
-            "(VideoCrafter1 I2V-512), or leave this node out."
+            f"{spec.name} is a text-to-video model and does not support image conditioning. Load an image-to-video "
+            "model (VideoCrafter1 I2V-512), or remove this node."
         )
     if model.model.image_tokens is None:
         raise UserError(
-            "The file of this image-to-video model lacks the part that turns pictures into tokens (image_proj_model). "
+            "The file of this image-to-video model lacks the part that turns images into tokens (image_proj_model). "
             "Load the whole checkpoint, or a UNet file converted by this project, which keeps that part."
         )
     return model.model.image_tokens
 
 
-def checked_pictures(images: Tensor) -> list[Tensor]:
-    """IMAGE -> its pictures, each as `checked_picture` gives it. Raises UserError for anything else."""
-    row = [checked_picture(images[i : i + 1]) for i in range(len(images))] if images.ndim == 4 else []
-    return row or [checked_picture(images)]  # which says what is wrong with it
+def checked_images(images: Tensor) -> list[Tensor]:
+    """The images of an IMAGE, each as `checked_image` returns it. Raises UserError for invalid input."""
+    checked = [checked_image(images[i : i + 1]) for i in range(len(images))] if images.ndim == 4 else []
+    return checked or [checked_image(images)]  # raises: an IMAGE has four axes and is not empty
 
 
-def checked_picture(image: Tensor) -> Tensor:
-    """IMAGE -> one picture, h w 3 in 0..1; transparent parts become white. Raises UserError for anything else."""
+def checked_image(image: Tensor) -> Tensor:
+    """The single image of an IMAGE: h w 3 in 0..1, on white where it is transparent. Raises UserError for invalid
+    input, and for a batch."""
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise UserError(
-            f"The picture has the shape {tuple(image.shape)}; it should be (1, height, width, channels) with 1, 3 or 4 "
+            f"The image has the shape {tuple(image.shape)}; it must be (1, height, width, channels) with 1, 3 or 4 "
             "channels."
         )
     if image.shape[0] != 1:
         raise UserError(
-            f"The image input holds {image.shape[0]} pictures and the model takes one. Choose it with Image From Batch."
+            f"The image input contains {image.shape[0]} images, but the model takes one. Select one with Image From "
+            "Batch."
         )
-    picture = image[0].float()
-    if not bool(torch.isfinite(picture).all()):
-        raise UserError("The picture holds NaN or infinite values. Look at the node that made it.")
-    if picture.shape[-1] == 4:
-        alpha = picture[..., 3:]
-        picture = picture[..., :3] * alpha + (1 - alpha)
-    if picture.shape[-1] == 1:
-        picture = picture.expand(-1, -1, 3)
-    return picture.clamp(0, 1)
+    pixels = image[0].float()
+    if not bool(torch.isfinite(pixels).all()):
+        raise UserError("The image contains NaN or infinite values. Check the node that made it.")
+    if pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:]
+        pixels = pixels[..., :3] * alpha + (1 - alpha)
+    if pixels.shape[-1] == 1:
+        pixels = pixels.expand(-1, -1, 3)
+    return pixels.clamp(0, 1)
 
 
 NODES: list[type[io.ComfyNode]] = [VideoCrafterImageConditioning, VideoCrafterFPS]

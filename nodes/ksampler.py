@@ -226,7 +226,7 @@ class VideoCrafterKSampler(io.ComfyNode):
         check_latents(latents)
         check_denoise(denoise)
         check_eta(eta)
-        given = {"positive": positive, "negative": negative, "picture_only": picture_only}
+        given = {"positive": positive, "negative": negative, "image_only": picture_only}
         method = chosen(long_video, long_video_settings, free_init, model, len(latents))
         sigmas = partial(sigmas_of, model, sampler_name, scheduler, steps)
         check_used(method, model, given, latent_image, denoise, sigmas)

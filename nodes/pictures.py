@@ -1,5 +1,5 @@
-"""PICTURES -> CONDITIONING for DynamiCrafter and ToonCrafter: a picture to continue, two to fill the time between, or
-a row of them."""
+"""Image-to-video conditioning of DynamiCrafter and ToonCrafter: one image to animate, two to interpolate between, or a
+sequence of key frames."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from ..vc_core.errors import UserError
 from ..vc_core.frames.fitting import FITS, Fit
 from ..vc_core.frames.fitting import fit as fitted
 from ..vc_core.frames.pixels import to_network
-from .conditioning import CATEGORY, Conditioning, checked_picture, checked_pictures, picture_tokens, with_values
+from .conditioning import CATEGORY, Conditioning, checked_image, checked_images, encode_image_tokens, with_values
 from .frames import empty_latent
 from .host.compat import advanced, aliases
 from .host.model import IMAGE_TOKENS, PICTURES
 from .host.vae import encode_frames, encode_sampled, looks_at_ends
 from .keyframes import length, with_sections
-from .references import with_row
+from .references import with_references
 
 POSTERIORS = ("mean", "sampled")
-"""What an encoded picture becomes: the middle of the VAE's posterior, or a draw from it."""
+"""How an image is encoded: as the mean of the VAE's posterior, or as a sample of it."""
 
 
 class VideoCrafterPictureToVideo(io.ComfyNode):
-    """A picture to continue, or two to fill the time between, for DynamiCrafter and ToonCrafter."""
+    """Animates an image, or interpolates between two or more, with DynamiCrafter and ToonCrafter."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="VideoCrafterPictureToVideo",
-            display_name="VideoCrafter Picture to Video",
+            display_name="VideoCrafter Image to Video",
             category=CATEGORY,
-            description="For DynamiCrafter and ToonCrafter models: the clip begins with the picture itself. With an "
-            "end picture it finds its way from one to the other; with loop it ends where it began.",
+            description="For DynamiCrafter and ToonCrafter models: the clip starts with the image itself. With an end "
+            "image the model interpolates between the two; with loop the clip ends where it started.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The encoded prompt: what should happen."),
-                io.Conditioning.Input("negative", tooltip="The encoded negative prompt (an empty one is usual)."),
-                io.Model.Input("model", tooltip="The DynamiCrafter or ToonCrafter model that will sample."),
+                io.Conditioning.Input("negative", tooltip="The encoded negative prompt (usually empty)."),
+                io.Model.Input("model", tooltip="The DynamiCrafter or ToonCrafter model used for sampling."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder from the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE from the same checkpoint."),
                 io.Image.Input(
                     "image",
-                    tooltip="The picture at the beginning, of any size; transparent parts become white. A batch of "
-                    "pictures is a row of key frames: the clip goes from each to the next, for the model for "
-                    "interpolation and VideoCrafter KSampler.",
+                    tooltip="The first image of the clip, of any size; transparent areas become white. A batch of "
+                    "images is a sequence of key frames: the clip goes from each to the next. Key frames need the "
+                    "interpolation model and VideoCrafter KSampler.",
                 ),
                 io.Int.Input(
                     "width",
@@ -55,48 +55,53 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                     min=8,
                     max=8192,
                     step=8,
-                    tooltip="Pixels, a multiple of 8. Trained sizes: 512 x 320, 1024 x 576, 256 x 256, by the model's "
-                    "name.",
+                    tooltip="Width in pixels, a multiple of 8. Use the size in the model's name: 512 x 320, 1024 x "
+                    "576 or 256 x 256.",
                 ),
                 io.Int.Input(
-                    "height", default=320, min=8, max=8192, step=8, tooltip="Pixels, a multiple of 8; see width."
+                    "height",
+                    default=320,
+                    min=8,
+                    max=8192,
+                    step=8,
+                    tooltip="Height in pixels, a multiple of 8; see width.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Number of frames; the models were trained with 16. A loop gets one more, which equals the "
-                    "first: drop_last_frame of VideoCrafter Decode leaves it out. With key frames it counts the frames "
-                    "from one to the next, both included; no frame is in the clip twice.",
+                    tooltip="Number of frames; the models were trained on 16. A loop gets one more, which equals the "
+                    "first; drop_last_frame of VideoCrafter Decode removes it. With key frames: the number of frames "
+                    "from one key frame to the next, including both; key frames in the middle appear only once.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default="crop",
-                    tooltip="How a picture of other proportions comes to the clip's size. crop: it fills the frame and "
-                    "the rest is cut off evenly. pad: it lies inside, black around. published: as the "
-                    "authors' command, which may do both.",
+                    tooltip="How an image with a different aspect ratio is fitted to the clip. crop: fills the frame "
+                    "and crops evenly. pad: fits the whole image, with black bars. published: as the authors' command "
+                    "does it, which may do both.",
                 ),
                 io.Boolean.Input(
                     "loop",
                     default=False,
-                    tooltip="The clip ends with the picture it begins with; with more pictures it goes through all of "
-                    "them and back to the first. Best with the model for interpolation.",
+                    tooltip="The clip ends with the image it starts with; with several images it goes through all of "
+                    "them and back to the first. Works best with the interpolation model.",
                 ),
                 io.Image.Input(
                     "end_image",
                     optional=True,
-                    tooltip="The picture at the end, for the model for interpolation and ToonCrafter: one, of any "
-                    "size; it is brought to the clip's size like the first.",
+                    tooltip="The last image of the clip, for the interpolation model and ToonCrafter: one image of any "
+                    "size, fitted like the first.",
                 ),
                 io.Combo.Input(
                     "posterior",
                     options=list(POSTERIORS),
                     default=POSTERIORS[0],
                     optional=True,
-                    tooltip="What the VAE makes of a picture: its mean, the likeliest latent, or a sample, which is "
-                    "what the authors take and which brings a little noise along.",
+                    tooltip="How the VAE encodes the images: mean takes the mean of its posterior; sampled draws from "
+                    "it, as the authors do, which adds a little noise.",
                     **advanced(io.Combo.Input),
                 ),
                 io.Int.Input(
@@ -105,24 +110,24 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     optional=True,
-                    tooltip="The seed of the posterior's sample, 0 to 18446744073709551615; the mean needs none.",
+                    tooltip="Seed for posterior sampled, 0 to 18446744073709551615.",
                     **advanced(io.Int.Input),
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the picture."),
+                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the images."),
                 io.Conditioning.Output(
-                    "negative_out", display_name="negative", tooltip="The negative prompt with the picture's latent."
+                    "negative_out", display_name="negative", tooltip="The negative prompt with the images' latents."
                 ),
                 io.Conditioning.Output(
                     "picture_only",
                     display_name="picture_only",
-                    tooltip="The picture with the negative prompt's text, for the two scales of VideoCrafter KSampler "
-                    "or DualCFGGuider.",
+                    tooltip="The images with the text of the negative prompt, for separate text and image guidance in "
+                    "VideoCrafter KSampler or DualCFGGuider.",
                 ),
                 io.Latent.Output(
-                    tooltip="An empty latent of the clip's size and length. With ToonCrafter's VAE it takes the "
-                    "pictures along, through the sampler to VideoCrafter Decode."
+                    tooltip="An empty latent with the clip's size and length. With ToonCrafter's VAE it also carries "
+                    "the images, through the sampler to VideoCrafter Decode."
                 ),
             ],
             **aliases(
@@ -130,6 +135,7 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                 "dynamicrafter",
                 "tooncrafter",
                 "image to video",
+                "picture to video",
                 "i2v",
                 "interpolation",
                 "interpolate frames",
@@ -162,40 +168,41 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
         posterior: str = POSTERIORS[0],
         posterior_seed: int = 123,
     ) -> io.NodeOutput:
-        row = checked_pictures(image)
+        given = checked_images(image)
         if end_image is not None:
-            row.append(checked_picture(end_image))
-        _check_continues(model, frames, ends=loop or len(row) > 1)
-        ring = loop and len(row) > 1
-        latent = empty_latent(width, height, length(len(row), frames, loop=loop))
-        pictures = [fitted(picture, height, width, fit) for picture in row]
-        latents = _picture_latents(vae, pictures, posterior, posterior_seed)
+            given.append(checked_image(end_image))
+        _check_continues(model, frames, ends=loop or len(given) > 1)
+        latent = empty_latent(width, height, length(len(given), frames, loop=loop))
+        images = [fitted(each, height, width, fit) for each in given]
+        latents = _encode(vae, images, posterior, posterior_seed)
         if loop:
             latents.append(latents[0])
         if looks_at_ends(vae):
-            latent = with_row(latent, [*pictures, *pictures[: int(loop)]], frames)
-        tokens = [picture_tokens(model, clip_vision, to_network(picture[None])) for picture in pictures]
+            latent = with_references(latent, [*images, *images[: int(loop)]], frames)
+        tokens = [encode_image_tokens(model, clip_vision, to_network(each[None])) for each in images]
+        single = len(given) == 1 or (len(given) == 2 and not loop)
 
-        def told(conditioning: Conditioning, which: int) -> Conditioning:
-            if len(row) <= 2 and not ring:
-                return with_values(conditioning, {IMAGE_TOKENS: tokens[0][which], PICTURES: latents})
+        def conditioned(conditioning: Conditioning, branch: int) -> Conditioning:
+            """The conditioning with the images; branch 0 has their tokens, branch 1 those of a grey image."""
+            if single:
+                return with_values(conditioning, {IMAGE_TOKENS: tokens[0][branch], PICTURES: latents})
             sections = [
-                {IMAGE_TOKENS: tokens[number][which], PICTURES: latents[number : number + 2]}
-                for number in range(len(latents) - 1)
+                {IMAGE_TOKENS: tokens[index][branch], PICTURES: latents[index : index + 2]}
+                for index in range(len(latents) - 1)
             ]
             return with_sections(conditioning, sections, frames)
 
-        return io.NodeOutput(told(positive, 0), told(negative, 1), told(negative, 0), latent)
+        return io.NodeOutput(conditioned(positive, 0), conditioned(negative, 1), conditioned(negative, 0), latent)
 
 
-def _picture_latents(vae: Any, pictures: Sequence[Tensor], posterior: str, seed: int) -> list[Tensor]:
-    """The latents of pictures h w 3, each 1 c h w as the VAE gives them."""
+def _encode(vae: Any, images: Sequence[Tensor], posterior: str, seed: int) -> list[Tensor]:
+    """The latents of images h w 3, each 1 c h w as the VAE returns them."""
     if posterior not in POSTERIORS:
-        raise UserError(f"There is no posterior {posterior!r}; choose one of {', '.join(POSTERIORS)}.")
-    noise = Noise(seed)
+        raise UserError(f"posterior is {posterior!r}; it must be one of {', '.join(POSTERIORS)}.")
     if posterior == "mean":
-        return [encode_frames(vae, picture[None]) for picture in pictures]
-    return [encode_sampled(vae, picture, noise) for picture in pictures]
+        return [encode_frames(vae, image[None]) for image in images]
+    noise = Noise(seed)
+    return [encode_sampled(vae, image, noise) for image in images]
 
 
 def _check_continues(model: Any, frames: int, *, ends: bool) -> None:
@@ -203,11 +210,13 @@ def _check_continues(model: Any, frames: int, *, ends: bool) -> None:
     if spec is None or not spec.continues_images:
         name = "The model" if spec is None else spec.name
         raise UserError(
-            f"{name} does not continue pictures: this node is for DynamiCrafter and ToonCrafter. For VideoCrafter1 "
-            "I2V use VideoCrafter Image Conditioning."
+            f"{name} is not supported by VideoCrafter Image to Video, which is for DynamiCrafter and ToonCrafter. For "
+            "VideoCrafter1 I2V use VideoCrafter Image Conditioning."
         )
     if ends and frames < 2:
-        raise UserError(f"frames is {frames}; a clip between two pictures has 2 or more, and 16 is best.")
+        raise UserError(
+            f"frames is {frames}; a clip between two images needs at least 2. The models were trained on 16."
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [VideoCrafterPictureToVideo]

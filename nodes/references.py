@@ -1,4 +1,4 @@
-"""The pictures that ToonCrafter's decoder looks at: they travel in the LATENT, through the sampler to the decoder."""
+"""The reference images of ToonCrafter's decoder, which travel in the LATENT through the sampler to the decoder."""
 
 from __future__ import annotations
 
@@ -10,64 +10,68 @@ from torch import Tensor
 
 from ..vc_core.errors import UserError
 from ..vc_core.frames.fitting import fit_ends
-from .conditioning import checked_pictures
+from .conditioning import checked_images
 from .host.vae import decode_clip
 
 KEY = "videocrafter_references"
-"""Key of a LATENT: a `Row`."""
+"""Key of a LATENT: `References`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """Pictures h w 3 in 0..1 that a clip goes through, and the frames from one to the next, both included; 0 says that
-    one way is as long as the clip."""
+class References:
+    """The images of a clip, in order.
 
-    pictures: tuple[Tensor, ...]
+    images: h w 3 in 0..1; with more than two, each pair of neighbours is the two ends of a section.
+    frames: length of a section, including both ends; 0 for a single section as long as the clip.
+    """
+
+    images: tuple[Tensor, ...]
     frames: int = 0
 
 
-def with_row(latent: Mapping[str, Any], pictures: Sequence[Tensor], frames: int) -> dict[str, Any]:
-    """The LATENT with the pictures that its clip goes through."""
-    return {**latent, KEY: Row(tuple(pictures), frames if len(pictures) > 2 else 0)}
+def with_references(latent: Mapping[str, Any], images: Sequence[Tensor], frames: int) -> dict[str, Any]:
+    """A copy of the LATENT with the images of its clip."""
+    return {**latent, KEY: References(tuple(images), frames if len(images) > 2 else 0)}
 
 
-def row_of(latent: Mapping[str, Any]) -> Row:
-    """What the LATENT carries. Raises UserError where it carries no pictures."""
-    row = latent.get(KEY)
-    if not isinstance(row, Row):
+def references_of(latent: Mapping[str, Any]) -> References:
+    """The reference images in the LATENT. Raises UserError if it has none."""
+    references = latent.get(KEY)
+    if not isinstance(references, References):
         raise UserError(
-            "This VAE (ToonCrafter's) looks at the pictures at the clip's ends, and the latent brings none along. "
-            "Connect the latent of VideoCrafter Picture to Video to the sampler, with this VAE connected there, or the "
-            "two pictures to references; VAE Decode decodes without them, less sharply."
+            "ToonCrafter's VAE decodes with the first and the last image of the clip as references, but the latent "
+            "contains no images. Sample the latent of VideoCrafter Image to Video, with this VAE connected to that "
+            "node, or connect the two images to references. VAE Decode decodes without references, less sharply."
         )
-    return row
+    return references
 
 
-def given_row(pictures: Tensor) -> Row:
-    """The pictures of an IMAGE b h w c: one or two. Raises UserError for more."""
-    if pictures.ndim == 4 and len(pictures) > 2:
+def given_references(images: Tensor) -> References:
+    """The reference images in an IMAGE b h w c: one or two. Raises UserError for more."""
+    if images.ndim == 4 and len(images) > 2:
         raise UserError(
-            f"references holds {len(pictures)} pictures; it takes two, of the clip's beginning and of its end, or one "
-            "for both. Choose them with Image From Batch and Batch Images."
+            f"references contains {len(images)} images, but at most two are allowed: the first and the last of the "
+            "clip, or one image for both. Select them with Image From Batch and Batch Images."
         )
-    return Row(tuple(checked_pictures(pictures)))
+    return References(tuple(checked_images(images)))
 
 
-def decoded_ways(latents: Tensor, vae: Any, row: Row) -> Iterator[Tensor]:
-    """The frames of way after way, each h w 3, of latents f c h w: every way is decoded at once, between its pictures.
-    The frame where two ways meet is the first of the later one.
+def decode_sections(latents: Tensor, vae: Any, references: References) -> Iterator[Tensor]:
+    """Decodes latents f c h w section by section, each with its own two reference images; yields frames f h w 3.
 
-    Raises UserError where a row of several ways has another number of frames than the latent.
+    The frame that two sections share is decoded with the later one.
+
+    Raises UserError if the number of frames does not match that of the sections.
     """
-    ways = max(1, len(row.pictures) - 1)
-    step = row.frames - 1 if row.frames else len(latents)
-    if row.frames and len(latents) != ways * step + 1:
+    sections = max(1, len(references.images) - 1)
+    step = references.frames - 1 if references.frames else len(latents)
+    if references.frames and len(latents) != sections * step + 1:
         raise UserError(
-            f"The latent has {len(latents)} frames, but its {len(row.pictures)} key frames make {ways * step + 1}. "
-            "Decode it as the sampler gives it, and cut the frames afterwards."
+            f"The latent has {len(latents)} frames, but its {len(references.images)} key frames need "
+            f"{sections * step + 1}. Decode the latent exactly as the sampler outputs it, and cut afterwards."
         )
     height, width = (8 * side for side in latents.shape[2:])
-    for way in range(ways):
-        clip = latents[way * step :][: row.frames or len(latents)]
-        frames = decode_clip(vae, clip, fit_ends(row.pictures[way : way + 2], height, width))
-        yield frames if way == ways - 1 else frames[:-1]
+    for index in range(sections):
+        clip = latents[index * step :][: references.frames or len(latents)]
+        frames = decode_clip(vae, clip, fit_ends(references.images[index : index + 2], height, width))
+        yield frames if index == sections - 1 else frames[:-1]

@@ -67,7 +67,7 @@ def test_a_smaller_card_reserves_the_rest_of_this_one() -> None:
     assert servers.options_of("6GiB", CARD) == ("--reserve-vram", "94.00")
     assert servers.options_of("default", CARD) == ()
     assert servers.options_of("no_dynamic_vram", CARD) == ("--disable-dynamic-vram",)
-    with pytest.raises(ValueError, match=r"120GiB: the card has 100\.0 GiB in all"):
+    with pytest.raises(ValueError, match=r"120GiB: the card has only 100\.0 GiB"):
         servers.options_of("120GiB", CARD)
 
 
@@ -105,7 +105,7 @@ def test_the_most_memory_of_a_run_is_kept_until_the_next(smi: Path) -> None:
 
 
 def test_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="'small' is no setting; use default, 12GiB"):
+    with pytest.raises(argparse.ArgumentTypeError, match="'small' is not a setting; use default, 12GiB"):
         servers.setting("small")
     with pytest.raises(SystemExit):
         servers.main(["--device", "cpu", "--settings", "6GiB"])

@@ -202,7 +202,7 @@ def test_a_lora_makes_a_few_step_model(files: dict[str, Path], tmp_path: Path) -
     [
         ("text", ("--lora", "red"), "not a model file"),
         ("image", ("--loop", "--end-picture", "tall", "--frames", "1"), "2 key frames with 1 frames"),
-        ("image", ("--end-picture", "nowhere.png"), "There is no picture"),
+        ("image", ("--end-picture", "nowhere.png"), "not found"),
         ("image", ("--start-timestep", "1001"), "whole number from 1 to 1000"),
         ("image", ("--analytic-init", "other"), "clip of 32x32 pixels and 4 frames"),
         ("image", ("--analytic-init", "pictured"), "holds no Expectation_X0"),

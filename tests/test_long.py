@@ -264,7 +264,7 @@ def test_the_command_line_says_what_is_not_supported(
     assert "--video is not supported with --long fifo: every frame" in capsys.readouterr().err
     common = common[:-2]
     assert cli.main(["text-to-video", "a boat", *common, "--long", "fifo", "--stride", "8"]) == cli.UNUSABLE
-    assert "--stride works with --long freenoise, freelong, windows, loop only" in capsys.readouterr().err
+    assert "--stride works with --long freenoise, freelong, windows, loop" in capsys.readouterr().err
     assert cli.main(["text-to-video", "a boat", *common, "--long", "windows", "--stride", "0"]) == cli.UNUSABLE
     assert "The stride of windows is 0; it should be 1 to 256" in capsys.readouterr().err
     assert not target.exists()
@@ -330,7 +330,7 @@ def test_windows_come_to_an_end_image_and_close_a_loop(continuing: VideoCrafter)
         made = list(frames(continuing, "a", PICTURE, request=request, method=long("windows"), end_image=end))
         assert len(made) == 11 - request.loop
         wanted = applied(long("windows"), request, continuing.parts.spec)
-        assert torch.equal(torch.stack(made), continuing.generate("a", PICTURE, request=wanted, end_picture=end))
+        assert torch.equal(torch.stack(made), continuing.generate("a", PICTURE, request=wanted, end_image=end))
 
 
 def test_the_first_noise_of_a_video_with_an_end_image_is_that_of_its_rounds(
@@ -346,3 +346,21 @@ def test_the_first_noise_of_a_video_with_an_end_image_is_that_of_its_rounds(
     way = long("off", free_init=1)
     assert len(list(frames(continuing, "a", PICTURE, request=request, method=way, end_image=PICTURE.flip(0)))) == 3
     assert torch.equal(taken[0], began[0])
+
+
+def test_co_denoised_windows_have_their_own_noise(crafter: VideoCrafter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So later frames do not begin like earlier ones, as they do with all other windows."""
+    began = []
+    start = sampling.start
+    monkeypatch.setattr(sampling, "start", lambda levels, x, source: (began.append(x), start(levels, x, source))[1])
+    for name in ("co_denoise", "windows"):
+        list(frames(crafter, "a boat", request=REQUEST, method=long(name)))
+    repeated = [
+        [
+            any(torch.equal(noise[:, :, late], noise[:, :, early]) for early in range(WINDOW))
+            for late in range(WINDOW, 11)
+        ]
+        for noise in began
+    ]
+    assert not any(repeated[0])
+    assert all(repeated[1][:WINDOW])

@@ -1,4 +1,4 @@
-"""`python -m training`: train the small models from nothing. A run that was stopped goes on where it was."""
+"""`python -m training`: trains the small models from scratch. An interrupted run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     options.add_argument("--folder", type=Path, default=Path("training_run"), help="checkpoints, logs and samples")
-    options.add_argument("--models", type=Path, default=ROOT / "models", help="where the finished files go")
+    options.add_argument("--models", type=Path, default=ROOT / "models", help="folder for the finished files")
     options.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
-    options.add_argument("--scale", type=float, default=1.0, help="multiplies the minutes of every stage")
-    options.add_argument("--clips", type=int, default=Recipe.clips, help="clips encoded to train on")
-    options.add_argument("--frames", type=int, default=Recipe.frames, help="single frames encoded to train on")
-    options.add_argument("--paths", type=int, default=Recipe.paths, help="ways of the teacher of the few-step LoRA")
-    options.add_argument("--samples", type=int, default=Recipe.samples, help="clips made at each look at the networks")
-    options.add_argument("--compile", action="store_true", help="torch.compile: slow to start, then quicker")
-    options.add_argument("--processes", type=int, default=1, help="processes that share each batch's work, on a CPU")
+    options.add_argument("--scale", type=float, default=1.0, help="factor on the minutes of every stage")
+    options.add_argument("--clips", type=int, default=Recipe.clips, help="number of clips to encode for training")
+    options.add_argument(
+        "--frames", type=int, default=Recipe.frames, help="number of single frames to encode for training"
+    )
+    options.add_argument(
+        "--paths", type=int, default=Recipe.paths, help="trajectories of the teacher of the few-step LoRA"
+    )
+    options.add_argument(
+        "--samples", type=int, default=Recipe.samples, help="clips sampled for each evaluation during training"
+    )
+    options.add_argument("--compile", action="store_true", help="use torch.compile: slow to start, then faster")
+    options.add_argument(
+        "--processes", type=int, default=1, help="processes that share the work of each batch, on a CPU"
+    )
     options.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     options.add_argument("--device", default="cpu")
     options.add_argument("--seed", type=int, default=0)
@@ -36,12 +44,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def work(number: int, options: argparse.Namespace) -> None:
-    """The stages, as one of the processes."""
+    """Runs the stages in one of the processes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     if options.processes > 1:
-        meeting = (options.folder / "meeting").resolve()
-        dist.init_process_group("gloo", init_method=meeting.as_uri(), rank=number, world_size=options.processes)
+        rendezvous = (options.folder / "rendezvous").resolve()
+        dist.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=number, world_size=options.processes)
     run = Run(
         folder=options.folder,
         models=options.models,
@@ -63,10 +71,10 @@ def work(number: int, options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "meeting").unlink(missing_ok=True)
+    (options.folder / "rendezvous").unlink(missing_ok=True)
     if options.processes > 1:
         multiprocessing.spawn(work, args=(options,), nprocs=options.processes)
     else:

@@ -1,4 +1,4 @@
-"""Training of the autoencoder on single frames of the world, and the normalisation of its latents."""
+"""Training of the autoencoder on single frames of the world, and normalisation of its latents."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from worlds.shapes.world import FRAMES, SIZE, Scene, random_scene, render, veloc
 from .trainer import rank
 
 CROP = 32
-"""Side in pixels of the pieces that the first part of the training sees; a quarter of the work of a whole frame."""
+"""Side in pixels of the crops used in the first part of the training; they cost a quarter of a whole frame."""
 KL_WEIGHT = 5e-4
 EDGE_WEIGHT = 0.5
 
 
 def random_frames(count: int, rng: np.random.Generator, *, crop: bool = False) -> Tensor:
-    """`count` frames of random scenes, held-out combinations included: n 3 h w in -1..1; crops lie around the shape."""
+    """`count` frames of random scenes, including held-out combinations: n 3 h w in -1..1; crops are taken near the
+    shape."""
     frames = []
     for _ in range(count):
         scene = random_scene(rng, unseen=bool(rng.random() < 0.1))
@@ -41,7 +42,7 @@ def _crop(frame: Tensor, scene: Scene, number: int, rng: np.random.Generator) ->
 
 
 def reconstruction_loss(model: Autoencoder, pixels: Tensor, noise: Tensor) -> Tensor:
-    """Absolute error of pixels and of their differences to neighbours, plus the divergence from a normal posterior."""
+    """Error of the pixels and of their gradients, plus the KL divergence of the posterior from a standard normal."""
     with torch.autocast(pixels.device.type, torch.bfloat16):
         mean, logvar = model.moments(pixels)
         mean, logvar = mean.float(), logvar.float()
@@ -54,7 +55,7 @@ def reconstruction_loss(model: Autoencoder, pixels: Tensor, noise: Tensor) -> Te
 
 
 class AutoencoderObjective:
-    """The loss at a step, on crops or on whole frames."""
+    """The loss of a training step, on crops or on whole frames."""
 
     def __init__(self, model: Autoencoder, *, batch: int, seed: int, crop: bool) -> None:
         self.model, self.batch, self.seed, self.crop = model, batch, seed, crop
@@ -70,14 +71,14 @@ class AutoencoderObjective:
 
 @torch.no_grad()
 def psnr(model: nn.Module, pixels: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of reconstructed pictures n 3 h w in -1..1."""
+    """Peak signal-to-noise ratio in dB of the reconstruction of images n 3 h w in -1..1."""
     out = model.decode(model.encode(pixels, chunk=32), chunk=32).clamp(-1, 1)  # type: ignore[operator]
     error = float(((out - pixels) / 2).square().mean())
     return -10 * math.log10(max(error, 1e-12))
 
 
 def probe(model: nn.Module, step: int) -> Mapping[str, Any]:
-    """Reconstruction of fresh frames."""
+    """Reconstruction quality on new frames."""
     device = next(model.parameters()).device
     pixels = random_frames(64, np.random.default_rng(10**6)).to(device)
     return {"psnr": psnr(model, pixels)}
@@ -85,8 +86,8 @@ def probe(model: nn.Module, step: int) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def normalise(model: Autoencoder, pixels: Tensor) -> None:
-    """Give every latent channel mean 0 and standard deviation 1 (after the scale factor) by changing the 1x1
-    convolutions around the latents; what the autoencoder computes from pixels to pixels stays the same."""
+    """Gives every latent channel mean 0 and standard deviation 1 (after the scale factor) by changing the 1x1
+    convolutions around the latents. The autoencoder's reconstruction is unchanged."""
     latents = model.encode(pixels, chunk=32) / model.spec.scale_factor
     mean = latents.mean((0, 2, 3))
     gain = 1 / (model.spec.scale_factor * latents.std((0, 2, 3)))

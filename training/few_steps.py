@@ -1,8 +1,9 @@
-"""A LoRA that lets the small text-to-video network make clips in 4 steps, as T2V-Turbo does for VideoCrafter2.
+"""A LoRA with which the small text-to-video network makes clips in 4 steps, as T2V-Turbo does for VideoCrafter2.
 
-The guided teacher goes from noise to clips once, and its paths are kept (arXiv:2101.02388). From each place of a path
-the student guesses the path's end, as a consistency model does (arXiv:2303.01469); it reads the guidance scale and sees
-no negative prompt (arXiv:2310.04378). As T2V-Turbo it lives under the schedule without rescale.
+The trajectories of the guided teacher from noise to clips are computed once and stored (arXiv:2101.02388). From each
+point of a trajectory the student predicts its end, as a consistency model does (arXiv:2303.01469). The student takes
+the guidance scale as an input and needs no negative prompt (arXiv:2310.04378). Like T2V-Turbo it uses the schedule
+without rescaling.
 """
 
 from __future__ import annotations
@@ -34,18 +35,20 @@ from .trainer import rank
 FILE = "videocrafter_small_turbo_lora.safetensors"
 RANK = 4
 STEPS = 8
-"""The timesteps that the student learns are those of a run of so many steps; runs of 1, 2 and 4 take some of them."""
+"""The student is trained on the timesteps of a run of this many steps; runs of 1, 2 and 4 steps use a subset of
+them."""
 SUBSTEPS = (2,) * (STEPS - 1) + (4,)
-"""Steps of the teacher from each of them to the next; the last way is the longest in the logarithm of sigma."""
+"""Steps of the teacher between these timesteps; the last interval is the longest in log sigma."""
 LARGEST_STRETCH = 0.65
-"""How far the second order goes on in a step that is longer than the one before: 0.5 where both are as long."""
+"""Upper limit of the second-order coefficient if a step is longer than the previous one; 0.5 for equal steps."""
 SCALES = (1.0, 8.0)
 SOFTNESS = 0.03
-"""Errors below this count by their square, larger ones by their size (the pseudo-Huber loss of arXiv:2310.14189)."""
+"""Threshold of the pseudo-Huber loss (arXiv:2310.14189): quadratic below, linear above."""
 
 
 class Student(nn.Module):
-    """The frozen network, a guidance embedding that starts at zero, and the low-rank changes, which alone learn."""
+    """The frozen network, a guidance embedding that starts at zero, and the low-rank updates, which are the only
+    trained parameters."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -80,7 +83,7 @@ class Student(nn.Module):
         return out
 
     def tensors(self) -> dict[str, Tensor]:
-        """The changes by the names of a LoRA file with published names."""
+        """The updates under the names of a published LoRA file."""
         named = {}
         for name, up, down in zip(self.places, self.ups, self.downs, strict=True):
             shape = self.unet.get_parameter(name).shape
@@ -92,8 +95,8 @@ class Student(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """What the teacher did. inputs: the network's input at each of the `STEPS` timesteps, n STEPS c f h w; ends: the
-    clean latents, n c f h w, both in half precision; rows: words, n 77; fps and scale: n."""
+    """Trajectories of the teacher. inputs: the network's input at each of the `STEPS` timesteps, n STEPS c f h w;
+    ends: the clean latents, n c f h w, both in half precision; rows: words, n 77; fps and scale: n."""
 
     inputs: Tensor
     ends: Tensor
@@ -105,7 +108,7 @@ class Paths:
         return len(self.ends)
 
     def save(self, path: Path) -> None:
-        """Written whole or not at all."""
+        """Saves the trajectories atomically."""
         part = path.with_suffix(".part")
         torch.save({field.name: getattr(self, field.name) for field in fields(self)}, part)
         part.replace(path)
@@ -120,19 +123,20 @@ class Paths:
 
 
 class Guide:
-    """The frozen teacher with classifier-free guidance, and the timesteps and sigmas of its paths."""
+    """The frozen teacher with classifier-free guidance, and the timesteps and sigmas of its trajectories."""
 
     def __init__(self, teacher: Network) -> None:
         self.teacher = teacher
         plain = NoiseSchedule.from_spec(replace(teacher.spec.diffusion, rescale=None))
         self.rescaled = NoiseSchedule.from_spec(teacher.spec.diffusion)
         self.timesteps = torch.tensor(plain.lcm_timesteps(STEPS))
-        sigmas = torch.cat([plain.sigmas[self.timesteps], plain.sigmas[:1]])  # the last way ends at timestep 0
+        sigmas = torch.cat([plain.sigmas[self.timesteps], plain.sigmas[:1]])  # the last interval ends at timestep 0
         self.sigmas = sigmas.float()
 
     @torch.no_grad()
     def paths(self, count: int, rng: np.random.Generator) -> Paths:
-        """`count` paths from noise, for scenes of the training combinations with captions and guidance scales."""
+        """`count` trajectories from noise, for scenes of the training combinations with captions and guidance
+        scales."""
         spec = self.teacher.spec
         scenes = [random_scene(rng) for _ in range(count)]
         rows = self.teacher.words.read([caption(scene, rng) for scene in scenes])
@@ -148,8 +152,8 @@ class Guide:
         return Paths(inputs=torch.stack(inputs, dim=1).half(), ends=end.half(), rows=rows, fps=fps, scale=scale)
 
     def walk(self, z: Tensor, texts: Tensor, fps: Tensor, scale: Tensor) -> Iterator[Tensor]:
-        """Where the teacher is at each place, and at the end, where next to no noise is left: DPM-Solver++ of second
-        order (arXiv:2211.01095), in steps from place to place that are even in the logarithm of sigma."""
+        """The teacher's trajectory at each timestep, and at the end, where almost no noise is left: second-order
+        DPM-Solver++ (arXiv:2211.01095), with steps that are uniform in log sigma between the timesteps."""
         before: tuple[Tensor, Tensor] | None = None
         for (first, last), steps in zip(itertools.pairwise(self.sigmas), SUBSTEPS, strict=True):
             yield z
@@ -165,7 +169,7 @@ class Guide:
         yield z
 
     def clean(self, z: Tensor, sigma: Tensor, texts: Tensor, fps: Tensor, scale: Tensor) -> Tensor:
-        """The teacher's guess of the clean latents at z = x0 + sigma * noise, under the schedule that it knows."""
+        """The teacher's prediction of the clean latents at z = x0 + sigma * noise, under its own schedule."""
         x = (z * self.rescaled.signal_of(sigma)).repeat(2, 1, 1, 1, 1)
         when = self.rescaled.timestep_of(sigma).expand(len(x))
         with torch.autocast(z.device.type, torch.bfloat16):
@@ -175,7 +179,8 @@ class Guide:
 
 
 class ConsistencyObjective:
-    """The loss at a step: how far the student's guesses are from the ends of paths, for a batch drawn from the step."""
+    """The loss of a training step: the error of the student's predictions of the ends, for a batch determined by the
+    step."""
 
     def __init__(self, student: Student, guide: Guide, paths: Paths, *, batch: int, seed: int) -> None:
         self.student, self.guide, self.paths, self.batch, self.seed = student, guide, paths, batch, seed
@@ -200,7 +205,7 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def save_lora(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """The file that ships, in half precision; it replaces an older one."""
+    """Writes the LoRA file in half precision, replacing an older one."""
     half = {name: value.to("cpu", torch.float16).contiguous() for name, value in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     return save_tensors(folder / FILE, half, {}, overwrite=True)

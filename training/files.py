@@ -1,4 +1,4 @@
-"""Trained weights <-> the files that ship: half precision, published names, the spec in the metadata."""
+"""Writes the model files: half precision, published names, the spec in the metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, PictureNetwork, published_na
 
 
 def save_model(path: Path, spec: ModelSpec, autoencoder: Autoencoder, tensors: Mapping[str, Tensor]) -> Path:
-    """Write one file with the autoencoder and `tensors`, which have published names; it replaces an older one."""
+    """Writes a file with the autoencoder and `tensors` (under published names), replacing an older one."""
     everything = {f"first_stage_model.{key}": value for key, value in autoencoder.state_dict().items()}
     everything |= tensors
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in everything.items()}
@@ -26,7 +26,7 @@ def save_model(path: Path, spec: ModelSpec, autoencoder: Autoencoder, tensors: M
 
 
 def save_both(folder: Path, autoencoder: Autoencoder, network: PictureNetwork) -> tuple[Path, Path]:
-    """The two files that ship: text-to-video, and image-to-video."""
+    """Writes the text-to-video and the image-to-video model."""
     text, image = (folder / f"{spec.name}.safetensors" for spec in (TEXT_TO_VIDEO, IMAGE_TO_VIDEO))
     save_model(text, TEXT_TO_VIDEO, autoencoder, published_names(network, pictured=False))
     save_model(image, IMAGE_TO_VIDEO, autoencoder, published_names(network, pictured=True))
@@ -34,6 +34,6 @@ def save_both(folder: Path, autoencoder: Autoencoder, network: PictureNetwork) -
 
 
 def save_network(folder: Path, autoencoder: Autoencoder, network: PictureNetwork) -> Path:
-    """The file of one network with its image part, named after its spec."""
+    """Writes one network with its image branch, to a file named after its spec."""
     path = folder / f"{network.spec.name}.safetensors"
     return save_model(path, network.spec, autoencoder, published_names(network, pictured=True))

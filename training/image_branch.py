@@ -1,7 +1,8 @@
-"""The image branch of image-to-video: image tower and resampler, and the exercise that gives them a start.
+"""The image branch of image-to-video: image encoder and resampler, and their pretraining.
 
-Beside a video network they learn slowly, because the network has to find out that their tokens say anything. So they
-first learn to tell the picture's latents to a small reader that looks at the tokens as the network will.
+Together with a video network they train slowly, because the network must first discover that their tokens are
+informative. So they are pretrained: a small reader reconstructs the image's latents from the tokens, which it reads by
+attention as the network will.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from .trainer import rank
 
 READER_WIDTH = 64
 GREY = 0.0
-"""The picture of the unconditional branch, in -1..1."""
+"""The image of the unconditional branch, in -1..1."""
 
 
 class ImageBranch(nn.Module):
-    """Pictures b 3 h w in -1..1 -> tokens b m d. The tower's unused text tensors are kept as small as can be."""
+    """Images b 3 h w in -1..1 -> tokens b m d. The encoder's unused text tensors are made as small as possible."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -42,14 +43,14 @@ class ImageBranch(nn.Module):
         return out
 
     def published_names(self) -> dict[str, Tensor]:
-        """The weights by the names of published files, without the text tensors that nothing uses."""
+        """The weights under published names, without the unused text tensors."""
         visual = {k: v for k, v in self.encoder.state_dict().items() if k not in self.encoder.optional}
         named = {f"embedder.{key}": value for key, value in visual.items()}
         return named | {f"image_proj_model.{key}": value for key, value in self.tokens.state_dict().items()}
 
 
 class Reader(nn.Module):
-    """Image tokens b m d -> latents b c h w: every place of the latent asks the tokens with a learned query."""
+    """Image tokens b m d -> latents b c h w: cross-attention with a learned query for every position of the latent."""
 
     def __init__(self, token_width: int, channels: int, side: int) -> None:
         super().__init__()
@@ -68,13 +69,13 @@ class Reader(nn.Module):
 
 
 def pictures(scenes: list[Scene], frames: list[int]) -> Tensor:
-    """One frame of each scene, b 3 h w in -1..1."""
+    """One frame of each scene: b 3 h w in -1..1."""
     drawn = torch.cat([render([scene], frames=[frame]) for scene, frame in zip(scenes, frames, strict=True)])
     return drawn[:, 0].permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 
 class ReadingExercise(nn.Module):
-    """The branch and its reader; called with a step, it gives the squared error of that step's batch of the pool."""
+    """The branch and its reader; called with a step, it returns the squared error for that step's batch of the pool."""
 
     def __init__(self, spec: ModelSpec, pool: Pool, *, batch: int, seed: int) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class ReadingExercise(nn.Module):
         column = int(rng.integers(self.pool.frames.shape[1]))
         frames = [int(self.pool.frames[i, column]) for i in chosen]
         target = self.pool.latents[chosen, column].float()
-        seen = pictures([self.pool.scenes[i] for i in chosen], frames)
-        with torch.autocast(seen.device.type, torch.bfloat16):
-            read = self.reader(self.branch(seen))
+        images = pictures([self.pool.scenes[i] for i in chosen], frames)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            read = self.reader(self.branch(images))
         return F.mse_loss(read.float(), target)

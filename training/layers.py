@@ -1,7 +1,7 @@
-"""Layers and attention that train faster on a CPU and compute the same as torch's.
+"""Layers and attention that compute the same as torch's but train faster on a CPU.
 
-torch's GroupNorm runs its backward pass element by element for 16-bit tensors in channels-last order, and its fused
-attention is made for long sequences; small video networks spend most of their time in the two.
+The backward pass of torch's GroupNorm is not vectorised for 16-bit channels-last tensors, and its fused attention is
+optimised for long sequences. Small video networks would spend most of their time in these two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vc_core.network.attention import join_heads, split_heads
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group normalisation out of whole-tensor operations; statistics in float32."""
+    """Group normalisation with whole-tensor operations; statistics in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -59,7 +59,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """As torch's; n c ... -> n c ..."""
+    """Like torch's; n c ... -> n c ..."""
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
@@ -67,7 +67,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class FastOperations:
-    """The layer classes of a network in training."""
+    """The layer classes used in training."""
 
     Conv1d = nn.Conv1d
     Conv2d = nn.Conv2d
@@ -78,7 +78,7 @@ class FastOperations:
 
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Attention by its definition in float32, quick where there are many short sequences."""
+    """Plain attention in float32, fast for many short sequences."""
     with torch.autocast(q.device.type, enabled=False):
         q, k, v = (split_heads(x.float(), heads) for x in (q, k, v))
         n, _, tokens, width = q.shape

@@ -1,16 +1,17 @@
-"""Hints that teach a video network in which order its frames stand and which way its words send the shape.
+"""Auxiliary losses with which a video network learns the order of its frames and the direction of motion in a caption.
 
-With the published layout only the padding of the temporal convolutions tells the first frame from the last, and a
-direction needs that and the caption at once: as long as the network has neither, the noise's error rewards neither. So
-a stage of the training asks for both by themselves. Small linear maps, thrown away afterwards, must read from what the
-temporal convolutions give where in the clip a frame stands, and from what the spatial transformers give how far its
-shape is from where it will be in the middle of the clip.
+In the published layout only the padding of the temporal convolutions distinguishes the first frame from the last, and a
+direction requires this and the caption at once: as long as the network has learned neither, the loss on the noise
+rewards neither. So a training stage has a separate loss for each. Small linear probes, discarded afterwards, predict
+the position of a frame in the clip from the outputs of the temporal convolutions, and the displacement of the shape
+from its position in the middle of the clip from the outputs of the spatial transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,15 @@ from worlds.shapes.world import FRAMES, Scene, growth, velocity
 from .diffusion import DiffusionObjective
 from .network import Network, PictureNetwork
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
 TRAVEL_UNIT, GROWTH_UNIT = 8.0, 2.0
-"""Pixels that count as 1 in the targets."""
+"""Units of the targets in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How much the error of the noise and those of the hints count."""
+    """Weights of the loss on the noise and of the auxiliary losses."""
 
     noise: float
     order: float
@@ -36,20 +39,20 @@ class Weights:
 
 
 FIRST = Weights(noise=0.1, order=0.2, motion=1.0)
-"""The noise's error shakes every layer with gradients far above those of the hints, so it hardly counts at first."""
+"""The loss on the noise has much larger gradients than the auxiliary losses, so its weight is small at first."""
 LATER = Weights(noise=1.0, order=0.04, motion=0.4)
 
 
 class MotionHints(nn.Module):
-    """The maps, on the outputs of a network's layers; `order` and `motion` are their errors in its last pass."""
+    """The probes on the outputs of a network's layers; `order` and `motion` are their errors in the last forward
+    pass."""
 
     when: Tensor
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        layers = list(network.unet.modules())
-        convolutions = [layer for layer in layers if isinstance(layer, TemporalConv)]
-        transformers = [layer for layer in layers if isinstance(layer, SpatialTransformer)]
+        convolutions = _layers(network, TemporalConv)
+        transformers = _layers(network, SpatialTransformer)
         self.places = nn.ModuleList(nn.Linear(_width(layer.conv4[3]), 2) for layer in convolutions)
         self.displacements = nn.ModuleList(nn.Linear(_width(layer.proj_out), 3) for layer in transformers)
         self._convolved: list[Tensor] = []
@@ -62,7 +65,7 @@ class MotionHints(nn.Module):
         self.register_buffer("when", torch.stack([standard(when), standard(when.square())], dim=1), persistent=False)
 
     def order(self) -> Tensor:
-        """The error of the frames' places in the clip, summed over the convolutions."""
+        """The error of the predicted frame positions, summed over the convolutions."""
         errors = [
             reader(evened(out.float().mean((3, 4)).transpose(1, 2))) - self.when
             for reader, out in zip(self.places, self._convolved, strict=True)
@@ -70,13 +73,13 @@ class MotionHints(nn.Module):
         self._convolved.clear()
         return torch.stack([error.square().mean() for error in errors]).sum()
 
-    def motion(self, scenes: Sequence[Scene], told: Sequence[bool]) -> Tensor:
-        """The error of the shapes' displacements, summed over the transformers; asked only of clips whose motion the
-        network was `told`."""
+    def motion(self, scenes: Sequence[Scene], captioned: Sequence[bool]) -> Tensor:
+        """The error of the predicted displacements, summed over the transformers; only for clips that are
+        `captioned`."""
         targets = displacement(scenes).to(self.when.device)
-        asked = torch.tensor(told, device=self.when.device)[:, None, None]
+        mask = torch.tensor(captioned, device=self.when.device)[:, None, None]
         errors = [
-            (reader(evened(out.float().mean((2, 3)).unflatten(0, (len(scenes), -1)))) - targets) * asked
+            (reader(evened(out.float().mean((2, 3)).unflatten(0, (len(scenes), -1)))) - targets) * mask
             for reader, out in zip(self.displacements, self._transformed, strict=True)
         ]
         self._transformed.clear()
@@ -84,7 +87,8 @@ class MotionHints(nn.Module):
 
 
 class MotionLesson(nn.Module):
-    """A network with its hints; called with a step, it gives the error of that step's batch and of the hints."""
+    """A network with its probes; called with a step, it returns the weighted sum of the losses for that step's
+    batch."""
 
     network: Network | PictureNetwork
 
@@ -101,31 +105,35 @@ class MotionLesson(nn.Module):
 
 
 def look_along_time(network: Network) -> None:
-    """Let only text tower, transformers and temporal convolutions learn: what a single frame needs stays."""
+    """Trains only text encoder, transformers and temporal convolutions; layers for single frames stay frozen."""
     for name, parameter in network.named_parameters():
-        timely = any(part in name for part in ("text.", "temopral_conv", "transformer_blocks", "init_attn", ".proj_"))
-        parameter.requires_grad_(timely)
+        temporal = any(part in name for part in ("text.", "temopral_conv", "transformer_blocks", "init_attn", ".proj_"))
+        parameter.requires_grad_(temporal)
+
+
+def _layers(network: Network, kind: type[Layer]) -> list[Layer]:
+    return [layer for layer in network.unet.modules() if isinstance(layer, kind)]
 
 
 def _width(layer: nn.Module) -> int:
-    """The number of channels that a layer gives."""
+    """The number of output channels of a layer."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
 
 
 def standard(values: Tensor) -> Tensor:
-    """With mean 0 and variance 1."""
+    """Values shifted and scaled to mean 0 and variance 1."""
     return (values - values.mean()) / values.std(unbiased=False)
 
 
 def evened(features: Tensor) -> Tensor:
-    """b f c, scaled to a mean square of 1 in each clip."""
+    """Features b f c, scaled to a mean square of 1 in each clip."""
     return features / (features.square().mean((1, 2), keepdim=True).sqrt() + 1e-6)
 
 
 def displacement(scenes: Sequence[Scene]) -> Tensor:
-    """How far each shape is from the clip's middle in every frame: to the right, down, and larger, b f 3."""
+    """Displacement of each shape from its state in the middle of the clip, b f 3: to the right, down, and in radius."""
     times = torch.arange(FRAMES) - (FRAMES - 1) / 2
     rates = [[*(step / TRAVEL_UNIT for step in velocity(scene)), growth(scene) / GROWTH_UNIT] for scene in scenes]
     return times[None, :, None] * torch.tensor(rates)[:, None]

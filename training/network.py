@@ -1,4 +1,4 @@
-"""What is trained: the numbers of the small models, the network with its text tower, and how it starts."""
+"""The small models: their specs, the networks to train, and their initialisation."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ IMAGE_TO_VIDEO = replace(
 
 
 class Network(nn.Module):
-    """The video UNet and its text tower, with the small table of words. `still` leaves out everything that looks
-    along time, for training on single frames: its parameters are a subset of the whole network's."""
+    """The video UNet and its text encoder with a reduced vocabulary. `still` omits all temporal layers, for training on
+    single frames: the parameters are a subset of those of the full network."""
 
     def __init__(self, spec: ModelSpec, *, still: bool = False) -> None:
         super().__init__()
@@ -83,15 +83,15 @@ class Network(nn.Module):
         image: Tensor | None = None,
         concat: Tensor | None = None,
     ) -> Tensor:
-        """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip."""
-        with torch.autocast(x.device.type, enabled=False):  # 16 bits are slower than 32 in so narrow a tower
+        """The prediction b c f h w; `rows` are words b n, `image` image tokens, `concat` the latents to concatenate."""
+        with torch.autocast(x.device.type, enabled=False):  # in such a narrow encoder, 16 bits are slower than 32
             text = self.text.encode(rows)
         out: Tensor = self.unet(x, timesteps, Conditioning(text, image, fps, concat))
         return out
 
 
 class PictureNetwork(nn.Module):
-    """A network with attention over image tokens, and the branch that makes them."""
+    """A network with attention over image tokens, and the branch that computes them."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -112,14 +112,15 @@ class PictureNetwork(nn.Module):
         pictures: Tensor | None = None,
         concat: Tensor | None = None,
     ) -> Tensor:
-        """The prediction b c f h w; `pictures` are b 3 h w in -1..1, or None for text-to-video."""
+        """The prediction b c f h w; `pictures` are images b 3 h w in -1..1, or None for text-to-video."""
         image = None if pictures is None else self.branch(pictures)
         out: Tensor = self.network(x, timesteps, rows, fps, image, concat)
         return out
 
 
 def zero_outputs(unet: VideoUNet) -> None:
-    """The last layer of every residual branch, and of the network, starts at zero, as the published recipe has it."""
+    """Initialises the last layer of every residual branch, and of the network, to zero, as in the published
+    training."""
     endings = ("out_layers.3", "proj_out", "conv4.3", "out.2")
     for name, module in unet.named_modules():
         if name.endswith(endings):
@@ -133,7 +134,7 @@ class _Pass(nn.Module):
 
 
 def leave_out_time(unet: VideoUNet) -> None:
-    """Replace the transformers over time by nothing; at their start they add nothing, so this is the same function."""
+    """Removes the temporal transformers. With their zero-initialised outputs the function is the same."""
     for module in list(unet.modules()):
         if isinstance(module, nn.ModuleList):
             for index, child in enumerate(module):
@@ -142,16 +143,16 @@ def leave_out_time(unet: VideoUNet) -> None:
 
 
 def take_over(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights of a smaller network into one that has more. Raises KeyError when one of them has no place."""
-    strange = sorted(set(weights) - set(module.state_dict()))
-    if strange:
-        raise KeyError(f"The network has no place for {strange[:5]}")
+    """Loads the weights of a smaller network into a larger one. Raises KeyError for unknown names."""
+    unknown = sorted(set(weights) - set(module.state_dict()))
+    if unknown:
+        raise KeyError(f"The network has no parameters {unknown[:5]}")
     module.load_state_dict(dict(weights), strict=False)
 
 
 def published_names(network: PictureNetwork, *, pictured: bool) -> dict[str, Tensor]:
-    """The weights of everything but the autoencoder by the names of published files, with the full vocabulary: of the
-    image-to-video model, or without its image part as the text-to-video model that it is as well."""
+    """All weights except the autoencoder's under published names, with the full vocabulary: of the image-to-video
+    model, or, without the image branch, of the text-to-video model."""
     video = network.network
     tensors = {f"model.diffusion_model.{key}": value for key, value in video.unet.state_dict().items()}
     text = video.text.state_dict()
@@ -164,14 +165,14 @@ def published_names(network: PictureNetwork, *, pictured: bool) -> dict[str, Ten
 
 
 def seeded(spec: ModelSpec, seed: int, *, still: bool = False) -> Network:
-    """A network whose start depends on the seed alone."""
+    """A network whose initialisation is determined by the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Network(spec, still=still)
 
 
 def seeded_with_pictures(spec: ModelSpec, seed: int) -> PictureNetwork:
-    """As `seeded`, with the image branch."""
+    """Like `seeded`, with the image branch."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return PictureNetwork(spec)

@@ -1,4 +1,5 @@
-"""Scenes and their latents, encoded once and kept in memory: rendering and encoding cost more than a training step."""
+"""Scenes and their latents, encoded once and kept in memory, since rendering and encoding cost more than a training
+step."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from worlds.shapes.world import FRAMES, Scene, random_scene, render
 
 
 class Pool:
-    """n scenes and their latents, n f c h w in half precision; `frames` are the numbers of the frames kept, n f."""
+    """n scenes and their latents n f c h w in half precision; `frames` are the indices of the encoded frames, n f."""
 
     def __init__(self, scenes: Sequence[Scene], latents: Tensor, frames: Tensor) -> None:
         self.scenes, self.latents, self.frames = list(scenes), latents, frames
@@ -24,7 +25,7 @@ class Pool:
         return len(self.scenes)
 
     def save(self, path: Path) -> None:
-        """Written whole or not at all."""
+        """Saves the pool atomically."""
         part = path.with_suffix(".part")
         torch.save({"scenes": [asdict(s) for s in self.scenes], "latents": self.latents, "frames": self.frames}, part)
         part.replace(path)
@@ -45,7 +46,7 @@ class Pool:
 
 @torch.no_grad()
 def make_pool(model: Autoencoder, count: int, seed: int, *, single: bool = False, chunk: int = 8) -> Pool:
-    """`count` random scenes of the training combinations: whole clips, or one frame of each where `single`."""
+    """`count` random scenes of the training combinations: whole clips, or one frame of each with `single`."""
     rng = np.random.default_rng([seed, 1 if single else FRAMES])
     device = next(model.parameters()).device
     scenes = [random_scene(rng) for _ in range(count)]

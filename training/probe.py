@@ -1,4 +1,5 @@
-"""A look at the video networks in training: a few clips of held-out combinations, judged and drawn."""
+"""Evaluation of the video networks during training: a few clips of held-out combinations, with scores and contact
+sheets."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ SETTINGS = Settings()
 
 
 class VideoProbe:
-    """Saves the networks as they would ship, loads them as a user would, and looks at their clips."""
+    """Saves the networks as for release, loads them as a user would, and evaluates their clips."""
 
     def __init__(
         self, autoencoder: Autoencoder, folder: Path, clips: int = CLIPS, settings: Settings = SETTINGS
@@ -30,7 +31,7 @@ class VideoProbe:
         self.cases = draw_cases(clips, unseen=True)
 
     def __call__(self, module: PictureNetwork, step: int) -> Mapping[str, Any]:
-        """Percentages by the detector for both networks; a contact sheet for each, named after it and the step."""
+        """The detector's percentages for both networks; also saves a contact sheet for each."""
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for path in save_both(Path(folder), self.autoencoder, module):

@@ -1,8 +1,9 @@
-"""An exercise that makes the text tower tell motions apart.
+"""An auxiliary task with which the text encoder learns to distinguish motions.
 
-Learnt from frames, the tower knows colours and shapes, and gives opposite directions almost the same tokens, because
-nothing in a frame asks for more. So it learns for a moment to tell, through linear maps that are thrown away, what a
-caption says; what it told before it must still tell, or the network would no longer understand it.
+Trained on single frames, the encoder represents colours and shapes, but gives opposite directions almost the same
+tokens, since single frames do not require more. So it is trained briefly to predict the content of a caption through
+linear probes, which are then discarded. Its tokens must stay close to the previous ones, or the network would no longer
+understand them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SPEED_WEIGHT, NAME_WEIGHT = 0.2, 0.1
 
 
 class ReadingLesson(nn.Module):
-    """The text tower of a network and the maps; called with a step, it gives the error of that step's captions."""
+    """The text encoder of a network and the probes; called with a step, it returns the loss for that step's
+    captions."""
 
     def __init__(self, network: Network, *, batch: int, seed: int) -> None:
         super().__init__()
@@ -55,8 +57,8 @@ class ReadingLesson(nn.Module):
 
 
 def heading(scene: Scene) -> tuple[float, float, float, float]:
-    """Where the shape goes, as a step of length 1 to the right and down; 1 if it grows, -1 if it shrinks; 1 if it
-    rests."""
+    """The motion of the shape: a unit vector to the right and down; 1 if it grows, -1 if it shrinks; 1 if it is
+    still."""
     dx, dy = DIRECTIONS.get(scene.motion, (0, 0))
     length = float(np.hypot(dx, dy)) or 1.0
     grows = {"growing": 1.0, "shrinking": -1.0}.get(scene.motion, 0.0)
@@ -64,6 +66,6 @@ def heading(scene: Scene) -> tuple[float, float, float, float]:
 
 
 def numbered(scenes: list[Scene]) -> list[list[int]]:
-    """The numbers of the scenes' speeds, colours and shapes."""
+    """Class indices of the scenes' speeds, colours and shapes."""
     kinds = ((list(SPEEDS), "speed"), (list(COLOURS), "colour"), (list(SHAPES), "shape"))
     return [[names.index(getattr(scene, field)) for scene in scenes] for names, field in kinds]

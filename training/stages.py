@@ -1,4 +1,4 @@
-"""The stages of the training, in their order. Each leaves a checkpoint in the run's folder and is skipped when done."""
+"""The training stages in order. Each writes a checkpoint to the run's folder and is skipped once it is finished."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from .trainer import Plan, Trainer, rank
 logger = logging.getLogger(__name__)
 
 CROP_SHARE = 0.8
-"""The part of the autoencoder's training that sees crops."""
+"""Share of the autoencoder's training that uses crops."""
 FULL_WEIGHT = 500.0
-"""More than the noise's errors count anywhere: in these stages an error of the content counts alike at every noise."""
+"""Above any actual weight: in these stages, errors of the content have the same weight at every noise level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Minutes of each stage on one core (`scale` multiplies them all), and the sizes of batches and pools."""
+    """Minutes of each stage on one core (all multiplied by `scale`), and the sizes of pools."""
 
     autoencoder: float = 17.0
     stills: float = 18.0
@@ -61,29 +61,30 @@ class Recipe:
     clips: int = 12288
     frames: int = 32000
     paths: int = 320
-    """Ways of the teacher from noise to clips that the few-step LoRA learns from."""
+    """Number of the teacher's trajectories on which the few-step LoRA is trained."""
     samples: int = 16
-    """Clips that each look at the video networks makes, of either kind."""
+    """Number of clips of each kind sampled for an evaluation during training."""
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run lives and on what it computes; `models` is where the finished files go."""
+    """Folders, recipe and device of a run; `models` is the folder for the finished files."""
 
     folder: Path
     models: Path
     recipe: Recipe = Recipe()
     device: str = "cpu"
     compiled: bool = False
-    """Whether torch.compile works on the UNet: minutes to begin with, then steps about a fifth quicker."""
+    """Whether the UNet is compiled with torch.compile: it takes minutes to start, then steps are about a fifth
+    faster."""
 
     def plan(self, minutes: float, **numbers: Any) -> Plan:
-        """The plan of a stage of so many minutes."""
+        """The plan of a stage with the given minutes."""
         return Plan(minutes=minutes * self.recipe.scale, **numbers)
 
     def trainer(self, module: nn.Module, plan: Plan, name: str, start: Callable[[], None] | None = None) -> Trainer:
-        """A trainer that goes on where the stage stopped, or begins with `start`, which may load weights."""
+        """A trainer that resumes the stage, or starts it by calling `start`, which may load weights."""
         trainer = Trainer(module.to(self.device), plan, self.folder, name)
         if not trainer.resume() and start is not None:
             start()
@@ -91,7 +92,7 @@ class Run:
         return trainer
 
     def compile(self, network: Network) -> None:
-        """Compile the UNet in its place, where that is wished; the names of its weights stay."""
+        """Compiles the UNet in place if `compiled` is set; parameter names are unchanged."""
         if self.compiled:
             network.unet.compile(dynamic=False)
 
@@ -105,12 +106,12 @@ class Run:
 
 
 def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those under a prefix, by their names behind it."""
+    """The weights under a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def train_autoencoder(run: Run) -> None:
-    """Reconstruction of frames; crops first, whole frames at the end."""
+    """Trains the autoencoder to reconstruct frames: first crops, then whole frames."""
     with torch.random.fork_rng():
         torch.manual_seed(run.recipe.seed)
         model = Autoencoder(TEXT_TO_VIDEO.autoencoder)
@@ -126,7 +127,7 @@ def train_autoencoder(run: Run) -> None:
 
 
 def finished_autoencoder(run: Run) -> Autoencoder:
-    """The trained autoencoder, its latents normalised."""
+    """The trained autoencoder with normalised latents."""
     model = Autoencoder(TEXT_TO_VIDEO.autoencoder).to(run.device).requires_grad_(False)
     model.load_state_dict(dict(run.weights("autoencoder")))
     pixels.normalise(model, pixels.random_frames(512, np.random.default_rng(7)).to(run.device))
@@ -134,7 +135,7 @@ def finished_autoencoder(run: Run) -> Autoencoder:
 
 
 def make_pools(run: Run) -> None:
-    """Latents of clips, and of single frames of many more scenes."""
+    """Encodes clips, and single frames of many more scenes."""
     if rank() > 0:
         return
     model = finished_autoencoder(run)
@@ -142,11 +143,11 @@ def make_pools(run: Run) -> None:
         path = run.folder / f"{name}.pool"
         if not path.exists():
             make_pool(model, count, run.recipe.seed, single=single, chunk=128 if single else 8).save(path)
-            logger.info("%s holds %d scenes", path, count)
+            logger.info("%s has %d scenes", path, count)
 
 
 def train_stills(run: Run) -> None:
-    """Text tower and spatial layers on single frames: the cheapest way to learn what words look like."""
+    """Trains text encoder and spatial layers on single frames, the cheapest data for learning colours and shapes."""
     network = seeded(TEXT_TO_VIDEO, run.recipe.seed, still=True)
     run.compile(network)
     trainer = run.trainer(network, run.plan(run.recipe.stills, lr=2e-3, ema=0.998, warmup=100), "stills")
@@ -155,7 +156,7 @@ def train_stills(run: Run) -> None:
 
 
 def train_reader(run: Run) -> None:
-    """The image branch by itself."""
+    """Pretrains the image branch."""
     with torch.random.fork_rng():
         torch.manual_seed(run.recipe.seed)
         pool = Pool.load(run.folder / "frames.pool")
@@ -165,7 +166,7 @@ def train_reader(run: Run) -> None:
 
 
 def train_videos(run: Run) -> None:
-    """The text-to-video network on clips, from the weights of the single frames."""
+    """Trains the text-to-video network on clips, starting from the weights of the single-frame stage."""
     network = seeded(TEXT_TO_VIDEO, run.recipe.seed)
     run.compile(network)
     plan = run.plan(run.recipe.videos, lr=1e-3, final=0.9, ema=0.998, warmup=100)
@@ -175,7 +176,7 @@ def train_videos(run: Run) -> None:
 
 
 def train_words(run: Run) -> None:
-    """The text tower learns to tell motions apart."""
+    """Trains the text encoder to distinguish motions."""
     network = seeded(TEXT_TO_VIDEO, run.recipe.seed).to(run.device)
     take_over(network, run.weights("videos"))
     lesson = ReadingLesson(network, batch=64, seed=run.recipe.seed + 4)
@@ -184,7 +185,7 @@ def train_words(run: Run) -> None:
 
 
 def train_order(run: Run) -> None:
-    """The hints teach the layers that look along time; nearly pure noise, in which there is little else to see."""
+    """Trains the temporal layers with the auxiliary losses, at nearly pure noise, which contains little else."""
     network = seeded(TEXT_TO_VIDEO, run.recipe.seed)
     look_along_time(network)
     pool = Pool.load(run.folder / "clips.pool")
@@ -202,7 +203,8 @@ def train_order(run: Run) -> None:
 
 
 def train_motion(run: Run) -> None:
-    """The whole network on moving clips: what the hints brought in is now worth something to the noise's error."""
+    """Trains the whole network on moving clips, where the loss on the noise now benefits from what was learned
+    before."""
     network = seeded(TEXT_TO_VIDEO, run.recipe.seed)
     pool = Pool.load(run.folder / "clips.pool")
     objective = DiffusionObjective(
@@ -216,8 +218,8 @@ def train_motion(run: Run) -> None:
 
 
 def train_pictures(run: Run) -> None:
-    """Both video networks at once, from the text-to-video network and the exercised image branch, which stays as it
-    is: until the network listens to it, it would only be shaken by the noise of its gradients."""
+    """Trains both video networks at once, from the text-to-video network and the pretrained image branch, which is
+    frozen: until the network uses its tokens, its gradients would be only noise."""
     network = seeded_with_pictures(IMAGE_TO_VIDEO, run.recipe.seed)
     network.branch.requires_grad_(False)
     pool = Pool.load(run.folder / "clips.pool")
@@ -225,9 +227,9 @@ def train_pictures(run: Run) -> None:
     run.compile(network.network)
 
     def start() -> None:
-        taught = run.weights("motion")
-        take_over(network.network, part(taught, "network."))
-        lesson.hints.load_state_dict(part(taught, "hints."))
+        trained = run.weights("motion")
+        take_over(network.network, part(trained, "network."))
+        lesson.hints.load_state_dict(part(trained, "hints."))
         network.branch.load_state_dict(part(run.weights("reader"), "branch."))
 
     plan = run.plan(run.recipe.pictures, lr=1e-3, final=0.01, ema=0.998, warmup=60, probe_minutes=14)
@@ -237,7 +239,7 @@ def train_pictures(run: Run) -> None:
 
 
 def train_continuing(run: Run) -> None:
-    """The small DynamiCrafter, from the image-to-video network; the image tower stays as it is."""
+    """Trains the small DynamiCrafter from the image-to-video network, with a frozen image encoder."""
     network = seeded_with_pictures(CONTINUING, run.recipe.seed)
     network.branch.encoder.requires_grad_(False)
     run.compile(network.network)
@@ -252,7 +254,7 @@ def train_continuing(run: Run) -> None:
 
 
 def teacher(run: Run) -> Network:
-    """The text-to-video network that ships, frozen."""
+    """The final text-to-video network, frozen."""
     network = Network(TEXT_TO_VIDEO).requires_grad_(False)
     trained = part(run.weights("pictures"), "network.network.")
     network.load_state_dict({key: trained[key] for key in network.state_dict()})
@@ -260,7 +262,7 @@ def teacher(run: Run) -> Network:
 
 
 def make_paths(run: Run) -> None:
-    """What the few-step LoRA learns from: the text-to-video network's ways from noise to clips."""
+    """Computes the trajectories of the text-to-video network on which the few-step LoRA is trained."""
     path = run.folder / "teacher.paths"
     if rank() > 0 or path.exists():
         return
@@ -270,7 +272,7 @@ def make_paths(run: Run) -> None:
 
 
 def train_few_steps(run: Run) -> None:
-    """A LoRA on the text-to-video network, which stays as it is."""
+    """Trains a LoRA on the frozen text-to-video network."""
     network = teacher(run).to(run.device)
     with torch.random.fork_rng():
         torch.manual_seed(run.recipe.seed)
@@ -283,7 +285,7 @@ def train_few_steps(run: Run) -> None:
 
 
 def export(run: Run) -> None:
-    """Write the files that ship."""
+    """Writes the model files."""
     if rank() > 0:
         return
     autoencoder = finished_autoencoder(run)

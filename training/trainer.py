@@ -1,8 +1,9 @@
-"""One training run: optimiser, learning rate over a budget, averaged weights, log, checkpoints that resume exactly.
+"""A training run: optimiser, learning-rate schedule over a budget, averaged weights, log, and exactly resumable
+checkpoints.
 
-The objective is a function of the step's number and draws its randomness from that number alone, so a run that was
-stopped and resumed does what an uninterrupted one does. Where torch.distributed is set up, every process works on its
-own part of the batch and their gradients are averaged; the first of them writes log and checkpoints.
+The objective is a function of the step and draws its randomness only from it, so that a resumed run equals an
+uninterrupted one. With torch.distributed, every process works on its own part of the batch and the gradients are
+averaged; rank 0 writes log and checkpoints.
 """
 
 from __future__ import annotations
@@ -23,34 +24,37 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 EPS = 1e-16
-"""AdamW's; the gradients of the innermost layers are near 1e-9 late in training, and the usual 1e-8 would stop them."""
+"""For AdamW. Late in training, the gradients of the innermost layers are near 1e-9, which the usual 1e-8 would
+suppress."""
 
 PAUSE = 5.0
-"""A step that takes more than so many times as long as steps usually do counts as that: the process was stopped."""
+"""Upper limit of the duration of a step, relative to the usual one; longer steps mean that the process was
+suspended."""
 
 Objective = Callable[[int], Tensor]
 Probe = Callable[[nn.Module, int], Mapping[str, Any]]
 
 
 def rank() -> int:
-    """The number of this process among those that train together; 0 where it is alone."""
+    """The rank of this process; 0 without torch.distributed."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long and how fast. One of `minutes` (of training, not counting earlier stops) and `steps` ends the run."""
+    """Duration and hyperparameters. The run ends after `minutes` (of training, without interruptions) or after
+    `steps`."""
 
     lr: float = 1e-3
     minutes: float | None = None
     steps: int | None = None
     warmup: int = 200
-    """Steps during which the rate rises from 0."""
+    """Steps of linear warm-up."""
     final: float = 0.02
-    """The rate at the end of the cosine, as a fraction of `lr`."""
+    """Learning rate at the end of the cosine, relative to `lr`."""
     weight_decay: float = 0.01
     ema: float = 0.999
-    """Averaged weights forget by this factor a step; at the start they forget faster."""
+    """Decay of the averaged weights per step; lower at the start."""
     clip: float = 1.0
     log_every: int = 20
     save_minutes: float = 3.0
@@ -58,11 +62,11 @@ class Plan:
 
 
 class Trainer:
-    """Trains `module` (whose parameters the objective uses) and keeps `averaged`, a dict of the same names."""
+    """Trains `module`, whose parameters the objective uses, and keeps `averaged`, a state dict of averaged weights."""
 
     def __init__(self, module: nn.Module, plan: Plan, folder: Path, name: str) -> None:
         if (plan.minutes is None) == (plan.steps is None):
-            raise ValueError("A plan ends after minutes or after steps: give exactly one of the two")
+            raise ValueError("Exactly one of minutes and steps must be set")
         self.module, self.plan, self.folder, self.name = module, plan, folder, name
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -80,24 +84,25 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """0 at the start, 1 at the end."""
+        """From 0 at the start to 1 at the end."""
         if self.plan.steps is not None:
             return self.step / self.plan.steps
         return self.seconds / (60 * (self.plan.minutes or 1.0))
 
     def rate(self) -> float:
-        """The learning rate of the next step: a short rise, then half a cosine."""
+        """The learning rate of the next step: warm-up, then half a cosine."""
         low = self.plan.final
         cosine = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
         return self.plan.lr * min(1.0, (self.step + 1) / max(1, self.plan.warmup)) * cosine
 
     def run(self, objective: Objective, *, samples_per_step: int, probe: Probe | None = None) -> None:
-        """Train to the end of the plan; nothing happens when it is there already. `probe` looks at the averaged model
+        """Trains to the end of the plan; does nothing if it has been reached. `probe` evaluates the averaged model
         every `probe_minutes` and at the end."""
         if self.progress >= 1:
             return
         losses: list[float] = []
-        saved = probed = logged = self.seconds
+        logged = self.seconds
+        due = {"save": self._next(self.plan.save_minutes), "probe": self._next(self.plan.probe_minutes)}
         while self.progress < 1:
             losses.append(self._step(objective))
             if rank() > 0:
@@ -106,17 +111,23 @@ class Trainer:
                 speed = samples_per_step * len(losses) / max(self.seconds - logged, 1e-9)
                 self.log(loss=sum(losses) / len(losses), lr=self.rate(), samples_per_second=speed)
                 losses, logged = [], self.seconds
-            if self.seconds - saved > 60 * self.plan.save_minutes:
+            if self.seconds > due["save"]:
                 self.save()
-                saved = self.seconds
-            due = self.plan.probe_minutes is not None and self.seconds - probed > 60 * self.plan.probe_minutes
-            if probe is not None and due:
-                self.log(**self._probe(probe))
-                probed = self.seconds
+                due["save"] = self._next(self.plan.save_minutes)
+            if self.seconds > due["probe"]:
+                self._report(probe)
+                due["probe"] = self._next(self.plan.probe_minutes)
         if rank() == 0:
             self.save()
-            if probe is not None:
-                self.log(**self._probe(probe))
+            self._report(probe)
+
+    def _next(self, minutes: float | None) -> float:
+        """The time, in seconds of training, that is `minutes` from now; never if None."""
+        return math.inf if minutes is None else self.seconds + 60 * minutes
+
+    def _report(self, probe: Probe | None) -> None:
+        if probe is not None:
+            self.log(**self._probe(probe))
 
     def _step(self, objective: Objective) -> float:
         begin = time.perf_counter()
@@ -134,14 +145,14 @@ class Trainer:
         return mean_loss
 
     def _without_pauses(self, seconds: float) -> float:
-        """What a step of so many seconds counts, by what the steps before it took."""
+        """The duration of a step without suspensions, judged by the previous steps."""
         counted = min(seconds, PAUSE * self._usual) if self._usual else seconds
         self._usual = counted if not self._usual else 0.9 * self._usual + 0.1 * counted
         return counted
 
     def _agree(self, loss: float) -> float:
-        """Average gradients and loss over all processes, and count the seconds of the step before: together, so that
-        every process sees the same clock and ends at the same step."""
+        """Averages gradients, loss and the duration of the previous step over all processes, so that all of them see
+        the same clock and end at the same step."""
         numbers = torch.tensor([loss, self._duration], dtype=torch.float32)
         if dist.is_initialized():
             grads = [p.grad for p in self.parameters if p.grad is not None]
@@ -162,7 +173,7 @@ class Trainer:
         torch._foreach_lerp_([self.averaged[key] for key in keys], [state[key] for key in keys], 1 - decay)
 
     def _probe(self, probe: Probe) -> Mapping[str, Any]:
-        """Run `probe` with the averaged weights in place of the current ones."""
+        """Runs `probe` with the averaged weights."""
         current = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
         self.module.load_state_dict(self.averaged)
         try:
@@ -172,7 +183,7 @@ class Trainer:
             self.module.load_state_dict(current)
 
     def log(self, **values: Any) -> None:
-        """One JSON line in the run's log."""
+        """Appends a JSON line to the run's log."""
         line = {"run": self.name, "step": self.step, "seconds": round(self.seconds, 1), **values}
         rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
         with (self.folder / f"{self.name}.jsonl").open("a", encoding="utf-8") as file:
@@ -180,7 +191,7 @@ class Trainer:
         logger.info("%s", rounded)
 
     def save(self) -> None:
-        """Everything that a resumed run needs, written whole or not at all."""
+        """Saves everything needed to resume, atomically."""
         state = {
             "module": self.module.state_dict(),
             "averaged": self.averaged,
@@ -193,11 +204,11 @@ class Trainer:
         part.replace(self.checkpoint)
 
     def adopt(self) -> None:
-        """Begin the averages anew from weights that were loaded into the module."""
+        """Resets the averaged weights to those of the module."""
         self.averaged = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     def resume(self) -> bool:
-        """Take up the checkpoint of this name if there is one."""
+        """Loads the checkpoint of this name, if there is one. Returns whether it did."""
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, weights_only=True, map_location=self.parameters[0].device)
@@ -205,5 +216,5 @@ class Trainer:
         self.averaged = state["averaged"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-        logger.info("%s goes on at step %d", self.name, self.step)
+        logger.info("%s resumes at step %d", self.name, self.step)
         return True

@@ -1,7 +1,7 @@
-"""The few words of the world's captions among the tokenizer's 49408 tokens.
+"""A reduced vocabulary: the few tokens of the world's captions among the tokenizer's 49408.
 
-Only rows of tokens that occur can learn, so training keeps a table of those alone, and one row for all other words,
-which every now and then stands in for a random word of a caption. `spread` writes the table back in full size.
+Only embeddings of tokens that occur can be trained. So training uses a table with these, and one row for all unknown
+words, which occasionally replaces a random word of a caption. `spread` expands the table to the full vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNKNOWN_SHARE = 0.01
 
 
 class Words:
-    """Token numbers <-> rows of the small table; the last row is that of unknown words."""
+    """Maps token ids to rows of the reduced table; the last row is for unknown words."""
 
     def __init__(self, vocab_size: int, context_length: int) -> None:
         rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ class Words:
         return len(self.known) + 1
 
     def read(self, texts: Sequence[str], rng: np.random.Generator | None = None) -> Tensor:
-        """Rows b n of texts; with `rng`, a few words become the unknown one."""
+        """Rows b n of texts; with `rng`, a few words are replaced by the unknown word."""
         rows = self.rows[tokenize(list(texts), self.context_length)]
         if rng is not None:
             hidden = torch.from_numpy(rng.random(rows.shape) < UNKNOWN_SHARE)
@@ -46,5 +46,5 @@ class Words:
         return rows
 
     def spread(self, table: Tensor) -> Tensor:
-        """The embedding of the whole vocabulary out of the small table."""
+        """Expands the reduced table to the full vocabulary."""
         return table[self.rows]

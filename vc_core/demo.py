@@ -1,4 +1,4 @@
-"""The first thing to run: one text-to-video and one image-to-video clip with the bundled small models."""
+"""A first demonstration: one text-to-video and one image-to-video clip with the small bundled models."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .pipeline import Request, VideoCrafter
 from .recipe import recipe, tags
 from .video import write_video
 
-PICTURE = bundled.FOLDER / "example_picture.png"
+IMAGE = bundled.FOLDER / "example_picture.png"
 
 TEXT_PROMPT = "a red square moves quickly to the left on a grey background"
-PICTURE_PROMPT = "a yellow circle moves quickly to the right on a navy background"
+IMAGE_PROMPT = "a yellow circle moves quickly to the right on a navy background"
 
 
 def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) -> list[Path]:
-    """Makes both clips and a contact sheet in `folder` (made if absent) and returns the paths of the new files.
+    """Makes both clips and a contact sheet in `folder`, which is created if needed. Returns the paths of the new files.
 
-    `progress` is told the name of the clip and each step.
+    progress: called with the name of the clip and the step, after each step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[str, Path, str, Tensor | None]] = [
         ("text-to-video", bundled.TEXT, TEXT_PROMPT, None),
-        ("image-to-video", bundled.IMAGE, PICTURE_PROMPT, load_picture(PICTURE)),
+        ("image-to-video", bundled.IMAGE, IMAGE_PROMPT, load_picture(IMAGE)),
     ]
     written: list[Path] = []
     clips = []
-    for name, file, prompt, picture in jobs:
+    for name, file, prompt, image in jobs:
         crafter = VideoCrafter.load(file)
 
         def on_step(step: Step, name: str = name) -> None:
@@ -42,10 +42,12 @@ def run_demo(folder: Path, progress: Callable[[str, Step], None] | None = None) 
                 progress(name, step)
 
         request, spec = Request(seed=1), crafter.parts.spec
-        frames = crafter.generate(prompt, picture, request=request, on_step=on_step)
+        frames = crafter.generate(prompt, image, request=request, on_step=on_step)
         clips.append(frames)
-        made = tags(recipe(spec, prompt, request, files=[file.name]))
-        written.append(write_video(_unused(folder / f"{name}.mp4"), frames, fps=spec.defaults.save_fps, metadata=made))
+        metadata = tags(recipe(spec, prompt, request, files=[file.name]))
+        written.append(
+            write_video(_unused(folder / f"{name}.mp4"), frames, fps=spec.defaults.save_fps, metadata=metadata)
+        )
     sheet = contact_sheet(torch.cat(clips), columns=clips[0].shape[0])
     written.append(save_picture(_unused(folder / "contact-sheet.png"), sheet))
     return written

@@ -1,10 +1,10 @@
-"""The one exception that a user's input can cause."""
+"""The exception for invalid user input."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something given cannot be used. The message says what was given, what is allowed, and the cure."""
+    """Invalid input. The message says what was given, what is allowed, and how to fix it."""
 
     __module__ = "videocrafter"
-    """ComfyUI writes it before every message; the name it has for a pack's module is the whole path of the file."""
+    """ComfyUI shows it before the message; without it, it would show the full path of the module's file."""

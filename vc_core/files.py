@@ -1,9 +1,9 @@
-"""Files that appear complete or not at all.
+"""Atomic writing of files and folders.
 
-A file, or a folder of files, is written under a temporary name beside its final one and gets the final name in one
-step when it is complete. Whatever ends the work before that (an error, an interruption, a full disk, the death of the
-process) leaves nothing under the final name and every other file as it was. What a dead process left under a temporary
-name goes when the next file is written into the same folder.
+A file, or a folder of files, is written under a temporary name in the target folder and renamed in one step once it is
+complete. If the work ends earlier (an error, an interruption, a full disk, a killed process), there is nothing under
+the final name, and other files are unchanged. Temporary files of killed processes are removed when the next file is
+written to the same folder.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ except ImportError:  # Windows
 
 PREFIX, SUFFIX = ".videocrafter-", ".part"
 ABANDONED = 5 * 60
-"""Seconds without a change after which a part that nobody holds is taken for the leftover of a process that died."""
+"""Seconds without a change after which an unlocked temporary file is considered abandoned."""
 STALE = 24 * 60 * 60
-"""The same where the system cannot tell whether somebody holds it."""
+"""The same on systems without file locks."""
 
 
 @dataclass
 class Place:
-    """`part` is where to write; `final` the name that it gets, which may have moved on when another took it."""
+    """`part` is the temporary path to write to; `final` the path it gets, which changes if the requested one is
+    taken."""
 
     part: Path
     final: Path
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """`path` with `~` replaced by the home folder; a name that merely begins with `~` stays as it is."""
+    """`path` with `~` replaced by the home folder; other names that start with `~` are unchanged."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no user of that name
@@ -48,43 +49,49 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False, folder: bool = False) -> Path:
-    """`path` as an absolute one that can be written; nothing is made yet. `folder`: it is to become a folder of files,
-    which never replaces anything. Raises UserError when it exists or cannot be made."""
+    """`path` as an absolute path, checked to be writable; nothing is created yet.
+
+    folder: whether it is going to be a folder of files, which never replaces anything.
+
+    Raises UserError if it exists or cannot be written.
+    """
     try:
         file = expanded(path).absolute()
         with contextlib.suppress(FileNotFoundError):
             os.lstat(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} cannot be a file here ({error}). Choose another name or folder.") from error
+        raise UserError(
+            f"{str(path)!r} is not a valid file name here ({error}). Choose another name or folder."
+        ) from error
     inside = f"name a file in it, for example {str(file / 'video.mp4')!r}."
     if folder and os.path.lexists(file):
         cure = f"Choose a new name, or {inside}" if file.is_dir() else "Choose a new name."
-        raise UserError(f"{str(path)!r} exists already, and a folder of pictures replaces nothing. {cure}")
+        raise UserError(f"{str(path)!r} already exists, and a folder of images never replaces anything. {cure}")
     if file.is_dir() or not file.name:
         raise UserError(f"{str(path)!r} is a folder; {inside}")
     if file.exists() and not overwrite:
         raise UserError(
-            f"{str(path)!r} exists already and is kept. Choose another name, or overwrite it (--overwrite on the "
-            "command line, overwrite=True in Python)."
+            f"{str(path)!r} already exists. Choose another name, or overwrite it (--overwrite on the command line, "
+            "overwrite=True in Python)."
         )
-    there = existing_folder(file)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"Nothing can be written to the folder {str(there)!r}. Choose another folder.")
+    parent = existing_folder(file)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"The folder {str(parent)!r} is not writable. Choose another folder.")
     return file
 
 
 def existing_folder(file: Path) -> Path:
-    """The nearest folder above a file that exists already."""
+    """The nearest existing folder above a file."""
     return next((above for above in file.absolute().parents if above.is_dir()), file.parent)
 
 
 @contextlib.contextmanager
 def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -> Iterator[Place]:
-    """Gives a place whose `part` becomes `path` when the block ends well, and is removed when it does not.
+    """Yields a `Place` whose `part` is renamed to `path` if the block succeeds, and removed if it fails.
 
-    Without `overwrite`, a name that was taken in the meantime is left alone and `-2`, `-3`, ... is added to ours. The
-    part exists already, as an empty file that is to be written in place, or with `folder` as an empty folder;
-    overwriting is for files only. Folders on the way to `path` are made, and removed again when the block fails.
+    Without `overwrite`, a name that was taken in the meantime is not replaced: `-2`, `-3`, ... is appended to the new
+    one. `part` already exists, as an empty file to be written in place, or as an empty folder with `folder`; folders
+    are never overwritten. Missing parent folders are created, and removed again if the block fails.
     """
     final = check_target(path, overwrite=overwrite, folder=folder)
     with _made(final.parent):
@@ -106,12 +113,12 @@ def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -
 
 @contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Makes a folder and those above it; the ones that were new and are empty go again when the block fails."""
+    """Creates a folder and its parents; removes those that are new and empty if the block fails."""
     new = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The folder {str(folder)!r} cannot be made ({error}). Choose another one.") from error
+        raise UserError(f"The folder {str(folder)!r} cannot be created ({error}). Choose another one.") from error
     try:
         yield
     except BaseException:
@@ -123,7 +130,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(part: Path) -> Iterator[None]:
-    """Locks the part until the block or the process ends, however it ends, so that `_sweep` leaves it alone."""
+    """Locks the part until the block or the process ends, so that `_sweep` does not remove it."""
     if fcntl is None:
         yield
         return
@@ -147,7 +154,7 @@ def _commit(place: Place, *, overwrite: bool) -> None:
 
 
 def _rename_new(part: Path, final: Path) -> bool:
-    """Renames without ever replacing; false when `final` exists."""
+    """Renames without replacing; returns False if `final` exists."""
     try:
         if part.is_dir() or os.name == "nt":
             return _rename_checked(part, final)
@@ -173,7 +180,7 @@ def _rename_checked(part: Path, final: Path) -> bool:
 
 
 def _sync(part: Path) -> None:
-    """The contents reach the disk before the name does."""
+    """Flushes the contents to disk before the file is renamed."""
     for file in sorted(part.iterdir()) if part.is_dir() else [part]:
         with file.open("rb+") as opened:
             os.fsync(opened.fileno())
@@ -188,7 +195,7 @@ def _remove(part: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what processes that died left behind."""
+    """Removes abandoned temporary files."""
     for part in folder.glob(f"{PREFIX}*{SUFFIX}"):
         with contextlib.suppress(OSError):
             newest = max(entry.stat().st_mtime for entry in [part, *(part.iterdir() if part.is_dir() else ())])

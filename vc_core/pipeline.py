@@ -134,7 +134,8 @@ class VideoCrafter:
             given = [fit(each, settings.height, settings.width, request.fit) for each in given]
             drawn = None if request.sharp else seeded
             concat = self.ends(given[0], settings.frames, *given[1:], loop=request.loop, noise=drawn)
-        conditionings = self.conditionings(prompt, given[0] if given else None, request, settings, concat)
+        prompts, first = (prompt, *request.then), given[0] if given else None
+        conditionings = self.conditionings(prompts, first, request, settings, concat)
         replay = self.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
             self._model(request, settings, levels, replay),
@@ -212,14 +213,14 @@ class VideoCrafter:
 
     def conditionings(
         self,
-        prompt: str,
+        prompts: Sequence[str],
         image: Tensor | None,
         request: Request,
         settings: Settings,
         concat: Tensor | None = None,
     ) -> dict[str, Conditioning]:
         """The conditionings that the guidance of a request needs, by name; see `conditioning_for`."""
-        positive = self.conditioning_for((prompt, *request.then), image, settings, concat)
+        positive = self.conditioning_for(prompts, image, settings, concat)
         made, needed = {"positive": positive}, settings.sampling.guidance.conditionings
         if "negative" in needed:
             grey = None if image is None else GREY

@@ -1,4 +1,4 @@
-"""Text for a terminal, of any encoding, from files that may hold anything."""
+"""Output to a terminal of any encoding, safe for text from untrusted files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import unicodedata
 
 
 def say(text: str) -> None:
-    """A line to the user, or several; what the output's encoding lacks is escaped."""
+    """Prints text to stdout. Characters that its encoding lacks are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(printable(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stdout.flush()
 
 
 def printable(text: str) -> str:
-    """The text with control characters, which a terminal would obey, escaped; lines are kept."""
+    """The text with control characters escaped, except newlines."""
     return "".join(
         letter if letter == "\n" or unicodedata.category(letter) not in ("Cc", "Cf") else ascii(letter)[1:-1]
         for letter in text
@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def log_to_terminal(level: int) -> None:
-    """Lets the log of this process go to stderr, from that level on."""
+    """Sends this process's log messages of at least that level to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

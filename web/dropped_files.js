@@ -1,11 +1,11 @@
-/* The page reads the workflow in PNG, WebP, MP4, MOV and WebM files that are dropped on it. This adds GIF and MKV. */
+/* ComfyUI restores the workflow from dropped PNG, WebP, MP4, MOV and WebM files. This adds GIF and MKV. */
 
 import { app } from "../../scripts/app.js";
 
-const ENOUGH = 2 * 1024 * 1024; // bytes; Matroska keeps its tags before the pictures
+const ENOUGH = 2 * 1024 * 1024; // bytes; in Matroska files, tags come before the frames
 const KEYS = ["workflow", "prompt"];
 
-/** The text of GIF comments "key:value", by key. */
+/** The values of GIF comments "key:value", by key. */
 export function readGif(bytes) {
   const found = {};
   const table = (flags) => (flags & 0x80 ? 3 * 2 ** ((flags & 7) + 1) : 0);
@@ -37,7 +37,7 @@ export function readGif(bytes) {
   return found;
 }
 
-/** The text of Matroska's tags, by name in small letters. */
+/** The values of Matroska tags, by lower-case name. */
 export function readMatroska(bytes) {
   const found = {};
   const [SEGMENT, TAGS, TAG, SIMPLE, NAME, TEXT] = [0x18538067, 0x1254c367, 0x7373, 0x67c8, 0x45a3, 0x4487];
@@ -94,7 +94,7 @@ async function metadataOf(file) {
     try {
       found[key] = JSON.parse(texts[key]);
     } catch {
-      found[key] = null; // no such text, or another program's
+      found[key] = null; // missing, or written by another program
     }
   }
   return found;

@@ -1,5 +1,5 @@
-/* Shows what VideoCrafter Video Combine says about its file. The text is part of the node's output, so it comes with the
-   video: to the page that queued the run, and again when its workflow comes back into view. */
+/* Shows the messages of VideoCrafter Video Combine in the node. They are part of the node's output, so they arrive with the
+   video: in the page that queued the run, and again when its workflow is reopened. */
 
 import { app } from "../../scripts/app.js";
 
@@ -16,13 +16,13 @@ function show(node, lines) {
     const height = () => 56;
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height };
     widget = node.addDOMWidget(NAME, NAME, box, options);
-    widget.serialize = false; // no value of the workflow
+    widget.serialize = false; // not saved in the workflow
   }
   widget.element.textContent = lines.join("\n");
   node.setDirtyCanvas?.(true, true);
 }
 
-/** The node of a key of the page's outputs: an id, within a subgraph with the subgraph's own in front. */
+/** The node for a key of the outputs: its id, prefixed with the id of its subgraph, if any. */
 function nodeOf(key) {
   const graph = app.rootGraph ?? app.graph;
   const [id, subgraph] = String(key).split(":").reverse();

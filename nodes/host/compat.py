@@ -1,4 +1,4 @@
-"""Old and new hosts: keywords that only newer ComfyUI knows are passed only there."""
+"""Compatibility with older and newer ComfyUI: arguments and calls that only some versions support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def known(target: Callable[..., Any], /, **keywords: Any) -> dict[str, Any]:
-    """Those of `keywords` that `target` takes, all of them where it takes any.
+    """Those of `keywords` that `target` accepts.
 
     Use: `io.Schema(node_id="...", **known(io.Schema, search_aliases=[...]))`.
     """
@@ -24,19 +24,19 @@ def known(target: Callable[..., Any], /, **keywords: Any) -> dict[str, Any]:
 
 
 def remember_types(module: Any) -> None:
-    """Tells newer hosts the types that a module's weights have by themselves, before streaming changes them."""
+    """Records the original dtypes of a module's weights in newer ComfyUI, before weight streaming changes them."""
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(module)
 
 
 def aliases(*names: str) -> dict[str, Any]:
-    """Further words under which the node search finds a node (ComfyUI 0.11 and later)."""
+    """Further search terms for a node (ComfyUI 0.11 and later)."""
     return known(io.Schema, search_aliases=list(names))
 
 
 def advanced(kind: Callable[..., Any]) -> dict[str, Any]:
-    """Folds an input away among the advanced ones (ComfyUI 0.10 and later); `kind` is its class, as `io.Int.Input`."""
+    """Marks an input as advanced (ComfyUI 0.10 and later); `kind` is its class, such as `io.Int.Input`."""
     return known(kind, advanced=True)
 
 
@@ -56,10 +56,10 @@ def is_dynamic(patcher: Any) -> bool:
 
 
 def keep_tables(patcher: Any) -> Any:
-    """Let every `model_sampling` of a MODEL keep its own tables; -> the patcher.
+    """Makes every `model_sampling` of a MODEL keep its own tables. Returns the patcher.
 
-    A dynamic patcher notes the buffers of a model by name, and restores them at its next load: into another object, if
-    a node has replaced `model_sampling` in between.
+    A dynamic patcher backs up the buffers of a model by name and restores them when it is loaded again: into the wrong
+    object, if a node has replaced `model_sampling` in between.
     """
 
     def forget(loaded: Any, *_: Any) -> None:
@@ -72,11 +72,11 @@ def keep_tables(patcher: Any) -> Any:
 
 
 def fill(module: Any, tensors: dict[str, Tensor], patcher: Any) -> tuple[list[str], list[str]]:
-    """Assign the tensors to the module of a patcher, so that there is no second copy of them; -> the names that are
-    missing, and those that are unknown.
+    """Assigns the tensors to the module of a patcher without a second copy. Returns the missing and the unexpected
+    names.
 
-    A dynamic patcher takes them in the type of the file, and casts them on the GPU. Otherwise they are cast to the
-    module's own types, and a module that ComfyUI has built on the GPU takes copies.
+    A dynamic patcher keeps the dtype of the file and casts on the GPU. Otherwise the tensors are cast to the module's
+    own dtypes, and copied if ComfyUI has built the module on the GPU.
     """
     assign = is_dynamic(patcher)
     if not assign:

@@ -11,7 +11,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ...vc_core.conditions import NEGATIVE, POSITIVE, Branch
-from ...vc_core.denoising.guidance import Combination, Guidance, Rule, Term, summed
+from ...vc_core.denoising.guidance import Combination, Rule, Term, summed
 from ...vc_core.network.layers import to_clips, to_frames
 from .branches import BRANCHES
 from .model_sampling import RescaledSampling
@@ -19,14 +19,13 @@ from .model_sampling import RescaledSampling
 Predictions = dict[Branch, Tensor]
 
 
-def with_guidance(model: Any, guidance: Guidance) -> Any:
-    """The MODEL with what follows classifier-free guidance: terms of changed passes, and rules."""
-    _, changed = _parts(guidance.combination)
-    rules = guidance.combination.rules
-    if not changed and not rules:
+def with_combination(model: Any, combination: Combination) -> Any:
+    """The MODEL with what follows classifier-free guidance in a combination: terms of changed passes, and rules."""
+    _, changed = _parts(combination)
+    if not changed and not combination.rules:
         return model
     model = model.clone()
-    model.set_model_sampler_post_cfg_function(partial(_after_cfg, terms=changed, rules=rules))
+    model.set_model_sampler_post_cfg_function(partial(_after_cfg, terms=changed, rules=combination.rules))
     return model
 
 
@@ -34,12 +33,12 @@ class Guider(comfy.samplers.CFGGuider):
     """ComfyUI's guider for a combination of more conditionings than the positive and the negative one. Those two are
     computed as ever, all others in one further call."""
 
-    def __init__(self, model: Any, conditionings: Mapping[str, Any], guidance: Guidance) -> None:
-        """`conditionings`: CONDITIONING by the names of `conditions.Branch`."""
+    def __init__(self, model: Any, conditionings: Mapping[str, Any], combination: Combination, cfg: float) -> None:
+        """`conditionings`: CONDITIONING by the names of `conditions.Branch`. `cfg`: the scale that other nodes see."""
         super().__init__(model)
-        self.combination, _ = _parts(guidance.combination)
+        self.combination, _ = _parts(combination)
         self.inner_set_conds(dict(conditionings))
-        self.set_cfg(guidance.scale)
+        self.set_cfg(cfg)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None) -> Tensor:
         """ComfyUI's entry for each call of the model."""

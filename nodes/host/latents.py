@@ -1,4 +1,4 @@
-"""The latent format of a model in ComfyUI: the scale of latents, and the colours of previews."""
+"""What a model's latents are to ComfyUI: their scale, and the colours of its previews."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class OwnLatents(comfy.latent_formats.SD15):
         self.autoencoder = autoencoder
         self.taesd_decoder_name = None
         self.latent_rgb_factors = torch.eye(3).tolist() if RESHAPES else None
-        self.latent_rgb_factors_reshape = self.decoded
+        self.latent_rgb_factors_reshape = self.pictures
 
-    def decoded(self, latents: Tensor) -> Tensor:
-        """The first image of latents n c h w, as the sampler has them: 1 3 (f h) (f w), about -1..1."""
+    def pictures(self, latents: Tensor) -> Tensor:
+        """The first picture of latents n c h w, as the sampler has them: 1 3 (f h) (f w), about -1..1."""
         first = latents[:1].to(torch.float32)
         return self.autoencoder.to(first.device).decode(first)
 
@@ -45,8 +45,8 @@ def _has_published_norms(spec: AutoencoderSpec) -> bool:
 
 
 def latent_format(checkpoint: Checkpoint) -> Any:
-    """The LatentFormat of an opened file. A model without its own autoencoder has no previews, as the colours would be
-    wrong."""
+    """The LatentFormat of an opened file. One whose own autoencoder is not there has no previews: no colours are better
+    than wrong ones."""
     spec = checkpoint.spec.autoencoder
     if _has_published_norms(spec):
         return comfy.latent_formats.SD15(spec.scale_factor)

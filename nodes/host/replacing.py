@@ -1,4 +1,4 @@
-"""Renamed nodes: saved workflows that hold an earlier name open with the present node, where ComfyUI offers that."""
+"""Renamed nodes: workflows saved with an earlier id open with the present node, if ComfyUI supports it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from comfy_api.latest import ComfyAPI, io
 
 @dataclass(frozen=True)
 class Replacement:
-    """A node that saved workflows know by `old_id`, and what is used in its place.
+    """A former node id, and the node that replaces it.
 
     Args:
-        old_id: the id that is no longer registered.
+        old_id: the id that is no longer registered, as found in saved workflows.
         new_id: the id of the present node.
-        widgets: the widgets of the old node in their order, which is how a workflow file stores their values.
-        inputs: input of the new node -> input of the old one. Empty if all of them kept their names.
-        outputs: output of the new node -> output of the old one, by position. Empty if none has moved.
+        widgets: names of the old node's widgets in order; a workflow file stores only their values.
+        inputs: input of the new node -> input of the old one. Empty if all names are unchanged.
+        outputs: output index of the new node -> output index of the old one. Empty if none has moved.
     """
 
     old_id: str
@@ -28,7 +28,7 @@ class Replacement:
 
 
 async def register(replacements: Sequence[Replacement]) -> None:
-    """Makes these known to ComfyUI. Older versions have no means for it: there, nothing happens."""
+    """Registers the replacements with ComfyUI. Does nothing on older versions, which have no such API."""
     offered = getattr(ComfyAPI(), "node_replacement", None)
     kind = getattr(io, "NodeReplace", None)
     if offered is None or kind is None:

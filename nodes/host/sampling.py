@@ -21,7 +21,7 @@ from ...vc_core.denoising.guidance import Guidance
 from ...vc_core.denoising.start import Masked, noised, steps_of
 from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
-from .guidance import Guider, needs_guider, with_guidance
+from .guidance import Guider, needs_guider, with_combination
 from .long import reused, skip_orders
 from .model_sampling import RescaledSampling
 from .patches import TICK
@@ -197,7 +197,7 @@ def run(
     "image_only", the image with an empty prompt.
     """
     watch = Watch(model, len(sigmas) - 1)
-    model = with_guidance(model, guidance).clone()
+    model = with_combination(model, guidance.combination).clone()
     model.model_options.setdefault("transformer_options", {})[TICK] = watch.tick
     options: dict[str, Any] = {
         "callback": watch.step,
@@ -219,7 +219,7 @@ def run(
             **options,
         )
         return out
-    guider = Guider(model, conditionings, guidance)
+    guider = Guider(model, conditionings, guidance.combination, guidance.scale)
     out = guider.sample(start.noise, start.latent, sampler, sigmas, denoise_mask=start.mask, **options)
     return out.to(comfy.model_management.intermediate_device())
 

@@ -74,10 +74,10 @@ def test_sampling_uses_the_given_generator_only(tiny: Autoencoder) -> None:
 
 
 def test_a_side_that_is_no_multiple_of_8_is_refused(tiny: Autoencoder) -> None:
-    with pytest.raises(UserError, match="multiples of 8; the picture is 20x16"):
+    with pytest.raises(UserError, match="multiples of 8; the image is 20x16"):
         tiny.encode(torch.zeros(1, 3, 16, 20))
 
 
 def test_a_latent_with_frames_on_another_axis_is_refused(tiny: Autoencoder) -> None:
-    with pytest.raises(UserError, match=r"it was given \(1, 4, 16, 8, 8\)"):
+    with pytest.raises(UserError, match=r"not \(1, 4, 16, 8, 8\)"):
         tiny.decode(torch.zeros(1, 4, 16, 8, 8))

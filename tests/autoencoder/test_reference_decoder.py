@@ -89,5 +89,5 @@ def test_one_frame_is_a_clip_of_both_pictures(tiny: Autoencoder) -> None:
 
 
 def test_pictures_of_another_size_are_refused(tiny: Autoencoder) -> None:
-    with pytest.raises(UserError, match=r"two pictures of the clip's size, \(2, 3, 12, 8\).*\(2, 3, 12, 10\)"):
+    with pytest.raises(UserError, match=r"have the shape \(2, 3, 12, 10\).*two of the clip's size, \(2, 3, 12, 8\)"):
         tiny.decode(torch.randn(3, 4, 6, 4), ends=torch.rand(2, 3, 12, 10))

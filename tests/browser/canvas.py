@@ -194,7 +194,7 @@ class Canvas:
         self.setting("Comfy.VueNodes.Enabled", on)
 
     def speak(self, language: str) -> None:
-        """Switches the page's language (en, zh, ja) and loads it anew."""
+        """Switches the page's language (en, zh, ja) and reloads it."""
         self.setting("Comfy.Locale", language)
         self.load()
 
@@ -204,7 +204,7 @@ class Canvas:
         self.settle()
 
     def load(self, url: str | None = None) -> None:
-        """Opens the page, or loads it anew, and waits until it can be used."""
+        """Opens the page, or reloads it, and waits until it can be used."""
         if url:
             self.page.goto(url, wait_until="load")
         else:
@@ -269,7 +269,7 @@ class Canvas:
         self.settle()
 
     def reads(self, *texts: str) -> None:
-        """Waits until all these texts stand in the page; how its lines break does not matter."""
+        """Waits until all these texts are visible in the page; how its lines break does not matter."""
         self.page.wait_for_function(READS, arg=list(texts))
 
     def text(self) -> str:

@@ -78,7 +78,7 @@ def nodes(canvas: Canvas) -> None:
     canvas.add("VideoCrafterFreeNoise")
     canvas.page.evaluate(ACTUAL_SIZE)
     canvas.page.evaluate(HELP)
-    canvas.reads("When something is wrong")
+    canvas.reads("Troubleshooting")
     right = look(canvas).crop((460, 0, NARROW["width"], NARROW["height"]))
     both = Image.new("RGB", (search.width + 8 + right.width, search.height), "white")
     both.paste(search, (0, 0))

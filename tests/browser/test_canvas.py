@@ -131,7 +131,7 @@ def test_a_video_dropped_on_the_canvas_restores_its_workflow(canvas, server, tmp
 
 
 def _played(canvas, shot):
-    """Run, with previews on the way; then the video that plays in the page."""
+    """Run, with previews meanwhile; then the video that plays in the page."""
     ended = canvas.run()
     assert ended["end"] == "execution_success", ended["detail"].get("exception_message")
     assert ended["previews"] > 0
@@ -197,7 +197,7 @@ def test_templates_are_offered_with_their_pictures(canvas, shots):
     [
         ("videocrafter", "VideoCrafter KSampler"),
         ("i2v", "VideoCrafter Image Conditioning"),
-        ("animate", "VideoCrafter Picture to Video"),
+        ("animate", "VideoCrafter Image to Video"),
         ("save video", "VideoCrafter Video Combine"),
         ("prompt travel", "VideoCrafter Prompts Over Time"),
         ("text to video", "Text to Video (VideoCrafter)"),
@@ -237,16 +237,16 @@ def test_help_page_opens(canvas, shots, modern, view):
     try:
         canvas.look_from(*view)
         canvas.add("VideoCrafterKSampler")
-        assert "When something is wrong" not in canvas.text()
+        assert "Troubleshooting" not in canvas.text()
         canvas.page.locator('[data-testid="info-button"]').first.click()
-        canvas.reads("the authors' exact sampler and step spacing", "When something is wrong")
+        canvas.reads("the authors' exact sampler and step spacing", "Troubleshooting")
         canvas.picture(shots / "page_help.png")
     finally:
         canvas.setting("Comfy.RightSidePanel.IsOpen", False)
         canvas.modern(False)
 
 
-def test_an_error_is_told_in_the_page(canvas, shots):
+def test_an_error_is_shown_in_the_page(canvas, shots):
     canvas.drop(stand_ins.FOLDER / f"{stand_ins.START}.json")
     canvas.set("VideoCrafterKSampler", "steps", 27)
     assert canvas.run()["end"] == "execution_error"

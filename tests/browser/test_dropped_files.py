@@ -13,7 +13,7 @@ import pytest
 from video.clips import ramps
 
 from browser.canvas import browser_file, opened
-from vc_core.video import Options, offered, write
+from vc_core.video import Options, available_formats, write
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("playwright") is None or browser_file() is None,
@@ -22,7 +22,9 @@ pytestmark = pytest.mark.skipif(
 
 COMBINE = "VideoCrafterVideoCombine"
 FORMATS = [
-    name for name in ("mp4 h264", "mov h264", "mkv h264", "webm vp9", "gif", "webp", "apng", "png") if name in offered()
+    name
+    for name in ("mp4 h264", "mov h264", "mkv h264", "webm vp9", "gif", "webp", "apng", "png")
+    if name in available_formats()
 ]
 """One format of each container."""
 CLIP, FRAMES, WIDTH, HEIGHT = "ramps.mp4", 6, 94, 66
@@ -118,12 +120,12 @@ def test_a_dropped_file_opens_its_workflow(canvas, made, name):
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "png"])
 def test_a_file_made_without_a_page_opens_its_prompt(canvas, tmp_path, name):
-    """Prompts that came over HTTP have no workflow; the page lays the nodes out by itself."""
+    """Prompts that came over HTTP have no workflow; the page lays out the nodes automatically."""
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 40, "batch_size": 3, "color": 255}},
         "7": {"class_type": COMBINE, "inputs": {"images": ["1", 0], "fps": 5.5, "format": name}},
     }
-    path = tmp_path / f"clip{offered()[name].suffix}"
+    path = tmp_path / f"clip{available_formats()[name].suffix}"
     canvas.drop(write(path, ramps(2), fps=8, options=Options(format=name), metadata={"prompt": prompt}).path)
     graph = canvas.look()["graph"]
     assert sorted(node["type"] for node in graph["nodes"]) == ["EmptyImage", COMBINE]

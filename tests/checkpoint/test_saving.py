@@ -159,7 +159,7 @@ class TestTargets:
     def test_an_existing_file_is_kept_unless_told(self, tmp_path: Path) -> None:
         source, target = make(tmp_path, TEXT_MODEL), tmp_path / "out.safetensors"
         target.write_bytes(b"precious")
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match="already exists"):
             convert(source, target, preset=TEXT_MODEL)
         assert target.read_bytes() == b"precious"
         convert(source, target, preset=TEXT_MODEL, overwrite=True)

@@ -32,7 +32,7 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "order without windows": (("--order", "static"), "--order works with --long windows only"),
     "motion": (("--motion", "0.1"), "A motion guidance of 0.1 was given, but small_text has none"),
     "rounds of FreeInit": (("--free-init", "-1"), "The free_init of off is -1; it should be 0 to 10"),
-    "an ending alone": (("-o", ".mp4"), "'.mp4' is an ending without a name"),
+    "an ending alone": (("-o", ".mp4"), "'.mp4' is a suffix without a name"),
     "a new folder": (("-o", "new/folder/a.mp4", "--preset", "dynamicrafter_512"), "does not fit this file"),
     "spacing": (("--steps", "27"), "On the command line: --spacing trailing"),
     "more prompts than segments": (
@@ -55,7 +55,7 @@ class TestBadInput:
     ) -> None:
         arguments, message = BAD[case]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is told before weights are read
+        monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is reported before weights are read
         model = () if "-m" in arguments else ("-m", text_model)
         device = () if "--device" in arguments else ("--device", "cpu")
         assert run("text-to-video", "a", *model, *device, *arguments) == 2
@@ -113,7 +113,7 @@ class TestBadInput:
         (tmp_path / "file").write_bytes(b"precious")
         (tmp_path / "folder").mkdir()
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / taken, "--overwrite") == 2
-        assert "a folder of pictures replaces nothing" in one_line(capsys.readouterr().err)
+        assert "a folder of images never replaces anything" in one_line(capsys.readouterr().err)
         assert (tmp_path / "file").read_bytes() == b"precious"
 
     def test_an_image_model_without_its_image_file_is_known_for_what_it_is(

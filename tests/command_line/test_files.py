@@ -24,7 +24,7 @@ class TestInspect:
         for words in ("image-to-video model", "video UNet", "image encoder", "float32", "complete", "rescale 0.7"):
             assert words in said
 
-    def test_json_tells_everything(self, text_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_json_contains_everything(self, text_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("inspect", "--json", text_model) == 0
         report = json.loads(capsys.readouterr().out)
         assert list(report["parts"]) == ["unet", "autoencoder", "text_encoder"]
@@ -83,7 +83,7 @@ class TestInspect:
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
-def test_a_narrow_model_without_its_metadata_is_told(
+def test_a_narrow_model_without_its_metadata_is_reported(
     ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"bare.{ending}"

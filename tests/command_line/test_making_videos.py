@@ -115,7 +115,7 @@ class TestMakingVideos:
         write_video(start, torch.zeros(2, 8, 8, 3), fps=5)
         model = ("-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu")
         assert run("text-to-video", "a", *model, "--video", start) == 2
-        assert "has 2 frames, but 3 were asked for" in one_line(capsys.readouterr().err)
+        assert "has 2 frames, but 3 are needed" in one_line(capsys.readouterr().err)
 
     def test_halves_and_split_files_and_another_format(self, text_model: Path, tmp_path: Path) -> None:
         assert run("convert", text_model, "--split", "--dtype", "bf16", "-o", tmp_path / "parts") == 0
@@ -207,7 +207,7 @@ class TestBundledModels:
         assert bundled.resolved(Path("small"), bundled.TEXT) == Path("small")
 
     @pytest.mark.parametrize(("asked", "threads"), [(None, 1), ("3", 3)])
-    def test_small_networks_run_on_one_thread_unless_told_otherwise(
+    def test_small_networks_run_on_one_thread_by_default(
         self, asked: str | None, threads: int, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[int] = []
@@ -234,7 +234,7 @@ class TestBundledModels:
             torch.set_num_threads(before)
 
     @pytest.mark.parametrize(("prompt", "warned"), [("a dog", True), ("a dog moves", False), ("", False)])
-    def test_a_prompt_without_a_known_word_is_told(
+    def test_a_prompt_without_a_known_word_is_reported(
         self,
         prompt: str,
         warned: bool,

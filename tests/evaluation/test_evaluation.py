@@ -1,4 +1,4 @@
-"""The detector must fail on wrong clips; the command works end to end on a network that has learnt nothing."""
+"""The detector must fail on wrong clips; the command works end to end on an untrained network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of long videos: what they say of clips whose answers are known, and a whole run."""
+"""The figures of long videos: on clips with known answers, and a whole run."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ def test_a_measurement_in_pieces_is_put_together() -> None:
     second = {**head, "prompts": ["a"], "date": "tuesday", "64 frames": {"fifo": 4}}
     both = {"prompts": ["a", "b"], "date": "tuesday", "64 frames": {"plain": 1, "fifo": 4}, "128 frames": {"plain": 3}}
     assert joined(first, second) == {**head, **both}
-    with pytest.raises(ValueError, match="Leave --add out"):
+    with pytest.raises(ValueError, match="Omit --add"):
         joined(first, {**second, "model sha256": "b"})

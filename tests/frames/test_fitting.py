@@ -1,4 +1,4 @@
-"""Pictures brought to a clip's size, against the reference, and their latents in place."""
+"""Fitting images to a clip's size, compared with the reference, and arranging their latents."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def test_crop_covers_and_pad_shows_all(size: tuple[int, int]) -> None:
     assert rows / columns == pytest.approx(size[0] / size[1], rel=0.25)  # whole pixels
 
 
-def test_the_same_size_is_left_alone() -> None:
+def test_the_same_size_is_unchanged() -> None:
     picture = torch.randint(0, 256, (16, 24, 3), generator=torch.Generator().manual_seed(1)).float() / 255
     for how in ("crop", "pad", "published"):
         torch.testing.assert_close(fit(picture, 16, 24, how), picture)
 
 
-def test_bad_pictures_and_ways_are_refused() -> None:
+def test_invalid_images_and_options_are_refused() -> None:
     with pytest.raises(UserError, match=r"\(height, width, 3\); this one has \(3, 4, 5\)"):
         fit(torch.zeros(3, 4, 5), 8, 8)
-    with pytest.raises(UserError, match="'squeeze' to fit a picture; choose one of crop, pad, published"):
+    with pytest.raises(UserError, match="fit is 'squeeze'; it must be one of crop, pad, published"):
         fit(torch.zeros(3, 4, 3), 8, 8, "squeeze")  # type: ignore[arg-type]
 
 
@@ -64,5 +64,5 @@ def test_ends_of_a_clip() -> None:
     first, last = torch.full((1, 4, 2, 3), 2.0), torch.full((1, 4, 2, 3), 3.0)
     assert torch.equal(picture_latent(first, 5), torch.full((1, 4, 5, 2, 3), 2.0))
     assert picture_latent(first, 5, last)[0, 0, :, 0, 0].tolist() == [2, 0, 0, 0, 3]
-    with pytest.raises(UserError, match="2 frames or more; 1 was asked for"):
+    with pytest.raises(UserError, match="frames is 1; a clip between two images needs at least 2"):
         picture_latent(first, 1, last)

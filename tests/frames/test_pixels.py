@@ -1,4 +1,4 @@
-"""Pixels between networks, people and files, and pictures read and written."""
+"""Conversions of pixels between networks, frames and files; reading and writing images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_unit_and_network_are_each_others_inverse():
         to_network(torch.rand(5, 7, 3))
 
 
-def test_bytes_are_cut_off_as_the_reference_does():
+def test_bytes_are_rounded_down_as_in_the_reference():
     values = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 5.0])
     assert to_uint8(values).tolist() == [0, 0, 127, 254, 255, 255]
 
 
-def test_pictures_are_read_upright_opaque_and_in_colour(tmp_path):
+def test_images_are_read_upright_opaque_and_in_colour(tmp_path):
     grid = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
@@ -51,23 +51,23 @@ def test_pictures_are_read_upright_opaque_and_in_colour(tmp_path):
     assert load_picture(tmp_path / "deep.png").mean() == pytest.approx(32768 / 65535)
 
 
-def test_what_is_no_picture_is_told(tmp_path):
+def test_a_file_that_is_not_an_image_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="cannot be read as a picture"):
+    with pytest.raises(UserError, match="cannot be read as an image"):
         load_picture(tmp_path / "text.png")
-    with pytest.raises(UserError, match="There is no picture"):
+    with pytest.raises(UserError, match=r"Image .* not found"):
         load_picture(tmp_path / "none.png")
 
 
-def test_pictures_are_written_once(tmp_path):
+def test_images_are_not_overwritten(tmp_path):
     picture = torch.rand(5, 7, 3)
     path = save_picture(tmp_path / "new" / "a.png", picture)
     assert torch.allclose(load_picture(path), picture, atol=0.5 / 255 + 1e-6)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         save_picture(path, picture)
     assert save_picture(path, picture * 0, overwrite=True) == path
     assert load_picture(path).max() == 0
-    with pytest.raises(UserError, match="names no picture format"):
+    with pytest.raises(UserError, match="suffix of an image format"):
         save_picture(tmp_path / "a.xyz", picture)
     assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == ["a.png"]
 

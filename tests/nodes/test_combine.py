@@ -15,7 +15,7 @@ from video.reading import look, page_metadata, pixels, sound
 
 from comfyui.inprocess import Comfy
 from vc_core.errors import UserError
-from vc_core.video import offered
+from vc_core.video import available_formats
 
 NODE = "VideoCrafterVideoCombine"
 PROMPT = {"3": {"class_type": NODE, "inputs": {"text": 'a {b|c} "d" \\ ä } 漢', "is_changed": [float("nan")]}}}
@@ -40,7 +40,7 @@ def shown(comfy: Comfy, outcome) -> Path:
     return folder / item["subfolder"] / item["filename"]
 
 
-@pytest.mark.parametrize("name", list(offered()))
+@pytest.mark.parametrize("name", list(available_formats()))
 def test_every_format_is_written_shown_and_carries_the_workflow(comfy: Comfy, images, name):
     outcome = run(comfy, images, format=name, fps=8.0, filename_prefix="all/clip")
     video, passed, path, fps, count, (kept, files) = outcome.values
@@ -57,7 +57,7 @@ def test_every_format_is_written_shown_and_carries_the_workflow(comfy: Comfy, im
     assert video.get_components().images.shape == (7, 70, 94, 3)
     assert video.get_components().frame_rate == 8
     assert outcome.ui["animated"] == (True,)
-    listed = outcome.ui["images"] if offered()[name].page else outcome.ui["files"]
+    listed = outcome.ui["images"] if available_formats()[name].page else outcome.ui["files"]
     assert [str(comfy.base.output / item["subfolder"] / item["filename"]) for item in listed] == files
     _check_the_page_can_play_it(shown(comfy, outcome))
 
@@ -76,7 +76,7 @@ def test_nothing_is_written_into_the_file_under_disable_metadata(comfy: Comfy, i
 
     monkeypatch.setattr(args, "disable_metadata", True)
     for name in ("mp4 h264", "webm vp9", "gif", "webp", "apng", "mkv ffv1"):
-        if name in offered():
+        if name in available_formats():
             data = Path(run(comfy, images, format=name, filename_prefix="plain").values[2]).read_bytes()
             assert b"class_type" not in data
             assert b"workflow" not in data.lower()
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_no_file_and_says_so(comfy: Comfy, images, name):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"There is no room for the whole file.*Make space"):
+        with pytest.raises(UserError, match=r"There is not enough space for the file.*Free some space"):
             run(comfy, images, format=name, filename_prefix="full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -204,7 +204,7 @@ def test_sound_that_is_none_does_not_stop_the_video(comfy: Comfy, images, caplog
     with caplog.at_level("INFO"):
         path = Path(run(comfy, images, audio=Unreadable(), filename_prefix="mute").values[2])
     assert look(path).count == 7
-    assert "There is no sound: it could not be read (no waveform here)." in caplog.text
+    assert "The video has no audio: it could not be read (no waveform here)." in caplog.text
     path = Path(run(comfy, images, audio={"waveform": torch.zeros(1, 2, 0), "sample_rate": 8000}).values[2])
     assert look(path).count == 7
 

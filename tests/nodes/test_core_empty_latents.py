@@ -89,7 +89,7 @@ def test_empty_images_of_other_models_become_a_clip_of_their_batch(text_model, n
     assert out.shape == shape
     assert torch.isfinite(out).all()
     if latent["samples"].shape[1] != 4:
-        with pytest.raises(UserError, match=r"channels and VideoCrafter's have 4.*VideoCrafter Empty Latent"):
+        with pytest.raises(UserError, match=r"channels, but VideoCrafter needs 4.*VideoCrafter Empty Latent"):
             text_model.sample(latent_image=latent)
 
 

@@ -168,7 +168,7 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
     with pytest.raises(Exception, match=r"continues an image.*Picture to Video"):
         continuing_model.sample()
     for other in (text_model, image_model):
-        with pytest.raises(Exception, match="does not continue pictures"):
+        with pytest.raises(Exception, match="is not supported by VideoCrafter Image to Video"):
             other.continued(picture[None])
     with pytest.raises(Exception, match="frames is 1"):
         continuing_model.continued(picture[None], end_image=end_picture[None], frames=1)
@@ -181,7 +181,7 @@ def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_mod
         image_model.sample(positive=positive, negative=negative)
     refused(
         "VideoCrafterImageConditioning",
-        "3 pictures",
+        "3 images",
         positive=positive,
         negative=negative,
         model=image_model.model,

@@ -151,5 +151,5 @@ def test_what_does_not_go_is_said(comfy, continuing_model, row):
         )
     with pytest.raises(Exception, match="frames is 1"):
         conditionings(continuing_model, row, frames=1)
-    with pytest.raises(Exception, match="no posterior 'x'"):
+    with pytest.raises(Exception, match="posterior is 'x'"):
         conditionings(continuing_model, row, posterior="x")

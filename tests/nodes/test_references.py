@@ -79,7 +79,7 @@ def test_a_row_is_decoded_way_by_way(comfy, toon_model, crafter, pictures):
         torch.testing.assert_close(frames[3 * way :][:3], wanted[:3], atol=1e-4, rtol=0)
         if way == 2:
             torch.testing.assert_close(frames[-1], wanted[-1], atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="The latent has 9 frames, but its 4 key frames make 10"):
+    with pytest.raises(ValueError, match="The latent has 9 frames, but its 4 key frames need 10"):
         decoded(comfy, toon_model, {**latent, "samples": latent["samples"][:9]})
 
 
@@ -91,13 +91,13 @@ def test_pictures_can_be_given_to_the_decoder(comfy, toon_model, crafter, pictur
     one = decoded(comfy, toon_model, {"samples": samples}, references=both[:1])
     torch.testing.assert_close(one, core_frames(crafter, samples, [both[0]]), atol=1e-4, rtol=0)
     assert float((one - frames).abs().max()) > 0.01
-    with pytest.raises(ValueError, match="references holds 3 pictures; it takes two"):
+    with pytest.raises(ValueError, match="references contains 3 images, but at most two"):
         decoded(comfy, toon_model, {"samples": samples}, references=torch.rand(3, 8, 8, 3))
 
 
 def test_without_pictures_the_decoder_says_what_to_do_and_core_decodes(comfy, toon_model, crafter):
     samples = torch.randn(3, 4, 3, 2, generator=torch.Generator().manual_seed(6))
-    with pytest.raises(ValueError, match=r"brings none along.*VideoCrafter Picture to Video.*VAE Decode"):
+    with pytest.raises(ValueError, match=r"contains no images.*VideoCrafter Image to Video.*VAE Decode"):
         decoded(comfy, toon_model, {"samples": samples})
     frames = comfy.call("VAEDecode", samples={"samples": samples}, vae=toon_model.vae).values[0]
     torch.testing.assert_close(frames, core_frames(crafter, samples, ()), atol=1e-4, rtol=0)

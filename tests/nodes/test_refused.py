@@ -72,10 +72,12 @@ def test_an_image_model_without_its_image_encoder_is_not_called_a_text_model(com
 
 def test_the_only_frame_cannot_be_left_out(comfy, text_model):
     given = {"samples": text_model.latent(frames=1), "vae": text_model.vae}
-    refused(comfy, "VideoCrafterDecode", "1 frame", "switch it off", **given, drop_last_frame=True)
+    refused(comfy, "VideoCrafterDecode", "1 frame", "Turn drop_last_frame off", **given, drop_last_frame=True)
 
 
-@pytest.mark.parametrize(("width", "nearest"), [(513, "512 and 520"), (9, "8 and 16"), (0, "from 8"), (9000, "8192")])
+@pytest.mark.parametrize(
+    ("width", "nearest"), [(513, "512 and 520"), (9, "8 and 16"), (0, "between 8"), (9000, "8192")]
+)
 def test_sizes_that_do_not_fit_are_refused(comfy, width, nearest):
     refused(comfy, "VideoCrafterEmptyLatent", str(width), nearest, width=width)
     refused(comfy, "VideoCrafterEmptyLatent", str(width), nearest, height=width)
@@ -172,7 +174,7 @@ def test_pictures_that_do_not_fit_are_refused(comfy, image_model, text_model):
         }
 
     node = "VideoCrafterImageConditioning"
-    refused(comfy, node, "3 pictures", "Image From Batch", **condition(image=torch.rand(3, 8, 8, 3)))
+    refused(comfy, node, "3 images", "Image From Batch", **condition(image=torch.rand(3, 8, 8, 3)))
     refused(comfy, node, "(1, 8, 8, 2)", **condition(image=torch.rand(1, 8, 8, 2)))
     refused(comfy, node, "NaN", **condition(image=torch.full((1, 8, 8, 3), float("nan"))))
     refused(comfy, node, "text-to-video", **condition(model=text_model.model))

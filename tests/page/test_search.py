@@ -1,8 +1,8 @@
-"""The words by which people look for nodes, through the page's search as far as Python can tell.
+"""Search terms of the nodes, with the frontend's search as far as Python can reproduce it.
 
-The page searches names, display names and aliases, each by itself, for all words of a query. What it finds it sorts by
-the name and the display name alone: equal to the query, beginning with it, holding it, then by length. The page also
-forgives typing errors, which is left out here: it finds more than this.
+The page searches names, display names and aliases, each separately, for all words of a query. It sorts the results
+only by name and display name: equal to the query, beginning with it, holding it, then by length. The page also
+tolerates typos, which is ignored here: it finds more than this.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FINDS = {
     "videocrafter": {LOADER, SAMPLER},
 }
 IN_SIGHT = 4
-"""Results that the page shows without scrolling."""
+"""Number of results visible without scrolling."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def nodes(comfy):
 
 
 def search(nodes, query):
-    """The ids that the page lists for a query, the first one first."""
+    """The ids that the page lists for a query, in order."""
     words = query.split()
     found = []
     for name, (title, aliases) in nodes.items():

@@ -1,10 +1,10 @@
-"""What a person reads in the page: tooltips, translations and help pages say what the nodes are.
+"""Texts in the frontend: tooltips, translations and help pages match the nodes.
 
-`locales/en` is made of the nodes themselves. After a change of their texts write it anew with
+`locales/en` is generated from the nodes. After a change of their texts, regenerate it with
 
     VC_WRITE_LOCALES=1 python run.py test tests/page/test_words.py
 
-and bring the other languages in line with its difference.
+and update the other languages accordingly.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ENGLISH = LOCALES / "en" / "nodeDefs.json"
 HELP = ROOT / "web" / "docs"
 TRANSLATIONS = ("zh", "ja")
 OF_THIS_MACHINE = {("VideoCrafterVideoCombine", "format"), ("VideoCrafterVideoCombine", "quality")}
-"""Tooltips that list what the installed libraries can do: the same file cannot hold them for every machine."""
+"""Tooltips that depend on the installed libraries and so cannot be stored in a file."""
 KNOWN_CATEGORIES = {"loaders", "conditioning", "sampling", "video"}
-"""Those that ComfyUI has translated itself."""
+"""Categories translated by ComfyUI."""
 MARKUP = re.compile(r"[{}@$|]")
-"""What the page's translation library reads as its own syntax."""
+"""Characters with a special meaning in the frontend's translation library."""
 ASIAN = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 
 
@@ -38,12 +38,12 @@ METHODS = ("T2V-Turbo", "DynamiCrafter", "ToonCrafter", "FreeNoise", "FreeInit",
 
 @pytest.fixture(scope="module")
 def nodes(comfy):
-    """Node id -> what the page is told about it."""
-    told = {}
+    """Node id -> the node's definition as sent to the frontend."""
+    found = {}
     for name, node in sorted(comfy.ours.items()):
         info = node.GET_NODE_INFO_V1()
-        told[name] = info if isinstance(info, dict) else dataclasses.asdict(info)
-    return told
+        found[name] = info if isinstance(info, dict) else dataclasses.asdict(info)
+    return found
 
 
 def inputs_of(info):
@@ -61,7 +61,7 @@ def choices_of(info, key):
 
 
 def named(text, words):
-    """Those words that stand in the text."""
+    """Those words that occur in the text."""
     return {word for word in words if re.search(rf"(?<![\w.]){re.escape(word)}(?!\w|\.\w)", text, re.ASCII)}
 
 
@@ -105,7 +105,7 @@ def test_every_input_and_output_has_a_tooltip(nodes):
         assert all(info["output_tooltips"]), name
 
 
-def test_every_node_is_found_by_further_words(comfy):
+def test_every_node_has_search_aliases(comfy):
     for name, node in comfy.ours.items():
         words = node.GET_SCHEMA().search_aliases
         assert len(set(words)) == len(words) >= 2, name
@@ -113,7 +113,7 @@ def test_every_node_is_found_by_further_words(comfy):
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
-def test_categories_that_only_this_pack_has_are_translated(nodes, language):
+def test_own_categories_are_translated(nodes, language):
     ours = {info["category"].split("/")[-1] for info in nodes.values()}
     translated = read(LOCALES / language / "main.json")["nodeCategories"]
     assert set(translated) == ours - KNOWN_CATEGORIES
@@ -124,7 +124,7 @@ def test_english_is_what_the_nodes_say(nodes):
     if os.environ.get("VC_WRITE_LOCALES"):
         ENGLISH.parent.mkdir(parents=True, exist_ok=True)
         ENGLISH.write_text(json.dumps(english(nodes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read(ENGLISH) == english(nodes), "a text has changed: write it anew and bring the other languages in line"
+    assert read(ENGLISH) == english(nodes), "a text has changed: regenerate locales/en and update the other languages"
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
@@ -144,26 +144,26 @@ def test_translations_are_of_these_nodes_and_inputs(nodes, language):
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
 def test_translated_tooltips_say_the_same(nodes, language):
-    """The numbers, methods and choices that a tooltip names in English stand in its translation, too."""
+    """The numbers, methods and choices that a tooltip names in English also occur in its translation."""
     translated = read(LOCALES / language / "nodeDefs.json")
     for name, info in nodes.items():
         for key, spec in inputs_of(info).items():
             if (name, key) not in OF_THIS_MACHINE:
-                told, said = spec[1]["tooltip"], translated[name]["inputs"][key]["tooltip"]
+                tooltip, translation = spec[1]["tooltip"], translated[name]["inputs"][key]["tooltip"]
                 words = choices_of(info, key) | set(METHODS)
-                assert named(told, words) <= named(said, words), f"{name}.{key}"
-                assert set(NUMBER.findall(told)) <= set(NUMBER.findall(said)), f"{name}.{key}"
+                assert named(tooltip, words) <= named(translation, words), f"{name}.{key}"
+                assert set(NUMBER.findall(tooltip)) <= set(NUMBER.findall(translation)), f"{name}.{key}"
 
 
 @pytest.mark.parametrize("language", ["en", *TRANSLATIONS])
-def test_no_text_is_taken_for_markup(language):
+def test_no_text_contains_markup(language):
     for path in (LOCALES / language).glob("*.json"):
         for where, text in messages(read(path)):
             assert not MARKUP.search(text), f"{path.name}{where}: {text}"
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
-def test_display_names_tell_the_nodes_apart(language):
+def test_display_names_are_unique(language):
     names = [texts["display_name"] for texts in read(LOCALES / language / "nodeDefs.json").values()]
     assert len(set(names)) == len(names)
 
@@ -179,5 +179,5 @@ def test_every_node_has_a_help_page_about_all_its_inputs(nodes):
             tooltip = "" if (name, key) in OF_THIS_MACHINE else inputs_of(info)[key][1]["tooltip"]
             choices = named(tooltip, choices_of(info, key))
             assert choices <= named(inputs, choices), f"{name}.{key}"
-        for section in ("## Input", "## Output", "## When something is wrong"):
+        for section in ("## Input", "## Output", "## Troubleshooting"):
             assert section in page, f"{name}: no section {section!r}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.continuing import CONTINUING, TURN, ContinuingObjective, wider
+from training.continuing import CONTINUING, LOOPED, ContinuingObjective, wider
 from training.few_steps import STEPS, ConsistencyObjective, Guide, Paths, Student, save_lora
 from training.files import save_model, save_network
 from training.network import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, PictureNetwork, seeded, seeded_with_pictures
@@ -56,8 +56,8 @@ def test_it_begins_as_the_network_it_comes_from(continuing: PictureNetwork) -> N
 
 
 def test_the_clips_it_learns_from_are_shown_at_their_ends(continuing: PictureNetwork, pool: Pool) -> None:
-    assert len(TURN) == 16
-    assert TURN[0] == TURN[-1] == 0
+    assert len(LOOPED) == 16
+    assert LOOPED[0] == LOOPED[-1] == 0
     objective = ContinuingObjective(continuing, pool, batch=40, seed=0)
     clips, scenes, beside = objective.draw(np.random.default_rng(0))
     assert len(scenes) == 40
@@ -150,7 +150,7 @@ def test_the_teacher_walks_along_its_probability_flow(guide: Guide, monkeypatch:
     """Of data that is normal, the flow from noise to its end is known exactly."""
     spread = 0.8
 
-    def clean(self: Guide, z: torch.Tensor, sigma: torch.Tensor, *told: torch.Tensor) -> torch.Tensor:
+    def clean(self: Guide, z: torch.Tensor, sigma: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return z * spread**2 / (spread**2 + sigma**2)
 
     monkeypatch.setattr(Guide, "clean", clean)

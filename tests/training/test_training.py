@@ -111,7 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 
 def test_a_plan_ends_one_way() -> None:
-    with pytest.raises(ValueError, match="exactly one"):
+    with pytest.raises(ValueError, match="Exactly one"):
         Trainer(nn.Linear(2, 2), Plan(minutes=1, steps=1), Path(), "x")
 
 

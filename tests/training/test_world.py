@@ -61,8 +61,8 @@ def test_the_detector_sees_the_scene_at_every_frame_rate(fps: int, unseen: bool)
         seen = observe(clip)
         assert (seen.colour, seen.shape, seen.motion) == (scene.colour, scene.shape, scene.motion)
         assert seen.share(colour=scene.colour, shape=scene.shape) == 1
-        # a pixel's edge is told to about a tenth; over 16 frames the slope is much finer than that. A triangle's centre
-        # of area is not the point it grows around, so it drifts a little while it grows
+        # a pixel's edge is accurate to about a tenth; over 16 frames the slope is much finer than that. A triangle's
+        # centre of area is not the point it grows around, so it drifts a little while it grows
         tolerance = 0.03 if scene.motion in DIRECTIONS else 0.15
         assert seen.speed == pytest.approx(np.hypot(*velocity(scene)), abs=tolerance)
 
@@ -115,7 +115,7 @@ def test_whole_captions_name_shape_and_motion() -> None:
     rng = np.random.default_rng(3)
     for _ in range(100):
         scene = random_scene(rng)
-        words = caption(scene, rng, whole=True)
+        words = caption(scene, rng, complete=True)
         assert any(word in words for word in SHAPE_WORDS[scene.shape]), words
         if scene.motion in DIRECTIONS:
             assert any(word in words for word in SIDE_WORDS[scene.motion]), words

@@ -13,7 +13,7 @@ import numpy as np
 from video.clips import bars
 from video.reading import pixels, planes
 
-from vc_core.video import FORMATS, Format, Options, find_format, offered, write
+from vc_core.video import FORMATS, Format, Options, available_formats, find_format, write
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "video-files.md"
 HEAD = "| format | file | bits | lossless | transparency | sound | plays in browsers | error | tint |"
@@ -68,7 +68,7 @@ def main() -> None:
     rest = after.partition("\n\n")[2]
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
     for form in FORMATS:
-        if offered().get(form.name) is not form:
+        if available_formats().get(form.name) is not form:
             continue
         with tempfile.TemporaryDirectory() as folder:
             seen = measure(form.name, Path(folder))

@@ -1,4 +1,4 @@
-"""Names from users and from other machines end up inside the folder they are meant for."""
+"""Names from users and from other machines stay inside their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to the frames before they are encoded: their order, their number, their size."""
+"""How frames are prepared before they are encoded: their order, number and size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from video.clips import ramps
 from video.reading import look, pixels, sound
 
 from vc_core.errors import UserError
-from vc_core.video import Audio, Options, arranged, frame_rate, offered, write, write_video
+from vc_core.video import Audio, Options, arranged, available_formats, frame_rate, write, write_video
 
 
 def numbered(count: int) -> torch.Tensor:
@@ -45,17 +45,17 @@ def test_a_faded_loop_ends_where_it_began():
 
 def test_a_fade_that_does_not_fit_is_refused():
     for frames in (numbered(5), iter(numbered(5))):
-        with pytest.raises(UserError, match="cannot fade in a clip of 5"):
+        with pytest.raises(UserError, match="A clip of 5 frames cannot be cross-faded"):
             order(frames, fade=3)
     assert order(numbered(4), fade=2) == pytest.approx([2 * 2 / 3, 3 / 3 + 2 / 3], abs=1e-3)
 
 
 def test_impossible_orders_say_why():
-    with pytest.raises(UserError, match="choose one of them"):
+    with pytest.raises(UserError, match="choose only one of them"):
         order(numbered(9), fade=2, ping_pong=True)
-    with pytest.raises(UserError, match="give a tensor or a list"):
+    with pytest.raises(UserError, match="use a tensor or a list"):
         order(iter(numbered(9)), ping_pong=True)
-    with pytest.raises(UserError, match="give a tensor or a list"):
+    with pytest.raises(UserError, match="use a tensor or a list"):
         order(iter(numbered(9)), plays=2)
 
 
@@ -66,7 +66,7 @@ def test_no_arrangement_copies_the_clip():
     assert {frame.untyped_storage().data_ptr() for frame in frames} == {whole}
 
 
-def test_videos_hold_their_plays(tmp_path):
+def test_videos_contain_all_plays(tmp_path):
     clip = ramps(5)
     written = write(tmp_path / "clip.mkv", clip, fps=8, options=Options(format="mkv ffv1", plays=3, ping_pong=True))
     seen = pixels(written.path)
@@ -107,7 +107,7 @@ def test_rates_are_exact_fractions(given, rate):
 
 
 @pytest.mark.parametrize("given", [0, -8, "fast", "1/0", float("nan"), float("inf"), 2000])
-def test_rates_that_are_none_are_refused(given):
+def test_invalid_rates_are_refused(given):
     with pytest.raises(UserError, match="rate"):
         frame_rate(given)
 
@@ -138,7 +138,7 @@ def test_odd_sizes_are_padded_or_cropped_with_a_message(tmp_path, name, size):
         assert all(f"{odd}ped" in message or f"{odd}ded" in message for message in written.messages)
 
 
-def test_frames_that_are_no_frames_are_refused(tmp_path):
+def test_invalid_frames_are_refused(tmp_path):
     target = tmp_path / "clip.mp4"
     for frames in (ramps(2)[0], torch.zeros(2, 8, 8, 2), torch.zeros(2, 8, 8, 3, dtype=torch.int64), ["a"], []):
         with pytest.raises(UserError):
@@ -148,27 +148,27 @@ def test_frames_that_are_no_frames_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_grey_frames_become_rgb_and_broken_values_are_told(tmp_path):
+def test_grey_frames_become_rgb_and_nan_values_are_reported(tmp_path):
     clip = ramps(3)[..., :1].clone()
     clip[1] = float("nan")
     written = write(tmp_path / "clip.mkv", clip, fps=8, options=Options(format="mkv ffv1"))
     assert pixels(written.path)[1].max() == 0
-    assert written.messages == ("1 frames hold values that are not numbers; they were written as black.",)
+    assert written.messages == ("1 frames contain NaN values, which were written as black.",)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(quality=101), "0 to 100"),
+        (Options(quality=101), "between 0 and 100"),
         (Options(multiplier=0), "at least 1"),
         (Options(plays=-1), "0 or more"),
-        (Options(fade=-1), "0 or more"),
+        (Options(fade=-1), "at least 0"),
         (Options(audio_length="long"), "trim and pad"),
-        (Options(odd_size="stretch"), "pad or crop"),
-        (Options(format="gif"), "end with .gif"),
+        (Options(odd_size="stretch"), "pad, crop"),
+        (Options(format="gif"), "ends in .gif"),
     ],
 )
-def test_wrong_options_are_told_before_anything_is_written(tmp_path, options, message):
+def test_invalid_options_are_refused_before_anything_is_written(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         write(tmp_path / "clip.mp4", ramps(2), fps=8, options=options)
     assert list(tmp_path.iterdir()) == []
@@ -177,10 +177,10 @@ def test_wrong_options_are_told_before_anything_is_written(tmp_path, options, me
 def test_formats_have_their_limits(tmp_path):
     with pytest.raises(UserError, match="at most 50 frames per second"):
         write(tmp_path / "clip.gif", ramps(2), fps=60)
-    with pytest.raises(UserError, match="takes 1 to 16383 pixels"):
+    with pytest.raises(UserError, match="supports 1 to 16383 pixels"):
         write(tmp_path / "clip.webp", torch.zeros(1, 1, 16384, 3), fps=8)
-    if "mp4 h265" in offered():
-        with pytest.raises(UserError, match="takes 64 to"):
+    if "mp4 h265" in available_formats():
+        with pytest.raises(UserError, match="supports 64 to"):
             write(tmp_path / "clip.mp4", ramps(1, 32, 32), fps=8, options=Options(format="mp4 h265"))
 
 
@@ -202,7 +202,7 @@ def tone(seconds: float, rate: int, channels: int = 2) -> Audio:
         ("keep", 0.5, 0.5),
     ],
 )
-def test_sound_has_the_length_that_was_asked_for(tmp_path, length, seconds, wanted):
+def test_audio_has_the_requested_length(tmp_path, length, seconds, wanted):
     options = Options(format="mov prores 422", audio_length=length)
     path = write(tmp_path / "clip.mov", ramps(8), fps=8, options=options, audio=tone(seconds, 44100)).path
     samples, rate = sound(path)
@@ -218,7 +218,7 @@ def test_sound_has_the_length_that_was_asked_for(tmp_path, length, seconds, want
     [("mp4 h264", 44100, 44100), ("mp4 h264", 50000, 64000), ("webm vp9", 44100, 48000), ("mkv ffv1", 22050, 22050)],
 )
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_container_carries_sound(tmp_path, name, rate, stored, channels):
+def test_every_container_supports_audio(tmp_path, name, rate, stored, channels):
     path = tmp_path / f"clip.{name.split()[0]}"
     write(path, ramps(8), fps=8, options=Options(format=name), audio=tone(2, rate, channels))
     samples, seen = sound(path)
@@ -231,7 +231,7 @@ def test_every_container_carries_sound(tmp_path, name, rate, stored, channels):
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0.3, 3), (0.5, 4), (3.0, 8), (0.01, 1)])
-def test_the_video_can_end_with_the_sound(tmp_path, seconds, frames):
+def test_the_video_can_end_with_the_audio(tmp_path, seconds, frames):
     counts = set()
     options = Options(format="mov prores 422", audio_length="trim video")
     path = tmp_path / "clip.mov"
@@ -244,20 +244,20 @@ def test_the_video_can_end_with_the_sound(tmp_path, seconds, frames):
     assert write(tmp_path / "b.mov", endless, fps=8, options=options, audio=tone(seconds, 8000)).frames <= 24
 
 
-def test_a_gif_tells_while_its_palette_is_made(tmp_path):
-    told = []
-    write(tmp_path / "clip.gif", ramps(4), fps=8, on_frame=lambda *seen: told.append(seen))
-    assert told == [(0, 4)] * 4 + [(1, 4), (2, 4), (3, 4), (4, 4)]
+def test_a_gif_reports_progress_while_its_palette_is_computed(tmp_path):
+    reported = []
+    write(tmp_path / "clip.gif", ramps(4), fps=8, on_frame=lambda *seen: reported.append(seen))
+    assert reported == [(0, 4)] * 4 + [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_sound_for_a_silent_format_is_told(tmp_path):
+def test_audio_for_a_format_without_audio_is_reported(tmp_path):
     written = write(tmp_path / "clip.gif", ramps(2), fps=8, audio=tone(1, 8000))
-    assert any("no sound" in message for message in written.messages)
+    assert any("does not support audio" in message for message in written.messages)
 
 
 @pytest.mark.parametrize("channels", [6, 8])
 @pytest.mark.parametrize("name", ["mov prores 422", "mkv ffv1"])
-def test_surround_sound_keeps_its_channels_apart(tmp_path, name, channels):
+def test_surround_audio_keeps_its_channels_separate(tmp_path, name, channels):
     levels = torch.arange(1, channels + 1)[:, None] / 10
     path = tmp_path / f"clip.{name[:3]}"
     write(path, ramps(2), fps=8, options=Options(format=name), audio=Audio(levels.expand(-1, 12000), 48000))
@@ -266,8 +266,8 @@ def test_surround_sound_keeps_its_channels_apart(tmp_path, name, channels):
     assert np.allclose(samples, levels[:, 0].numpy(), atol=1e-4)
 
 
-def test_sound_with_other_channels_says_what_was_left_out(tmp_path):
+def test_audio_with_other_channels_reports_dropped_channels(tmp_path):
     written = write(tmp_path / "clip.mp4", ramps(2), fps=8, audio=tone(1, 48000, 3))
-    assert written.messages == ("1 of 3 audio channels were left out.",)
+    assert written.messages == ("1 of 3 audio channels were dropped.",)
     with pytest.raises(UserError, match="channels, samples"):
         Audio(torch.zeros(8), 8000)

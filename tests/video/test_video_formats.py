@@ -1,4 +1,4 @@
-"""Every container, codec and bit depth that is offered here, read back by another program than wrote it."""
+"""Every available container, codec and bit depth, read back by another program."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from video.reading import ffmpeg, look, page_metadata, pixels
 from video.table import facts, measure, rows, stored
 
 from vc_core.errors import UserError
-from vc_core.video import FORMATS, Options, find_format, format_of, offered, quality_table, write
+from vc_core.video import FORMATS, Options, available_formats, find_format, format_of, quality_table, write
 
-ALL = list(offered())
-STREAMS = [name for name in ALL if offered()[name].kind == "stream"]
-LOSSLESS = [name for name in ALL if offered()[name].lossless]
-ALPHA = [name for name in ALL if offered()[name].alpha]
+ALL = list(available_formats())
+STREAMS = [name for name in ALL if available_formats()[name].kind == "stream"]
+LOSSLESS = [name for name in ALL if available_formats()[name].lossless]
+ALPHA = [name for name in ALL if available_formats()[name].alpha]
 TICK = {"matroska": Fraction(1, 1000), "webm": Fraction(1, 1000), "gif": Fraction(1, 100), "apng": Fraction(1, 50000)}
 """The coarsest step of time that a container can tell, where it is not the frame; apng: of the reader."""
 
@@ -49,7 +49,7 @@ def test_count_rate_size_and_duration_are_exact(tmp_path, name, rate):
 @pytest.mark.skipif("mp4 h264" not in ALL, reason="no h264 here")
 @pytest.mark.parametrize("size", [(64, 64), (128, 64), (112, 112)], ids=str)
 def test_the_same_small_frames_make_the_same_file(tmp_path, size):
-    """With x264's tree of macroblocks each file has other pixels where other videos were written in between."""
+    """With x264's mbtree, the pixels would differ if other videos were written in between."""
     clip, files = disc(16, *size), set()
     for i in range(8):
         side = (80, 96, 144, 176)[i % 4]
@@ -100,12 +100,12 @@ def test_colour_bars_and_ramps_come_back_without_a_tint(tmp_path, name):
 def test_the_document_lists_every_format():
     known = list(dict.fromkeys(form.name for form in FORMATS))
     assert list(rows()) == [name for name in known if name != "webm vp9 10-bit"], "few builds can write that one"
-    for name in set(rows()) & set(offered()):
+    for name in set(rows()) & set(available_formats()):
         assert rows()[name][:-2] == facts(find_format(name))
 
 
-def test_a_picture_read_with_the_wrong_matrix_would_fail_that(tmp_path):
-    """The same file taken for bt601: the test above can tell."""
+def test_a_frame_read_with_the_wrong_matrix_would_fail(tmp_path):
+    """The same file read as BT.601, to show that the test above would notice."""
     clip = bars(1)
     path = write(tmp_path / "clip.mp4", clip, fps=8).path
     wrong = tmp_path / "wrong.mp4"
@@ -147,9 +147,9 @@ def test_transparency_is_kept(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ALPHA])
-def test_other_formats_say_that_they_drop_it(tmp_path, name):
+def test_other_formats_report_that_they_drop_it(tmp_path, name):
     written = write(path_for(tmp_path, name), ramps(2, channels=4), fps=8, options=Options(format=name))
-    assert any("keeps no transparency" in message for message in written.messages)
+    assert any("does not support transparency" in message for message in written.messages)
 
 
 def test_gif_shows_the_clip_with_every_dithering(tmp_path):
@@ -200,29 +200,29 @@ def test_quality_goes_up_with_its_number(tmp_path):
             assert sizes[0] < sizes[1] <= sizes[2], name
 
 
-def test_the_usual_format_of_each_ending():
+def test_the_default_format_of_each_suffix():
     assert format_of("x.mp4").name == "mp4 h264"
     assert format_of("x.WEBM").suffix == ".webm"
     assert format_of("x.png").kind == "apng"
-    with pytest.raises(UserError, match=r"end it with one of .mp4"):
+    with pytest.raises(UserError, match=r"Use one of .mp4"):
         format_of("x.avi")
 
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("frames", [1, 2])
-def test_a_picture_or_two_are_a_video(tmp_path, name, frames):
+def test_one_or_two_images_make_a_video(tmp_path, name, frames):
     for size in ((66, 94), (64, 64)):
         options = Options(format=name)
         path = write(path_for(tmp_path, name), ramps(frames, *size), fps=8, options=options, overwrite=True).path
         assert abs(look(path).duration - Fraction(frames, 8)) < Fraction(1, 500)
 
 
-def test_unknown_and_unoffered_formats_are_told_apart():
-    with pytest.raises(UserError, match="is not known"):
+def test_unknown_and_unavailable_formats_have_different_messages():
+    with pytest.raises(UserError, match="is unknown"):
         find_format("mp4 h999")
     for form in FORMATS:
-        if form.name not in offered():
-            with pytest.raises(UserError, match="cannot be written by the PyAV that is installed"):
+        if form.name not in available_formats():
+            with pytest.raises(UserError, match="cannot be written by the installed PyAV"):
                 find_format(form.name)
 
 

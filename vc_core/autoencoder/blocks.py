@@ -1,5 +1,4 @@
-"""The blocks of the autoencoder, for pictures n c h w that do not know of each other. Attribute names are the published
-ones."""
+"""The blocks of the autoencoder, which process images n c h w independently. Attribute names are the published ones."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from ..specs import AutoencoderSpec
 EPS = 1e-6
 
 FUSED = 256
-"""The widest head for which a GPU is sure to have a kernel that never holds the map of an attention."""
+"""The widest head for which every GPU has an attention kernel that does not store the attention map."""
 
 
 class ResnetBlock(nn.Module):
@@ -59,8 +58,8 @@ class AttentionBlock(nn.Module):
         return x + self.fused.pointwise(self.proj_out, out.transpose(1, 2).reshape(n, c, h, w))
 
     def in_blocks(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention of n (h w) c for a GPU: its kernels want the channels of a token side by side, and for a wide
-        head they may hold the map of all queries and keys, so that queries come in blocks."""
+        """Attention over n (h w) c on a GPU. Its kernels need contiguous tokens, and for a wide head they may store the
+        whole attention map, so queries are processed in blocks."""
         q, k, v = (tokens.contiguous() for tokens in (q, k, v))
         if q.shape[-1] <= FUSED:
             return sdpa_attention(q, k, v, heads=1)
@@ -71,7 +70,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width; pads on the right and below only, as the published weights expect."""
+    """Halves height and width; pads only on the right and at the bottom, as the published weights expect."""
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """The blocks of the coarsest resolution."""
+    """The blocks at the coarsest resolution."""
 
     def __init__(self, channels: int, layers: Layers, kind: type[ResnetBlock] = ResnetBlock) -> None:
         super().__init__()
@@ -109,7 +108,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, then the step to the next one: `downsample`, `upsample` or none."""
+    """The blocks at one resolution, followed by `downsample`, `upsample` or neither."""
 
     def __init__(
         self, c_in: int, c_out: int, blocks: int, layers: Layers, kind: type[ResnetBlock] = ResnetBlock
@@ -123,13 +122,13 @@ class Level(nn.Module):
         return self.resampled(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the blocks make of x."""
+        """The output of the blocks."""
         for block in self.block:
             x = block(x)
         return x
 
     def resampled(self, x: Tensor) -> Tensor:
-        """x in the size of the next level."""
+        """x resampled to the next level."""
         for resample in (self.downsample, self.upsample):
             x = x if resample is None else resample(x)
         return x
@@ -163,7 +162,8 @@ class Encoder(nn.Module):
         return out
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        """The features of every level, from the finest on, and behind them what the first convolution gives."""
+        """The features of all levels, from the finest to the coarsest, followed by the output of the first
+        convolution."""
         first = h = self.conv_in(x)
         features = []
         for level in cast(Iterable[Level], self.down):
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """n latent h w -> n 3 (f h) (f w); `up` is numbered from the finest level, and runs from the coarsest."""
+    """n latent h w -> n 3 (f h) (f w). `up` is indexed from the finest level and runs from the coarsest."""
 
     def __init__(self, spec: AutoencoderSpec, layers: Layers, kind: type[ResnetBlock] = ResnetBlock) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in cast(list[Level], reversed(self.up)):
-            for block in level.block:  # whose input can go when it is done
+            for block in level.block:  # a loop frees each block's input early
                 h = block(h)
             h = level.resampled(h)
         out: Tensor = self.conv_out(self.fused.group_norm(self.norm_out, h, silu=True))

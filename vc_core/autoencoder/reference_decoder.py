@@ -1,9 +1,9 @@
-"""The decoder of ToonCrafter (arXiv:2405.17933): it decodes a clip at once and looks at the pictures at its two ends.
+"""ToonCrafter's decoder (arXiv:2405.17933), which decodes a whole clip with the images at its two ends as references.
 
-Every block also mixes neighbouring frames. Behind each level come the features that the encoder found in the two
-pictures at that level: at the coarse levels every frame attends to both, at the fine ones they are added to the first
-and the last frame. So lines come back that the latents lost. Axis 0 counts the frames f of one clip; attribute names
-are the published ones.
+Every block also mixes neighbouring frames. After each level, the encoder's features of the two images at that level are
+used: at the coarse levels every frame attends to both, at the fine levels they are added to the first and the last
+frame. This restores lines that the latents have lost. Axis 0 is the frames f of one clip; attribute names are the
+published ones.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .blocks import EPS, Decoder, Level, ResnetBlock
 
 HEADS, HEAD_CHANNELS = 8, 64
 TIME_MIX = "time_mix_conv"
-"""The last convolution over frames; its published name stands under that of the convolution before it."""
+"""The last convolution over frames; in published files it is a child of the preceding convolution."""
 FEWEST = 6
-"""Frames from which on the two in the middle are decoded a second time."""
+"""Minimum number of frames for a second decoding of the two middle frames."""
 
 
 class TimeStack(nn.Module):
-    """Two convolutions over three neighbouring frames; the norms take their statistics from the whole clip.
+    """Two convolutions over three neighbouring frames; the norms use the statistics of the whole clip.
 
     1 c f h w -> 1 c f h w, without the residual
     """
@@ -45,7 +45,7 @@ class TimeStack(nn.Module):
 
 
 class VideoResnetBlock(ResnetBlock):
-    """The block of pictures, then a share sigmoid(`mix_factor`) of what mixes the frames. f c h w -> f c_out h w"""
+    """The image block, plus sigmoid(`mix_factor`) times the temporal residual. f c h w -> f c_out h w"""
 
     def __init__(self, c_in: int, c_out: int, layers: Layers) -> None:
         super().__init__(c_in, c_out, layers)
@@ -60,9 +60,9 @@ class VideoResnetBlock(ResnetBlock):
 
 
 class ReferenceAttention(nn.Module):
-    """Every pixel of every frame attends to all pixels of both pictures; what it finds is added.
+    """Cross-attention from every pixel of every frame to all pixels of both reference images, with a residual.
 
-    f c h w, pictures 2 c h w -> f c h w
+    f c h w, images 2 c h w -> f c h w
     """
 
     def __init__(self, channels: int, layers: Layers) -> None:
@@ -75,27 +75,27 @@ class ReferenceAttention(nn.Module):
         self.to_v = layers.linear(channels, inner, bias=False)
         self.to_out = nn.Sequential(layers.linear(inner, channels))
 
-    def forward(self, x: Tensor, pictures: Tensor) -> Tensor:
-        seen = pictures.flatten(2).transpose(1, 2).flatten(0, 1)[None]  # 1 (2 h w) c
-        k, v = self.to_k(seen), self.to_v(seen)
+    def forward(self, x: Tensor, images: Tensor) -> Tensor:
+        tokens = images.flatten(2).transpose(1, 2).flatten(0, 1)[None]  # 1 (2 h w) c
+        k, v = self.to_k(tokens), self.to_v(tokens)
 
-        def one(frame: Tensor) -> Tensor:
+        def attend(frame: Tensor) -> Tensor:
             q = self.to_q(self.fused.group_norm(self.norm, frame).flatten(2).transpose(1, 2))
-            found: Tensor = self.to_out(sdpa_attention(q, k, v, HEADS))
-            return frame + found.transpose(1, 2).unflatten(2, frame.shape[2:])
+            out: Tensor = self.to_out(sdpa_attention(q, k, v, HEADS))
+            return frame + out.transpose(1, 2).unflatten(2, frame.shape[2:])
 
-        return gathered((one(frame) for frame in x.split(1)), len(x))
+        return gathered((attend(frame) for frame in x.split(1)), len(x))
 
 
 class Combiner(nn.Module):
-    """Adds the pictures to the first and the last frame, in place. f c h w, pictures 2 c h w -> f c h w"""
+    """Adds the reference images to the first and the last frame, in place. f c h w, images 2 c h w -> f c h w"""
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
         self.conv = layers.conv2d(channels, channels, size=1)
 
-    def forward(self, x: Tensor, pictures: Tensor) -> Tensor:
-        first, last = self.conv(pictures)
+    def forward(self, x: Tensor, images: Tensor) -> Tensor:
+        first, last = self.conv(images)
         x[0] += first
         x[-1] += last
         return x
@@ -104,8 +104,8 @@ class Combiner(nn.Module):
 class ReferenceDecoder(Decoder):
     """f latent h w -> f 3 (8 h) (8 w), the frames of one clip.
 
-    In memory at once are about five maps of the finest level for all frames. What sees one frame alone, or one pixel
-    alone, runs in parts.
+    The peak memory is about five feature maps of the finest level for all frames. Layers that process frames or pixels
+    independently run in chunks.
     """
 
     def __init__(self, spec: AutoencoderSpec, layers: Layers) -> None:
@@ -121,10 +121,10 @@ class ReferenceDecoder(Decoder):
         self.conv_out.add_module(TIME_MIX, layers.conv_over_frames(3))
 
     def clip(self, z: Tensor, references: Sequence[Tensor] | None = None) -> Tensor:
-        """The frames of a clip as the authors decode it; `references` are the encoder's `levels` of two pictures.
+        """Decodes a clip as the authors do; `references` are the encoder's `levels` of the two images.
 
-        With references the two frames in the middle come from a second pass, over the clip without its second and its
-        last frame but one.
+        With references, the two middle frames come from a second pass over the clip without its second and its
+        second-to-last frame.
         """
         frames: Tensor = self(z, references)
         count, middle = len(z), len(z) // 2
@@ -138,7 +138,7 @@ class ReferenceDecoder(Decoder):
         """One pass."""
         h = self.mid(self.conv_in(z))
         for number, level in reversed(list(enumerate(cast(Iterable[Level], self.up)))):
-            for block in level.block:  # whose input can go when it is done
+            for block in level.block:  # a loop frees each block's input early
                 h = block(h)
             if references is not None:
                 h = self.attn_refinement[number](h, references[number])

@@ -174,26 +174,35 @@ def _published(contents: Contents, measured: Mapping[Part, Fields]) -> _Start:
     """The published model of the same kind as these numbers: of its UNet, and of its other parts where present."""
     unet = measured[PARTS["unet"]]
     same = _of_kind(unet)
-    for part, numbers in measured.items():
-        same = [spec for spec in same if part.of_kind(getattr(spec, part.name, None), numbers)] or same
     if not same:
         kind = ", ".join(f"{name}={unet[name]}" for name in PARTS["unet"].kind)
         note = f"No published model is of this kind ({kind}); VideoCrafter2's schedule and defaults are assumed."
         return _Start(replace(VIDEOCRAFTER2, name="custom"), exact=False, notes=(note,))
+    for part, numbers in measured.items():
+        same = _prefer(same, [part.of_kind(getattr(spec, part.name, None), numbers) for spec in same])
     notes = []
     if unet["model_channels"] != VIDEOCRAFTER2.unet.model_channels:
         notes.append("The file holds no spec and its model is of no published size: norm groups and heads are guessed.")
     if contents.schedule:
-        rescaled = "scale_arr" in contents.schedule
-        same = [spec for spec in same if (spec.diffusion.rescale is not None) == rescaled] or same
-        last = _last_scale(contents)
-        same = [spec for spec in same if spec.diffusion.rescale == last] or same
+        same = _of_schedule(same, contents)
     else:
         notes.append(f"The file has no noise schedule; that of {TITLES[same[0].name]} is used.")
     if len(same) > 1:
         others = " and ".join(TITLES[spec.name] for spec in same[1:])
         notes.append(f"Its tensors could also be those of {others}: choose that preset if so.")
     return _Start(same[0], exact=False, notes=tuple(notes))
+
+
+def _of_schedule(specs: list[ModelSpec], contents: Contents) -> list[ModelSpec]:
+    """Those that have the rescale of the file's own schedule."""
+    rescaled, last = "scale_arr" in contents.schedule, _last_scale(contents)
+    specs = _prefer(specs, [(spec.diffusion.rescale is not None) == rescaled for spec in specs])
+    return _prefer(specs, [spec.diffusion.rescale == last for spec in specs])
+
+
+def _prefer(specs: list[ModelSpec], fits: list[bool]) -> list[ModelSpec]:
+    """Those that fit; all of them where none does."""
+    return [spec for spec, fit in zip(specs, fits, strict=True) if fit] or specs
 
 
 def _last_scale(contents: Contents) -> float | None:

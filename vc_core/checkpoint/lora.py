@@ -193,51 +193,80 @@ def _of_list(path: Path, items: Sequence[Tensor], order: Mapping[str, tuple[int,
 def _of_names(
     path: Path, tensors: Mapping[str, Tensor], shapes: Shapes, spec: UNetSpec
 ) -> tuple[str, dict[str, Change]]:
-    ups, downs, alphas, other = _sorted(tensors)
-    if not downs or ups.keys() != downs.keys():
-        lone = sorted(ups.keys() ^ downs.keys()) or list(tensors)
+    pairs = _sorted(tensors)
+    if not pairs.downs or pairs.ups.keys() != pairs.downs.keys():
+        lone = sorted(pairs.ups.keys() ^ pairs.downs.keys()) or list(tensors)
         raise UserError(f"{path} is not a LoRA that can be read: there are no pairs of tensors for {some(lone)}.")
-    weights = {name.removesuffix(".weight"): tuple(shape) for name, shape in shapes.items() if name.endswith(".weight")}
-    weights.setdefault(GUIDANCE.removesuffix(".weight"), (spec.model_channels, 0))
-    known = {**{module.replace(".", "_"): module for module in weights}, **{module: module for module in weights}}
+    weights = _weights(shapes, spec)
+    targets, unknown = _targets(pairs, weights)
     share = _peft_scale(path) if any("lora_A" in name for name in tensors) else 1.0
-    changes, unknown = {}, list(other)
-    for module, down in downs.items():
-        target = _target(module, known)
-        if target is None:
-            if not TEXT.search(module):
-                unknown.append(module)
-            continue
-        scale = share if module not in alphas else _alpha(path, module, alphas[module]) / max((*down.shape[:1], 1))
-        shape = weights[target]
-        if target + ".weight" == GUIDANCE and shape[1] == 0:
-            shape = (shape[0], math.prod(down.shape[1:]))
-        changes[target + ".weight"] = _checked(path, target, Change(ups[module], down, scale), shape)
+    changes = {}
+    for module, target in targets.items():
+        change = Change(pairs.ups[module], pairs.downs[module], _scale(path, module, pairs, share))
+        shape = _shape(target, weights[target], change)
+        changes[target + ".weight"] = _checked(path, target, change, shape)
     if unknown or not changes:
         raise UserError(
-            f"{path} is a LoRA of another model: {len(unknown)} of its {len(downs)} layers are not in this network "
-            f"({some(unknown or downs)})."
+            f"{path} is a LoRA of another model: {len(unknown)} of its {len(pairs.downs)} layers are not in this "
+            f"network ({some(unknown or pairs.downs)})."
         )
-    return ("kohya" if any("lora_unet_" in module for module in downs) else "names"), changes
+    return pairs.kind, changes
 
 
-def _sorted(
-    tensors: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """The tensors by module: ups, downs, alphas; and the names of what else there is."""
-    ups: dict[str, Tensor] = {}
-    downs: dict[str, Tensor] = {}
-    alphas: dict[str, Tensor] = {}
-    other = []
+@dataclass(frozen=True)
+class _Pairs:
+    """The tensors of a file by the names of their modules, and the names of all others."""
+
+    ups: dict[str, Tensor]
+    downs: dict[str, Tensor]
+    alphas: dict[str, Tensor]
+    others: list[str]
+
+    @property
+    def kind(self) -> str:
+        """The kind of names: kohya's, or those of the modules."""
+        return "kohya" if any("lora_unet_" in module for module in self.downs) else "names"
+
+
+def _sorted(tensors: Mapping[str, Tensor]) -> _Pairs:
+    pairs = _Pairs({}, {}, {}, [])
     for name, tensor in tensors.items():
-        for pattern, found in ((UP, ups), (DOWN, downs), (ALPHA, alphas)):
+        for pattern, found in ((UP, pairs.ups), (DOWN, pairs.downs), (ALPHA, pairs.alphas)):
             match = pattern.match(name)
             if match:
                 found[match["module"]] = tensor
                 break
         else:
-            other.append(name)
-    return ups, downs, alphas, other
+            pairs.others.append(name)
+    return pairs
+
+
+def _weights(shapes: Shapes, spec: UNetSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of each module's weight; that of the guidance embedding also where the network has none yet."""
+    weights = {name.removesuffix(".weight"): tuple(shape) for name, shape in shapes.items() if name.endswith(".weight")}
+    weights.setdefault(GUIDANCE.removesuffix(".weight"), (spec.model_channels, 0))
+    return weights
+
+
+def _targets(pairs: _Pairs, weights: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, str], list[str]]:
+    """The network's module for each of the file's; and the names in the file that have none."""
+    known = {**{module.replace(".", "_"): module for module in weights}, **{module: module for module in weights}}
+    found = {module: _target(module, known) for module in pairs.downs}
+    unknown = [module for module, target in found.items() if target is None and not TEXT.search(module)]
+    return {module: target for module, target in found.items() if target is not None}, pairs.others + unknown
+
+
+def _scale(path: Path, module: str, pairs: _Pairs, otherwise: float) -> float:
+    """The factor of a module's change: alpha over the rank, where the file gives alpha."""
+    if module not in pairs.alphas:
+        return otherwise
+    return _alpha(path, module, pairs.alphas[module]) / max((*pairs.downs[module].shape[:1], 1))
+
+
+def _shape(target: str, shape: tuple[int, ...], change: Change) -> tuple[int, ...]:
+    """The shape of the changed weight; a guidance embedding that the network lacks is as wide as the change."""
+    grows = target + ".weight" == GUIDANCE and shape[1] == 0
+    return (shape[0], math.prod(change.down.shape[1:])) if grows else shape
 
 
 def _target(module: str, known: Mapping[str, str]) -> str | None:

@@ -253,6 +253,17 @@ def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
         )
     if not isinstance(data, Mapping):
         raise UserError(f"{path} holds a {type(data).__name__}, not named tensors. Give a model checkpoint.")
+    entries, left_over = _entries(data)
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    left_over += [name for name in entries if name not in tensors]
+    if not tensors:
+        names = ", ".join(left_over[:8]) or "none"
+        raise UserError(f"{path} holds no tensors (its entries: {names}). Give a model file.")
+    return File(path, tensors, _spec_of(path, tensors), tuple(left_over), mapped)
+
+
+def _entries(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The entries of the innermost dict that holds tensors, and the names of those around it."""
     left_over: list[str] = []
     inner, passed = _inner(data), {id(data)}
     while inner is not None and id(data[inner]) not in passed:
@@ -260,12 +271,7 @@ def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
         data = data[inner]
         passed.add(id(data))
         inner = _inner(data)
-    tensors = {str(name): value for name, value in data.items() if isinstance(value, Tensor)}
-    left_over += [str(name) for name, value in data.items() if not isinstance(value, Tensor)]
-    if not tensors:
-        entries = ", ".join(left_over[:8]) or "none"
-        raise UserError(f"{path} holds no tensors (its entries: {entries}). Give a model file.")
-    return File(path, tensors, _spec_of(path, tensors), tuple(left_over), mapped)
+    return {str(name): value for name, value in data.items()}, left_over
 
 
 def _inner(data: Mapping[Any, Any]) -> str | None:

@@ -22,8 +22,9 @@ from ..errors import UserError
 from ..files import Place, check_target, existing_folder, expanded, placed
 from ..specs import ModelSpec, to_json
 from .building import Checkpoint, check_finite, open_checkpoint, refuse, torch_dtype
-from .detection import AUTO, METADATA_KEY
+from .detection import AUTO
 from .parts import PARTS, Part
+from .reading import METADATA_KEY
 
 SAFETENSORS_NAMES = {
     torch.float64: "F64",

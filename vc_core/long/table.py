@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import UserError
+from .co_denoising import CoDenoising
 from .continuing import Continue
 from .fifo import Fifo
 from .freelong import FreeLong
@@ -17,7 +18,7 @@ from .windows_fast import ShiftedWindows
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Off, FreeNoise, Continue, FreeLong, OverlappingWindows, Loop, Fifo, ShiftedWindows)
+    for method in (Off, FreeNoise, Continue, FreeLong, OverlappingWindows, Loop, Fifo, ShiftedWindows, CoDenoising)
 }
 
 

@@ -324,13 +324,13 @@ class PipelineSession:
         """The guided network, with prompts that follow one another over the whole video."""
         engine, crafter, settings = self.engine, self.engine.crafter, self.engine.settings
         (image, _), request = engine.images[0], engine.request
-        conditionings = crafter.conditionings(engine.texts[0], image, request, settings)
-        positive = replace(conditionings["positive"], early_text=None)
+        conditionings = crafter.conditionings(engine.texts, image, request, settings)
+        conditionings["positive"] = replace(conditionings["positive"], early_text=None)
         size = math.prod(engine.shape[3:]) * self.length
         return estimator(
             partial(crafter.predict, network=self.replay),
             self.schedule,
-            {**conditionings, "positive": positive},
+            conditionings,
             frames=settings.frames,
             guidance=settings.sampling.guidance,
             together=request.together or (request.together is None and crafter.fits_together(size, 2)),

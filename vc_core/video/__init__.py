@@ -1,16 +1,16 @@
-"""FRAMES -> FILE: a clip becomes a video, an animated picture or a folder of pictures."""
+"""Writes a clip to a video file, an animated image or a folder of images."""
 
 from __future__ import annotations
 
 from ..files import check_target
 from .arrange import arranged
 from .audio import LENGTHS, Audio
-from .formats import FORMATS, Format, find_format, format_of, offered, quality_table
-from .gif import DITHERS
+from .formats import FORMATS, Format, available_formats, find_format, format_of, quality_table
 from .names import safe_name
+from .options import DITHERS, Options
 from .rate import frame_rate
 from .values import ODD_SIZES
-from .writing import Options, Written, write, write_video
+from .writing import Written, write, write_video
 
 __all__ = [
     "DITHERS",
@@ -22,11 +22,11 @@ __all__ = [
     "Options",
     "Written",
     "arranged",
+    "available_formats",
     "check_target",
     "find_format",
     "format_of",
     "frame_rate",
-    "offered",
     "quality_table",
     "safe_name",
     "write",

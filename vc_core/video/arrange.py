@@ -1,4 +1,4 @@
-"""The order of the frames: backwards again, faded into a seamless loop, repeated. Nothing here copies the clip."""
+"""The order of the frames: ping-pong, cross-faded loop, repeats. The clip is never copied."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from ..errors import UserError
 
 Frame = Any
-"""h w 3 or h w 4: a float tensor or array in 0..1, or one of uint8."""
+"""A frame h w 3 or h w 4: a tensor or array, float in 0..1 or uint8."""
 
 
 @runtime_checkable
 class Clip(Protocol):
-    """Frames that can be asked for again and by number: a tensor f h w c, an array, a list."""
+    """Frames with random access: a tensor f h w c, an array or a list."""
 
     def __len__(self) -> int: ...
 
@@ -26,47 +26,58 @@ class Clip(Protocol):
 
 
 def count_of(frames: Iterable[Frame]) -> int | None:
-    """The number of frames where it is known beforehand."""
+    """The number of frames, or None if it is not known in advance."""
     return len(frames) if isinstance(frames, Clip) else None
 
 
 def in_order(frames: Iterable[Frame] | Clip) -> Iterator[Frame]:
-    """The frames one by one; of a tensor they are views."""
+    """The frames one by one, without copying."""
     if isinstance(frames, Clip):
         return (frames[i] for i in range(len(frames)))
     return iter(frames)
 
 
 def arranged(frames: Iterable[Frame], *, ping_pong: bool, fade: int, plays: int) -> tuple[Iterator[Frame], int | None]:
-    """The frames in their new order and their number where it is known.
+    """The frames in their new order, and their number, or None if it is not known in advance.
 
-    `ping_pong`: forwards, then backwards without the two ends, so that a loop shows no frame twice in a row. `fade`:
-    the last so many frames fade into the first, which are left out at the start, so that the end runs into the
-    beginning. `plays`: the whole of it so many times. Raises UserError where the frames do not allow it.
+    ping_pong: forwards, then backwards without the first and the last frame, so that a loop shows no frame twice in a
+        row.
+    fade: number of frames at the end that fade into the beginning. The first `fade` frames are omitted at the start, so
+        that the end leads into the beginning.
+    plays: how many times to repeat all of this, at least 1.
+
+    Raises UserError if the options are invalid or the frames do not support them.
     """
+    _check(frames, ping_pong, fade, plays)
+    count = count_of(frames)
+    if fade:
+        return _repeated(lambda: seamless(in_order(frames), fade), plays), None if count is None else (
+            count - fade
+        ) * plays
+    if ping_pong and isinstance(frames, Clip):
+        return _repeated(lambda: back_and_forth(frames), plays), max(len(frames), 2 * len(frames) - 2) * plays
+    return _repeated(lambda: in_order(frames), plays), None if count is None else count * plays
+
+
+def _check(frames: Iterable[Frame], ping_pong: bool, fade: int, plays: int) -> None:
     if ping_pong and fade:
-        raise UserError("Ping-pong and a cross-faded loop both make a seamless loop; choose one of them.")
+        raise UserError("Ping-pong and a cross-faded loop both make a seamless loop; choose only one of them.")
     if plays < 1 or fade < 0:
         raise UserError(
-            f"The number of plays must be at least 1 and that of faded frames 0 or more, not {plays}, {fade}."
+            f"The number of plays is {plays} and that of faded frames {fade}; they must be at least 1 and at least 0."
+        )
+    if (ping_pong or plays > 1) and not isinstance(frames, Clip):
+        raise UserError(
+            "Ping-pong and repeats need random access to the frames: use a tensor or a list, not a generator."
         )
     count = count_of(frames)
-    if (ping_pong or plays > 1) and not isinstance(frames, Clip):
-        raise UserError("Ping-pong and repeats need all frames at once: give a tensor or a list, not a generator.")
     if count is not None and 2 * fade > count:
-        raise UserError(f"{fade} frames at each end cannot fade in a clip of {count}; choose at most {count // 2}.")
-
-    def once() -> Iterator[Frame]:
-        if fade:
-            return seamless(in_order(frames), fade)
-        return there_and_back(frames) if ping_pong and isinstance(frames, Clip) else in_order(frames)
-
-    if count is not None:
-        count = (count - fade if fade else max(count, 2 * count - 2) if ping_pong else count) * plays
-    return _repeated(once, plays), count
+        raise UserError(
+            f"A clip of {count} frames cannot be cross-faded over {fade} frames; choose at most {count // 2}."
+        )
 
 
-def there_and_back(frames: Clip) -> Iterator[Frame]:
+def back_and_forth(frames: Clip) -> Iterator[Frame]:
     """0 1 2 3 -> 0 1 2 3 2 1"""
     last = len(frames) - 1
     yield from in_order(frames)
@@ -75,7 +86,7 @@ def there_and_back(frames: Clip) -> Iterator[Frame]:
 
 
 def seamless(frames: Iterator[Frame], fade: int) -> Iterator[Frame]:
-    """f -> f - fade: the first `fade` frames are held back, and the last ones fade into them."""
+    """f -> f - fade: holds back the first `fade` frames and cross-fades the last ones into them."""
     head: list[Frame] = []
     tail: deque[Frame] = deque()
     for frame in frames:
@@ -86,10 +97,10 @@ def seamless(frames: Iterator[Frame], fade: int) -> Iterator[Frame]:
         if len(tail) > fade:
             yield tail.popleft()
     if len(tail) < fade:
-        raise UserError(f"{fade} frames at each end cannot fade in a clip of {len(head) + len(tail)}.")
-    for i, (leaving, coming) in enumerate(zip(tail, head, strict=True)):
+        raise UserError(f"A clip of {len(head) + len(tail)} frames cannot be cross-faded over {fade} frames.")
+    for i, (ending, beginning) in enumerate(zip(tail, head, strict=True)):
         weight = (i + 1) / (fade + 1)
-        yield _unit(leaving) * (1.0 - weight) + _unit(coming) * weight
+        yield _unit(ending) * (1.0 - weight) + _unit(beginning) * weight
 
 
 def _repeated(once: Callable[[], Iterator[Frame]], plays: int) -> Iterator[Frame]:

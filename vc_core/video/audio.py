@@ -1,4 +1,4 @@
-"""Sound beside the frames: cut or filled up to the video's length, written while the frames are."""
+"""The audio track: cut or padded to the length of the video, and written together with the frames."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .formats import require_av
 
 Length = Literal["trim and pad", "trim", "pad", "keep", "trim video"]
 LENGTHS: tuple[Length, ...] = ("trim and pad", "trim", "pad", "keep", "trim video")
-"""What gives way where sound and video differ: the sound is cut, filled up with silence, both or neither; or the video
-is cut where the sound ends."""
+"""What to do if audio and video differ in length: cut the audio, pad it with silence, both or neither; or cut the
+video at the end of the audio."""
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _RATES = {
     "aac": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
@@ -37,22 +37,22 @@ class Audio:
 
     def __post_init__(self) -> None:
         if self.waveform.ndim != 2 or self.waveform.shape[0] == 0:
-            raise UserError(f"Sound has the shape (channels, samples); this one has {tuple(self.waveform.shape)}.")
+            raise UserError(f"The audio has the shape {tuple(self.waveform.shape)}; it must be (channels, samples).")
         if not 1000 <= self.rate <= 768_000:
-            raise UserError(f"The sample rate is {self.rate} per second; it must be 1000 to 768000.")
+            raise UserError(f"The sample rate is {self.rate} Hz; it must be between 1000 and 768000.")
 
     def frames(self, rate: Fraction) -> int:
-        """Frames of a video with that many per second that the sound needs, the last one perhaps not to its end."""
+        """Number of video frames that cover the audio, at `rate` frames per second."""
         return max(1, math.ceil(self.waveform.shape[1] * rate / self.rate))
 
 
 def check_length(length: str) -> None:
     if length not in LENGTHS:
-        raise UserError(f"The audio length {length!r} is not known. There are: {', '.join(LENGTHS)}.")
+        raise UserError(f"audio_length is {length!r}; it must be one of {', '.join(LENGTHS)}.")
 
 
 class AudioTrack:
-    """The audio stream of an open container; `write_until` is called as the video grows, `finish` at its end."""
+    """The audio stream of an open container. Call `write_until` as the video grows, then `finish`."""
 
     def __init__(self, container: Any, encoder: str, audio: Audio, length: str) -> None:
         channels = audio.waveform.shape[0]
@@ -72,17 +72,16 @@ class AudioTrack:
 
     @property
     def message(self) -> str:
-        left_out = self.waveform.shape[0] - self.channels
-        return f"{left_out} of {self.waveform.shape[0]} audio channels were left out." if left_out else ""
+        dropped = self.waveform.shape[0] - self.channels
+        return f"{dropped} of {self.waveform.shape[0]} audio channels were dropped." if dropped else ""
 
     def write_until(self, seconds: Fraction) -> None:
-        """All sound before that time; silence where there is none is added by `finish` only."""
+        """Writes the audio up to that time. Silence is added only by `finish`."""
         self._write(min(int(seconds * self.rate), self.waveform.shape[1]))
 
     def finish(self, seconds: Fraction) -> None:
-        """The rest, for a video of that length."""
-        there, wanted = self.waveform.shape[1], round(seconds * self.rate)
-        end = there
+        """Writes the rest, for a video of that length."""
+        end, wanted = self.waveform.shape[1], round(seconds * self.rate)
         if self.length in ("trim and pad", "trim", "trim video"):
             end = min(end, wanted)
         self._write(end)
@@ -103,7 +102,7 @@ class AudioTrack:
             samples -= step
 
     def _push(self, values: np.ndarray) -> None:
-        packed = np.ascontiguousarray(values.T).reshape(1, -1)  # PyAV reads no eight planes
+        packed = np.ascontiguousarray(values.T).reshape(1, -1)  # PyAV does not accept eight planes
         frame = require_av().AudioFrame.from_ndarray(packed, format="flt", layout=_LAYOUTS[self.channels])
         frame.sample_rate = self.rate
         frame.time_base = Fraction(1, self.rate)
@@ -112,7 +111,7 @@ class AudioTrack:
         self._encode(frame)
 
     def _encode(self, frame: Any | None) -> None:
-        """Through the resampler into the container; None empties both."""
+        """Resamples, encodes and muxes a frame; None flushes resampler and encoder."""
         for part in self.resampler.resample(frame):
             for packet in self.stream.encode(part):
                 self.container.mux(packet)
@@ -122,7 +121,7 @@ class AudioTrack:
 
 
 def _nearest(rate: int, allowed: tuple[int, ...] | None) -> int:
-    """The lowest rate that loses nothing, else the highest."""
+    """The lowest supported rate that is not below `rate`, otherwise the highest."""
     if allowed is None:
         return rate
     return min((other for other in allowed if other >= rate), default=allowed[-1])

@@ -1,4 +1,4 @@
-"""The formats that a video can be written in, as data, and which of them the installed PyAV and Pillow can write."""
+"""The supported file formats as data, and which of them the installed PyAV and Pillow can write."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..errors import UserError
 Kind = Literal["stream", "gif", "webp", "apng", "png"]
 
 DEFAULT_QUALITY = 80
-"""On the scale of 0 (small file) to 100 (every detail) that all lossy formats share."""
+"""On the scale from 0 (small file) to 100 (every detail) shared by all lossy formats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The codec's own number for a quality of 0, of 80 (the default) and of 100; straight lines between them."""
+    """A codec's own setting at quality 0, 80 (the default) and 100, with linear interpolation in between."""
 
     name: str
     worst: int
@@ -35,30 +35,31 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One container with one codec at one bit depth."""
+    """A container with a codec and a bit depth."""
 
     name: str
-    """What people choose: container, codec, and the bits when they are not 8. Fixed: saved workflows hold it."""
+    """The name that users select: container, codec, and the bit depth if it is not 8. Saved workflows refer to it, so
+    it must not change."""
     kind: Kind = "stream"
     suffix: str
     muxer: str = ""
     encoder: str = ""
     pixels: str
-    """PyAV's name of the pixel format that is encoded."""
+    """PyAV's name of the encoded pixel format."""
     alpha: str | None = None
-    """The pixel format for frames with transparency; None where the format has none."""
+    """The pixel format for frames with transparency; None if the format does not support it."""
     bits: int = 8
     scale: Scale | None = None
-    """None where the format is lossless: it needs no quality."""
+    """None for lossless formats."""
     options: Mapping[str, str] = field(default_factory=dict)
     audio: str = ""
-    """PyAV's name of the audio encoder; empty where the format holds no sound."""
+    """PyAV's name of the audio encoder; empty if the format does not support audio."""
     tag: str = ""
     max_fps: int = 1000
     min_side: int = 1
     max_side: int = 65535
     page: bool = False
-    """A browser plays it."""
+    """Whether browsers can play it."""
 
     @property
     def lossless(self) -> bool:
@@ -66,16 +67,16 @@ class Format:
 
     @property
     def rgb(self) -> bool:
-        """Pixels stay red, green and blue: nothing is converted to bt709."""
+        """Whether pixels are stored as RGB instead of being converted to BT.709."""
         return not self.pixels.startswith("yuv")
 
     @property
     def even(self) -> tuple[bool, bool]:
-        """Whether width, height must be even."""
+        """Whether width and height must be even."""
         return "420" in self.pixels or "422" in self.pixels, "420" in self.pixels
 
-    def plain(self, quality: int) -> str:
-        """The name with the codec's own number, as "mp4 h264, crf 18"."""
+    def describe(self, quality: int) -> str:
+        """The name with the codec's own setting, such as "mp4 h264, crf 18"."""
         return (
             f"{self.name}, lossless"
             if self.scale is None
@@ -93,7 +94,7 @@ WEBP = Scale(name="quality", worst=20, default=90, best=100)
 GIF = Scale(name="colours", worst=16, default=256, best=256)
 
 MIN_SIDES = {"h265": 64, "av1": 16}
-"""x265 writes over memory that is not its own where 8 and 10 bit videos smaller than a block follow each other."""
+"""Smaller frames make x265 write out of bounds when 8-bit and 10-bit videos are encoded in turn."""
 
 _X264 = {"preset": "medium"}
 _X265 = {"preset": "medium", "x265-params": "log-level=error"}
@@ -113,7 +114,7 @@ def _streams(
     page: bool,
     containers: tuple[str, ...] = ("mp4", "mov", "mkv"),
 ) -> list[Format]:
-    """The same codec in several containers."""
+    """One codec in several containers."""
     bits = 10 if "10" in pixels else 8
     ending = f" {bits}-bit" if bits > 8 else ""
     return [
@@ -237,28 +238,29 @@ FORMATS: tuple[Format, ...] = (
     _png("png", "", 8),
     _png("png", "", 16),
 )
-"""Everything known, best choice for most people first; of two with the same name the first that can be written is
-offered. The apng files end with .png, as ComfyUI's own do: only under that name does its page read the workflow."""
+"""All supported formats, the best choice for most users first. Of several entries with the same name, the first that
+can be written is available. apng files end in .png, like ComfyUI's own, since its page reads workflows only from that
+suffix."""
 
 
-def offered() -> dict[str, Format]:
-    """The formats that the installed PyAV and Pillow can write, by name; only webp where PyAV is missing."""
-    there: dict[str, Format] = {}
-    for form in FORMATS:
-        if form.name not in there and _can_write(form):
-            there[form.name] = form
-    return there
+def available_formats() -> dict[str, Format]:
+    """The formats that the installed PyAV and Pillow can write, by name; only webp without PyAV."""
+    available: dict[str, Format] = {}
+    for candidate in FORMATS:
+        if candidate.name not in available and _can_write(candidate):
+            available[candidate.name] = candidate
+    return available
 
 
 def find_format(name: str) -> Format:
-    """The format of that name. Raises UserError, listing what there is, when it is unknown or not offered here."""
-    there = offered()
-    if name not in there:
+    """The format with that name. Raises UserError, listing the available ones, if it is unknown or not available."""
+    available = available_formats()
+    if name not in available:
         require_av()
-        known = any(form.name == name for form in FORMATS)
-        why = "cannot be written by the PyAV that is installed" if known else "is not known"
-        raise UserError(f"The video format {name!r} {why}. There are: {', '.join(there)}.")
-    return there[name]
+        known = any(each.name == name for each in FORMATS)
+        problem = "cannot be written by the installed PyAV" if known else "is unknown"
+        raise UserError(f"The video format {name!r} {problem}. Choose one of {', '.join(available)}.")
+    return available[name]
 
 
 _BY_SUFFIX = {
@@ -276,31 +278,29 @@ _BY_SUFFIX = {
 
 
 def format_of(path: str | Path) -> Format:
-    """The usual format for a file of that name; a name without a suffix means a folder of PNG pictures."""
+    """The default format for a path, by its suffix; without a suffix it is a folder of PNG images."""
     suffix = Path(path).suffix.lower()
     if Path(path).name.lower() in set(_BY_SUFFIX) - {""}:
-        raise UserError(
-            f"{str(path)!r} is an ending without a name; put one before it, as in 'video{Path(path).name}'."
-        )
+        raise UserError(f"{str(path)!r} is a suffix without a name. Add a name, for example 'video{Path(path).name}'.")
     if suffix not in _BY_SUFFIX:
         endings = ", ".join(ending for ending in _BY_SUFFIX if ending)
-        raise UserError(f"{str(path)!r} names no video format; end it with one of {endings}.")
+        raise UserError(f"{str(path)!r} does not end with the suffix of a video format. Use one of {endings}.")
     return find_format(_BY_SUFFIX[suffix])
 
 
 def quality_table() -> str:
-    """What a quality of 100, 80, 60, 40 and 20 is in each codec's own numbers, a line per codec."""
+    """Each codec's own setting at quality 100, 80, 60, 40 and 20, one line per codec."""
     rows: dict[str, str] = {}
-    for form in offered().values():
-        if form.scale is not None:
-            codec = form.name.removesuffix(f" {form.bits}-bit").split(" ", 1)[-1]
-            numbers = ", ".join(f"{quality} = {form.scale.at(quality)}" for quality in (100, 80, 60, 40, 20))
-            rows.setdefault(codec, f"{codec} {form.scale.name}: {numbers}")
+    for each in available_formats().values():
+        if each.scale is not None:
+            codec = each.name.removesuffix(f" {each.bits}-bit").split(" ", 1)[-1]
+            settings = ", ".join(f"{quality} = {each.scale.at(quality)}" for quality in (100, 80, 60, 40, 20))
+            rows.setdefault(codec, f"{codec} {each.scale.name}: {settings}")
     return "\n".join(rows.values())
 
 
-def _can_write(form: Format) -> bool:
-    if form.kind == "webp":
+def _can_write(candidate: Format) -> bool:
+    if candidate.kind == "webp":
         from PIL import features
 
         return bool(features.check("webp"))
@@ -308,23 +308,23 @@ def _can_write(form: Format) -> bool:
         av = require_av()
     except UserError:
         return False
-    if form.muxer and form.muxer not in av.formats_available:
+    if candidate.muxer and candidate.muxer not in av.formats_available:
         return False
     try:
-        codec = av.Codec(form.encoder, "w")
-    except ValueError:  # PyAV's unknown codec
+        codec = av.Codec(candidate.encoder, "w")
+    except ValueError:  # PyAV does not know the codec
         return False
-    if form.kind != "stream":
+    if candidate.kind != "stream":
         return True
-    return form.pixels in {pixels.name for pixels in codec.video_formats or ()}
+    return candidate.pixels in {pixels.name for pixels in codec.video_formats or ()}
 
 
 def require_av() -> Any:
-    """PyAV, imported when a video is written. Raises UserError when it is not installed."""
+    """PyAV, imported on demand. Raises UserError if it is not installed."""
     try:
         import av
     except ImportError as error:
         raise UserError(
-            f"Videos are written with PyAV, which is not usable here ({error}). Install it: pip install av"
+            f"Writing videos requires PyAV, which cannot be imported ({error}). Install it: pip install av"
         ) from error
     return av

@@ -1,64 +1,48 @@
-"""GIF: FFmpeg's palettes and dithering, streamed."""
+"""GIF, with FFmpeg's palettes and dithering, frame by frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .formats import Format, require_av
+from .formats import require_av
 from .metadata import gif_comments
+from .options import DITHERS, Encoding
 
-Dither = Literal["sierra2_4a", "floyd_steinberg", "bayer", "none"]
-DITHERS: tuple[Dither, ...] = ("sierra2_4a", "floyd_steinberg", "bayer", "none")
 TRAILER = b"\x3b"
 
 
 class GifWriter:
-    """An animated GIF. `plays`: how often it runs, 0 for ever.
+    """An animated GIF.
 
-    With `survey`, the frames as arrays once more and from the start, one palette is made for the whole clip: no flicker
-    and smaller files. Without, each frame gets its own.
+    `preview`, all frames as arrays from the start, lets one palette serve the whole clip, which avoids flicker and
+    makes smaller files. Without it, each frame gets its own palette.
     """
 
-    def __init__(
-        self,
-        part: Path,
-        form: Format,
-        *,
-        size: tuple[int, int],
-        alpha: bool,
-        rate: Fraction,
-        quality: int,
-        plays: int,
-        dither: str,
-        texts: Mapping[str, str],
-        survey: Iterator[np.ndarray] | None,
-    ) -> None:
-        if dither not in DITHERS:
-            raise UserError(f"The dithering {dither!r} is not known. There are: {', '.join(DITHERS)}.")
-        av = require_av()
-        assert form.scale is not None
-        self.part, self.rate, self.frames, self.comments = part, rate, 0, gif_comments(texts)
-        self.source = "rgba" if alpha else "rgb24"
-        self.colours = form.scale.at(quality)
-        self.palette = None if survey is None else self._survey(survey, size)
-        self.graph, self.inputs = self._use(size, dither)
+    def __init__(self, encoding: Encoding, preview: Iterator[np.ndarray] | None) -> None:
+        options, scale, size = encoding.options, encoding.format.scale, encoding.size
+        if options.dither not in DITHERS:
+            raise UserError(f"dither is {options.dither!r}; it must be one of {', '.join(DITHERS)}.")
+        assert scale is not None
+        self.part, self.rate, self.frames = encoding.part, encoding.rate, 0
+        self.comments = gif_comments(encoding.texts)
+        self.source = "rgba" if encoding.alpha else "rgb24"
+        self.colours = scale.at(options.quality)
+        self.palette = None if preview is None else self._common_palette(preview, size)
+        self.graph, self.inputs = self._filters(size, options.dither)
         if self.palette is not None:
             self.inputs[1].push(self.palette)
             self.inputs[1].push(None)
-        loop = "0" if plays == 0 else "-1" if plays == 1 else str(min(plays - 1, 65535))
-        self.container = av.open(str(part), "w", format="gif", options={"loop": loop})
-        self.stream = self.container.add_stream("gif", rate=rate)
+        self.container = require_av().open(str(self.part), "w", format="gif", options={"loop": _loop(options.plays)})
+        self.stream = self.container.add_stream("gif", rate=self.rate)
         context = self.stream.codec_context
         context.height, context.width = size
-        context.pix_fmt, context.time_base = "pal8", 1 / rate
+        context.pix_fmt, context.time_base = "pal8", 1 / self.rate
 
     def add(self, values: np.ndarray) -> None:
         self.inputs[0].push(self._frame(values))
@@ -72,7 +56,7 @@ class GifWriter:
         with self.part.open("rb+") as file:
             file.seek(-1, 2)
             if file.read(1) != TRAILER:
-                raise UserError("The GIF file is not complete; is the disk full? Make space and run it again.")
+                raise UserError("The GIF file is incomplete; the disk may be full. Free some space and try again.")
             file.seek(-1, 2)
             file.write(self.comments + TRAILER)
 
@@ -81,22 +65,22 @@ class GifWriter:
         with suppress(OSError, ValueError, av.error.FFmpegError):
             self.container.close()
 
-    def _survey(self, survey: Iterator[np.ndarray], size: tuple[int, int]) -> Any:
-        """The palette of all frames, as a picture of 16 x 16."""
+    def _common_palette(self, preview: Iterator[np.ndarray], size: tuple[int, int]) -> Any:
+        """The palette of all frames, as an image of 16 x 16 pixels."""
         av = require_av()
         graph = av.filter.Graph()
         first = self._buffer(graph, self.source, size)
         make = graph.add("palettegen", f"max_colors={self.colours}:stats_mode=full")
         _link(graph, first, make, graph.add("buffersink"))
         graph.configure()
-        for i, values in enumerate(survey):
+        for i, values in enumerate(preview):
             first.push(self._frame(values, i))
-            with suppress(av.error.BlockingIOError):  # the filter takes the frame only when asked for the palette
+            with suppress(av.error.BlockingIOError):  # the filter consumes a frame only when the palette is requested
                 graph.pull()
         first.push(None)
         return graph.pull()
 
-    def _use(self, size: tuple[int, int], dither: str) -> tuple[Any, list[Any]]:
+    def _filters(self, size: tuple[int, int], dither: str) -> tuple[Any, list[Any]]:
         graph = require_av().filter.Graph()
         first = self._buffer(graph, self.source, size)
         use = graph.add("paletteuse", f"dither={dither}:new={int(self.palette is None)}")
@@ -134,7 +118,7 @@ class GifWriter:
         return frame
 
     def _drain(self) -> None:
-        """Everything that the filters have ready goes to the file."""
+        """Encodes all frames that the filters have finished."""
         av = require_av()
         while True:
             try:
@@ -147,6 +131,13 @@ class GifWriter:
         for packet in self.stream.encode(frame):
             packet.duration = packet.duration or 1
             self.container.mux(packet)
+
+
+def _loop(plays: int) -> str:
+    """FFmpeg's option `loop` for a number of plays, where 0 is endless: the number of repeats, -1 for none."""
+    if plays == 0:
+        return "0"
+    return "-1" if plays == 1 else str(min(plays - 1, 65535))
 
 
 def _link(graph: Any, *filters: Any) -> None:

@@ -1,7 +1,7 @@
-"""Text inside video and picture files: the prompt and the workflow that made them.
+"""Metadata in video and image files: the prompt and the workflow that made them.
 
-Values are JSON, encoded once. It is pure ASCII, so that it survives containers without an encoding, and braces inside
-strings are written as escapes, because ComfyUI's page finds the end of the JSON in WebM by counting braces.
+Values are JSON, encoded once. The JSON is pure ASCII, so that it survives containers without an encoding, and braces in
+strings are escaped, because ComfyUI's frontend finds the end of the JSON in WebM files by counting braces.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _BRACES = str.maketrans({"{": r"\u007b", "}": r"\u007d"})
 
 ASCII = 2
 PROMPT_TAG, FIRST_TAG = 0x0110, 0x010F
-"""Exif tags of plain text, `Model` and `Make`: ComfyUI keeps the prompt in the one, the rest from the other down."""
+"""The Exif text tags `Model` and `Make`: ComfyUI stores the prompt in the first, and the rest from the second
+downwards."""
 SUB_BLOCK = 255
 
 
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Each value as text: a string stays as it is, everything else becomes JSON once.
+    """Each value as text: strings are unchanged, everything else becomes JSON.
 
-    Keys are cut to what every container can hold: 79 letters, digits, spaces, `_`, `-` and `.`.
+    Keys are reduced to what every container supports: at most 79 letters, digits, spaces, `_`, `-` and `.`.
     """
     return {
         _ODD.sub("_", key)[:79] or "_": value if isinstance(value, str) else to_json(value)
@@ -38,16 +39,17 @@ def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def to_json(value: Any) -> str:
-    """JSON in ASCII whose only bare braces are those of its structure. Raises UserError when it cannot be JSON."""
+    """ASCII JSON in which braces in strings are escaped. Raises UserError if the value cannot be written as JSON."""
     try:
         text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"The metadata cannot be written as JSON ({error}). Leave the offending value out.") from error
+        raise UserError(f"The metadata cannot be written as JSON ({error}). Remove the offending value.") from error
     return _STRING.sub(lambda match: match[0].translate(_BRACES), text)
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for NaN and infinities, which JSON does not know and ComfyUI puts into prompts."""
+    """The value with NaN and infinities replaced by null, since JSON has none and ComfyUI's prompts may contain
+    them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -63,7 +65,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_text(texts: Mapping[str, str]) -> bytes:
-    """Text chunks: `tEXt` for Latin-1, `iTXt` for everything else."""
+    """Text chunks: `tEXt` for ASCII, `iTXt` for everything else."""
     chunks = []
     for key, text in texts.items():
         if text.isascii():
@@ -74,7 +76,7 @@ def png_text(texts: Mapping[str, str]) -> bytes:
 
 
 def exif(texts: Mapping[str, str]) -> bytes:
-    """An Exif block, little endian, with one text `key:value` in each tag; empty when there is nothing to tell."""
+    """A little-endian Exif block with one text `key:value` per tag; empty without texts."""
     if not texts:
         return b""
     others = [key for key in texts if key != "prompt"]
@@ -82,14 +84,16 @@ def exif(texts: Mapping[str, str]) -> bytes:
     start = 8 + 2 + 12 * len(tags) + 4
     entries, data = b"", b""
     for tag, key in sorted(tags.items()):
-        value = f"{key}:{texts[key]}".encode().ljust(4, b"\0") + b"\0"  # shorter ones would lie in the entry itself
+        value = (
+            f"{key}:{texts[key]}".encode().ljust(4, b"\0") + b"\0"
+        )  # shorter values would be stored in the entry itself
         entries += struct.pack("<HHII", tag, ASCII, len(value), start + len(data))
         data += value + b"\0" * (len(value) % 2)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
 
 
 def gif_comments(texts: Mapping[str, str]) -> bytes:
-    """A comment extension `key:value` for each text."""
+    """One comment extension `key:value` per text."""
     blocks = []
     for key, text in texts.items():
         value = f"{key}:{text}".encode()

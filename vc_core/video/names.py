@@ -1,4 +1,4 @@
-"""Names that stay inside a folder and that every operating system accepts."""
+"""File names that stay inside a folder and are valid on every operating system."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\ud800-\udfff]')
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")})
 MAX_BYTES = 120
-"""Of one folder or file name, without counter and suffix; file systems take 255."""
+"""Maximum length of a folder or file name without counter and suffix; file systems allow 255."""
 MAX_FOLDERS = 8
 FALLBACK = "video"
 
 
 def safe_name(name: str) -> tuple[str, str]:
-    """A relative name with `/` between folders, and a message that tells what was changed, empty when nothing was.
+    """A safe relative name with `/` between folders, and a message about the change, empty if there was none.
 
-    Absolute paths, drive letters and steps upwards lose what would lead outside; characters that some system refuses
-    become `_`; names of Windows devices get a `_` in front; long names are cut.
+    Roots, drive letters and `..` are removed; characters that are invalid on some system become `_`; names of Windows
+    devices are prefixed with `_`; long names are truncated.
     """
     slashed = name.strip().replace("\\", "/")
     steps = re.sub(r"^[A-Za-z]:(?=/)", "", slashed).split("/")
@@ -28,8 +28,8 @@ def safe_name(name: str) -> tuple[str, str]:
     if safe in (name, slashed):
         return safe, ""
     shown = name if len(name) <= 60 else f"{name[:57]}..."
-    why = "files stay inside the output folder, under names that every system accepts"
-    return safe, f"The name {shown!r} was changed to {safe!r}: {why}."
+    reason = "files must stay inside the output folder and have names that are valid on every system"
+    return safe, f"The name {shown!r} was changed to {safe!r}: {reason}."
 
 
 def _safe_part(part: str) -> str:

@@ -1,6 +1,6 @@
-"""Animated pictures and folders of pictures whose container is simple enough to write here: WebP, APNG, PNG.
+"""Writers for WebP, APNG and folders of PNG files, whose containers are simple enough to write here.
 
-FFmpeg and Pillow keep a whole animation in memory and drop the text or the 16 bits; here each frame goes to the disk
+FFmpeg and Pillow keep a whole animation in memory and lose the metadata or the 16 bits. These writers store each frame
 as soon as it is encoded.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import Image
 from ..errors import UserError
 from .formats import Format, require_av
 from .metadata import exif, png_chunk, png_text
+from .options import Encoding
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_RIFF = 2**32 - 2
@@ -26,19 +26,19 @@ DIGITS = 5
 
 
 class PngEncoder:
-    """Arrays h w 3 or 4 of uint8 or uint16 to PNG chunks."""
+    """Encodes arrays h w 3 or h w 4 of uint8 or uint16 as PNG chunks."""
 
-    def __init__(self, form: Format, *, size: tuple[int, int], alpha: bool) -> None:
-        self.pixels = str(form.alpha if alpha else form.pixels)
-        context = require_av().CodecContext.create(form.encoder, "w")
+    def __init__(self, png: Format, *, size: tuple[int, int], alpha: bool) -> None:
+        self.pixels = str(png.alpha if alpha else png.pixels)
+        context = require_av().CodecContext.create(png.encoder, "w")
         context.height, context.width = size
         context.pix_fmt, context.time_base = self.pixels, Fraction(1, 25)
         context.options = {"pred": "paeth", "compression_level": "6"}
-        context.thread_count = 1  # more would hold frames back
+        context.thread_count = 1  # more threads would delay frames
         self.context = context
 
     def __call__(self, values: np.ndarray) -> Iterator[tuple[bytes, bytes]]:
-        """Kind and data of each chunk that matters."""
+        """Type and data of the header and pixel chunks."""
         if values.dtype == np.uint16:
             values = values.astype(">u2")
         frame = self._frame(values)
@@ -58,7 +58,7 @@ class PngEncoder:
 
 
 def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of the header and the pixels in a PNG file; the rest is left out."""
+    """Type and data of the header and pixel chunks in a PNG file."""
     at = len(SIGNATURE)
     while at < len(data):
         length = struct.unpack_from(">I", data, at)[0]
@@ -69,13 +69,11 @@ def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class PngWriter:
-    """A folder of PNG files, each with the text."""
+    """A folder of PNG files, each with the metadata."""
 
-    def __init__(
-        self, part: Path, form: Format, *, size: tuple[int, int], alpha: bool, texts: Mapping[str, str]
-    ) -> None:
-        self.part, self.frames, self.text = part, 0, png_text(texts)
-        self.encode = PngEncoder(form, size=size, alpha=alpha)
+    def __init__(self, encoding: Encoding) -> None:
+        self.part, self.frames, self.text = encoding.part, 0, png_text(encoding.texts)
+        self.encode = PngEncoder(encoding.format, size=encoding.size, alpha=encoding.alpha)
 
     def add(self, values: np.ndarray) -> None:
         self.frames += 1
@@ -93,26 +91,17 @@ class PngWriter:
 
 
 class ApngWriter:
-    """An animated PNG (W3C PNG, third edition). `plays`: how often it runs, 0 for ever."""
+    """An animated PNG (W3C PNG, third edition)."""
 
-    def __init__(
-        self,
-        part: Path,
-        form: Format,
-        *,
-        size: tuple[int, int],
-        alpha: bool,
-        rate: Fraction,
-        plays: int,
-        texts: Mapping[str, str],
-    ) -> None:
-        delay = (1 / rate).limit_denominator(65535)
+    def __init__(self, encoding: Encoding) -> None:
+        delay = (1 / encoding.rate).limit_denominator(65535)
         if not 0 < delay.numerator <= 65535:
-            raise UserError(f"A frame rate of {rate} cannot be written in an APNG file; choose one of 1 or more.")
-        self.delay, self.size, self.plays, self.text = delay, size, plays, png_text(texts)
+            raise UserError(f"A frame rate of {encoding.rate} is not supported by APNG; choose 1 or more.")
+        self.delay, self.size, self.plays = delay, encoding.size, encoding.options.plays
+        self.text = png_text(encoding.texts)
         self.frames = self.sequence = self.control_at = 0
-        self.encode = PngEncoder(form, size=size, alpha=alpha)
-        self.file = part.open("wb")
+        self.encode = PngEncoder(encoding.format, size=encoding.size, alpha=encoding.alpha)
+        self.file = encoding.part.open("wb")
 
     def add(self, values: np.ndarray) -> None:
         for kind, data in self.encode(values):
@@ -156,40 +145,30 @@ class ApngWriter:
 
 
 class WebpWriter:
-    """An animated WebP. Only the rectangle that differs from the frame before is stored."""
+    """An animated WebP. Only the rectangle that differs from the previous frame is stored."""
 
-    def __init__(
-        self,
-        part: Path,
-        form: Format,
-        *,
-        size: tuple[int, int],
-        alpha: bool,
-        rate: Fraction,
-        plays: int,
-        quality: int,
-        texts: Mapping[str, str],
-    ) -> None:
-        self.size, self.rate, self.exif, self.frames = size, rate, exif(texts), 0
-        lossy = {} if form.scale is None else {"quality": form.scale.at(quality)}
+    def __init__(self, encoding: Encoding) -> None:
+        self.rate, self.exif, self.frames = encoding.rate, exif(encoding.texts), 0
+        scale = encoding.format.scale
+        lossy = {} if scale is None else {"quality": scale.at(encoding.options.quality)}
         self.save: dict[str, Any] = lossy or {"lossless": True, "quality": 60, "exact": True}
-        self.before: np.ndarray | None = None
-        height, width = size
-        flags = 0x02 | (0x10 if alpha else 0) | (0x08 if self.exif else 0)
-        self.file = part.open("wb")
+        self.previous: np.ndarray | None = None
+        height, width = encoding.size
+        flags = 0x02 | (0x10 if encoding.alpha else 0) | (0x08 if self.exif else 0)
+        self.file = encoding.part.open("wb")
         self.file.write(b"RIFF\0\0\0\0WEBP")
-        self._chunk(b"VP8X", bytes([flags, 0, 0, 0]) + _three(width - 1) + _three(height - 1))
-        self._chunk(b"ANIM", struct.pack("<IH", 0, min(plays, 65535)))
+        self._chunk(b"VP8X", bytes([flags, 0, 0, 0]) + _uint24(width - 1) + _uint24(height - 1))
+        self._chunk(b"ANIM", struct.pack("<IH", 0, min(encoding.options.plays, 65535)))
 
     def add(self, values: np.ndarray) -> None:
-        top, left, bottom, right = changed(self.before, values)
-        self.before = values.copy()
+        top, left, bottom, right = changed_area(self.previous, values)
+        self.previous = values.copy()
         out = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(values[top:bottom, left:right])).save(out, "WEBP", **self.save)
-        place = _three(left // 2) + _three(top // 2) + _three(right - left - 1) + _three(bottom - top - 1)
+        position = _uint24(left // 2) + _uint24(top // 2) + _uint24(right - left - 1) + _uint24(bottom - top - 1)
         start, end = (round(1000 * i / self.rate) for i in (self.frames, self.frames + 1))
         overwrite = b"\x02"
-        self._chunk(b"ANMF", place + _three(end - start) + overwrite + _picture_of(out.getvalue()))
+        self._chunk(b"ANMF", position + _uint24(end - start) + overwrite + _image_chunks(out.getvalue()))
         self.frames += 1
 
     def finish(self) -> None:
@@ -197,7 +176,7 @@ class WebpWriter:
             self._chunk(b"EXIF", self.exif)
         length = self.file.tell() - 8
         if length > MAX_RIFF:
-            raise UserError("The animation is larger than the 4 GB that a WebP file can be. Write a video instead.")
+            raise UserError("The animation exceeds the limit of 4 GB for WebP files. Write a video instead.")
         self.file.seek(4)
         self.file.write(struct.pack("<I", length))
         self.file.close()
@@ -209,19 +188,19 @@ class WebpWriter:
         self.file.write(kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2))
 
 
-def changed(before: np.ndarray | None, now: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left (both even), bottom, right of the smallest rectangle outside of which nothing changed."""
-    if before is None:
-        return 0, 0, now.shape[0], now.shape[1]
-    different = (before != now).any(axis=2)
+def changed_area(previous: np.ndarray | None, current: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left (both even), bottom and right of the smallest rectangle that contains all changes."""
+    if previous is None:
+        return 0, 0, current.shape[0], current.shape[1]
+    different = (previous != current).any(axis=2)
     rows, columns = np.flatnonzero(different.any(axis=1)), np.flatnonzero(different.any(axis=0))
     if rows.size == 0:
         return 0, 0, 1, 1
     return int(rows[0]) // 2 * 2, int(columns[0]) // 2 * 2, int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
-def _picture_of(data: bytes) -> bytes:
-    """The chunks of a still WebP file that hold its pixels."""
+def _image_chunks(data: bytes) -> bytes:
+    """The chunks of a still WebP file that contain its pixels."""
     at, found = 12, b""
     while at < len(data):
         length = struct.unpack_from("<I", data, at + 4)[0]
@@ -232,5 +211,5 @@ def _picture_of(data: bytes) -> bytes:
     return found
 
 
-def _three(number: int) -> bytes:
+def _uint24(number: int) -> bytes:
     return number.to_bytes(3, "little")

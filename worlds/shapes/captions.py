@@ -1,4 +1,4 @@
-"""Sentences about scenes: several wordings for everything, and now and then something is left unsaid."""
+"""Captions of scenes, with several wordings for everything, and with occasional omissions."""
 
 from __future__ import annotations
 
@@ -38,23 +38,24 @@ OTHER_MOTIONS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 SPEED_WORDS: dict[str, tuple[str, ...]] = {"slow": ("slowly",), "normal": ("",), "fast": ("fast", "quickly")}
 
-BACKGROUND_SAID = 0.5
-COLOUR_UNSAID = 0.08
-SHAPE_UNSAID = 0.05
-MOTION_UNSAID = 0.10
+BACKGROUND_NAMED = 0.5
+COLOUR_OMITTED = 0.08
+SHAPE_OMITTED = 0.05
+MOTION_OMITTED = 0.10
 COLOUR_ONLY = 0.03
+"""Probabilities."""
 
 
 def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
 
-def _thing(scene: Scene, rng: np.random.Generator, whole: bool) -> str:
+def _object(scene: Scene, rng: np.random.Generator, complete: bool) -> str:
     colour = _pick(rng, COLOUR_WORDS.get(scene.colour, (scene.colour,)))
     shape = _pick(rng, SHAPE_WORDS[scene.shape])
-    if not whole:
-        colour = "" if rng.random() < COLOUR_UNSAID else colour
-        shape = "shape" if rng.random() < SHAPE_UNSAID else shape
+    if not complete:
+        colour = "" if rng.random() < COLOUR_OMITTED else colour
+        shape = "shape" if rng.random() < SHAPE_OMITTED else shape
     return " ".join(f"{colour} {shape}".split())
 
 
@@ -79,23 +80,23 @@ def _place(scene: Scene, rng: np.random.Generator) -> str:
     return _pick(rng, (f"on a {colours} background", f"in front of a {colours} background", f"on {colours}"))
 
 
-def caption(scene: Scene, rng: np.random.Generator, *, whole: bool = False) -> str:
-    """One wording of the scene; `whole` never leaves out colour, shape or motion, as evaluation needs it."""
-    if not whole and rng.random() < COLOUR_ONLY:
+def caption(scene: Scene, rng: np.random.Generator, *, complete: bool = False) -> str:
+    """A caption of the scene; with `complete`, it always names colour, shape and motion, as evaluation needs."""
+    if not complete and rng.random() < COLOUR_ONLY:
         return scene.colour
-    thing = _thing(scene, rng, whole)
-    article = "an" if thing[0] in "aeiou" else "a"
+    name = _object(scene, rng, complete)
+    article = "an" if name[0] in "aeiou" else "a"
     verb, participle = _motion(scene, rng)
-    if not whole and rng.random() < MOTION_UNSAID:
-        sentence = _pick(rng, (f"{article} {thing}", thing))
+    if not complete and rng.random() < MOTION_OMITTED:
+        sentence = _pick(rng, (f"{article} {name}", name))
     else:
         sentence = _pick(
             rng,
             (
-                f"{article} {thing} {verb}",
-                f"the {thing} {verb}",
-                f"{article} {thing} {participle}",
-                f"a video of {article} {thing} {participle}",
+                f"{article} {name} {verb}",
+                f"the {name} {verb}",
+                f"{article} {name} {participle}",
+                f"a video of {article} {name} {participle}",
             ),
         )
-    return f"{sentence} {_place(scene, rng)}" if rng.random() < BACKGROUND_SAID else sentence
+    return f"{sentence} {_place(scene, rng)}" if rng.random() < BACKGROUND_NAMED else sentence

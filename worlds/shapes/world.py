@@ -1,8 +1,8 @@
-"""The synthetic world: one coloured shape that moves, grows or rests, and sentences that say so.
+"""The synthetic world: a coloured shape that moves, changes its size or stays still.
 
-A `Scene` says everything about a clip in numbers and names; `render` draws scenes, `caption` describes one. Motion is
-physical: a speed in pixels per second, sampled at the scene's frame rate, so that twice the fps means half the step
-from frame to frame. The shape never leaves the picture. Coordinates: x to the right, y down, in pixels.
+A `Scene` describes a clip completely; `render` draws scenes, `captions.caption` describes one in words. Speeds are in
+pixels per second and sampled at the scene's frame rate, so that twice the fps means half the step from frame to frame.
+The shape never leaves the image. Coordinates: x to the right, y down, in pixels.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 Array = npt.NDArray[Any]
 
 SIZE = 64
-"""Height and width of a picture."""
+"""Height and width of a frame in pixels."""
 FRAMES = 16
 FPS_RANGE = (4, 28)
-"""Frame rates seen in training."""
+"""Range of frame rates used in training."""
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.90, 0.10, 0.12),
@@ -54,19 +54,20 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 }
 MOTIONS: tuple[str, ...] = (*DIRECTIONS, "still", "growing", "shrinking")
 SPEEDS: dict[str, float] = {"slow": 5.0, "normal": 8.0, "fast": 12.8}
-"""Pixels per second; a shape's radius grows by `GROWTH` of it."""
+"""Pixels per second; the radius of a shape grows at `GROWTH` times this rate."""
 GROWTH = 0.25
 LOWEST_FPS: dict[str, int] = {"fast": 5}
-"""At lower frame rates a fast shape would leave the picture, so there is no such scene."""
+"""Lowest frame rate of a speed. At lower frame rates a fast shape would leave the image."""
 MARGIN = 1.5
-"""Pixels that stay free between the shape and the border."""
+"""Minimum distance in pixels between the shape and the border."""
 
 HELD_OUT_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One clip. `x`, `y` (first frame) and `radius` (middle of the clip) in pixels; `background`: one or two names."""
+    """One clip. `x`, `y` (in the first frame) and `radius` (in the middle of the clip) are in pixels; `background` has
+    one or two names."""
 
     shape: str
     colour: str
@@ -74,7 +75,7 @@ class Scene:
     speed: str = "normal"
     background: tuple[str, ...] = ("black",)
     stacked: bool = True
-    """Two background colours lie one above the other rather than side by side."""
+    """Whether two background colours are stacked rather than side by side."""
     fps: int = 8
     x: float = SIZE / 2
     y: float = SIZE / 2
@@ -82,12 +83,12 @@ class Scene:
 
 
 def held_out(shape: str, colour: str, motion: str) -> bool:
-    """Whether this combination never occurs in training: one in ten, by a hash that is the same everywhere."""
+    """Whether this combination is held out of training: one in ten, by a platform-independent hash."""
     return zlib.crc32(f"{shape}/{colour}/{motion}".encode()) % HELD_OUT_EVERY == 0
 
 
 def velocity(scene: Scene) -> tuple[float, float]:
-    """Pixels per frame along x and y."""
+    """Velocity in pixels per frame, along x and y."""
     dx, dy = DIRECTIONS.get(scene.motion, (0, 0))
     length = float(np.hypot(dx, dy)) or 1.0
     step = SPEEDS[scene.speed] / scene.fps
@@ -95,7 +96,7 @@ def velocity(scene: Scene) -> tuple[float, float]:
 
 
 def growth(scene: Scene) -> float:
-    """Pixels by which the radius changes from frame to frame."""
+    """Change of the radius in pixels per frame."""
     sign = {"growing": 1.0, "shrinking": -1.0}.get(scene.motion, 0.0)
     return sign * GROWTH * SPEEDS[scene.speed] / scene.fps
 
@@ -111,16 +112,16 @@ OPPOSITE |= {other: motion for motion, other in OPPOSITE.items()} | {"still": "s
 
 
 def backwards(scene: Scene) -> Scene:
-    """The scene whose frames are those of `scene` from the last to the first."""
+    """The scene whose frames are those of `scene` in reverse order."""
     dx, dy = velocity(scene)
     steps = FRAMES - 1
     return replace(scene, motion=OPPOSITE[scene.motion], x=scene.x + steps * dx, y=scene.y + steps * dy)
 
 
 def random_scene(rng: np.random.Generator, *, unseen: bool = False, fps: int | None = None) -> Scene:
-    """A scene drawn evenly from the combinations of training, or (`unseen`) from those held out of it.
+    """A scene drawn uniformly from the training combinations, or from the held-out ones with `unseen`.
 
-    Frame rates are drawn evenly in their logarithm over `FPS_RANGE` when `fps` is None.
+    If `fps` is None, the frame rate is drawn log-uniformly from `FPS_RANGE`.
     """
     while True:
         shape, colour, motion = (str(rng.choice(list(names))) for names in (SHAPES, COLOURS, MOTIONS))
@@ -145,9 +146,9 @@ def random_scene(rng: np.random.Generator, *, unseen: bool = False, fps: int | N
 
 
 def place(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene at a random start from which its shape stays inside the picture for `FRAMES` frames.
+    """The scene with a random start position from which its shape stays inside the image for `FRAMES` frames.
 
-    Raises ValueError when the shape moves or grows too far for any start.
+    Raises ValueError if the shape moves or grows too far for any start position.
     """
     reach = scene.radius + abs(growth(scene)) * (FRAMES - 1) / 2 + MARGIN
     starts = []
@@ -155,15 +156,17 @@ def place(scene: Scene, rng: np.random.Generator) -> Scene:
         travel = step * (FRAMES - 1)
         low, high = reach - min(0.0, travel), SIZE - reach - max(0.0, travel)
         if low > high:
-            raise ValueError(f"{scene} travels {travel:.1f} pixels and does not fit into {SIZE}; slow it or raise fps")
+            raise ValueError(
+                f"{scene} moves {travel:.1f} pixels and does not fit into {SIZE}; lower its speed or raise fps"
+            )
         starts.append(float(rng.uniform(low, high)))
     return replace(scene, x=starts[0], y=starts[1])
 
 
 def outline_distance(shape: str, x: Array, y: Array, radius: Array | float) -> Array:
-    """Signed distance in pixels from the shape's outline, negative inside; exact near edges, not near corners.
+    """Signed distance in pixels from the shape's outline, negative inside; exact near edges, but not near corners.
 
-    `x` and `y` are measured from the shape's middle. Raises ValueError for a shape that the world does not have.
+    `x` and `y` are relative to the shape's centre. Raises ValueError for an unknown shape.
     """
     if shape == "circle":
         return np.hypot(x, y) - radius
@@ -173,8 +176,8 @@ def outline_distance(shape: str, x: Array, y: Array, radius: Array | float) -> A
     if shape == "square":
         return np.maximum(across, along) - 0.88 * radius
     if shape == "cross":
-        lying = np.maximum(across - radius, along - 0.34 * radius)
-        return np.minimum(lying, np.maximum(across - 0.34 * radius, along - radius))
+        horizontal = np.maximum(across - radius, along - 0.34 * radius)
+        return np.minimum(horizontal, np.maximum(across - 0.34 * radius, along - radius))
     if shape == "triangle":
         return np.maximum(y - 0.8 * radius, (1.8 * across - (y + radius)) / 2.059)
     raise ValueError(f"Shape {shape!r} is unknown; the world has {', '.join(SHAPES)}")
@@ -191,11 +194,11 @@ def _backdrop(scene: Scene) -> Tensor:
 
 
 def render(scenes: Sequence[Scene], *, frames: Sequence[int] | None = None) -> Tensor:
-    """Draw scenes with smooth edges.
+    """Draws scenes with antialiased edges.
 
     Args:
         scenes: b scenes.
-        frames: which frames to draw, numbered from 0; all `FRAMES` when None.
+        frames: indices of the frames to draw; all `FRAMES` if None.
 
     Returns:
         b f h w 3, float32 in 0..1.

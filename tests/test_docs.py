@@ -116,11 +116,12 @@ def planned(model: str) -> tuple[float, ...]:
     ["VideoCrafter2", "VideoCrafter1 T2V-1024", "VideoCrafter1 T2V-512", "DynamiCrafter 256", "DynamiCrafter 1024"],
 )
 def test_the_table_of_planned_memory_is_what_the_tools_count(model: str) -> None:
-    """To a twentieth: how a pass is split into parts may change a little."""
+    """No more than the table says; how a pass is split into parts may change a little, so it may be less."""
     spec = PRESETS[ROWS[model]]
     counted = plan(spec, (16, spec.defaults.height // spec.size_multiple, spec.defaults.width // spec.size_multiple))
     names = ("weight_bytes", "pass_bytes", "peak_bytes", "peak_bytes_streamed", "decode_bytes_per_frame")
-    assert planned(model) == pytest.approx([counted[name] / 2**30 for name in names], rel=0.05, abs=0.01)
+    for stated, name in zip(planned(model), names, strict=True):
+        assert 0.75 * stated < counted[name] / 2**30 < 1.01 * stated + 0.01, name
 
 
 @pytest.mark.parametrize("model", ROWS)

@@ -187,7 +187,7 @@ def test_shifted_windows_are_those_of_the_sampler(text_model):
 
 
 @pytest.mark.parametrize("freenoise", [True, False])
-def test_the_preset_uses_noise_again_if_it_is_told_to(text_model, freenoise):
+def test_the_preset_reuses_noise_if_asked(text_model, freenoise):
     import comfy.patcher_extension as extension
 
     starts = []

@@ -31,6 +31,10 @@ def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
     return out
 
 
+Inputs = Callable[[], tuple[Tensor, Tensor, Tensor]]
+"""Returns queries, keys and values, n tokens d."""
+
+
 def triangle(length: int, like: Tensor) -> Tensor:
     """`Windows.weights`, on the device of `like`."""
     place = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
@@ -221,7 +225,7 @@ class TemporalAttention(AttentionLayer):
             if windows.spectral:
                 return self._attended_near_and_far(x, windows.size // 2, call)
             return self._attended_in_windows(x, windows, call)
-        return self._over_frames(*self.projected(x, x, call), call)
+        return self._over_frames(partial(self.projected, x, x, call), call)
 
     def _attended_alone(self, x: Tensor) -> Tensor:
         """What is left when every frame attends to itself alone: its value, at distance zero."""
@@ -236,12 +240,12 @@ class TemporalAttention(AttentionLayer):
         is linear and the same in every channel, so it may come before the projection and the residual."""
         mask = near_mask(x.shape[1], reach, x)
         if self.over_time.finest:
-            return self._over_frames(*self.projected(x, x, call), call, mask)
+            return self._over_frames(partial(self.projected, x, x, call), call, mask)
 
         def near_then_far(part: Tensor) -> Iterator[Tensor]:
-            q, k, v = self.projected(part, part, call)
-            yield self._over_frames(q, k, v, call, mask)
-            yield self._over_frames(q, k, v, call)
+            inputs = self.projected(part, part, call)
+            yield self._over_frames(lambda: inputs, call, mask)
+            yield self._over_frames(lambda: inputs, call)
 
         near, far = self.plan.pairs_over_pixels(near_then_far, x)
         self.plan.over_channels(blend_low, _on_grid(near, call.place.grid), _on_grid(far, call.place.grid))
@@ -255,12 +259,14 @@ class TemporalAttention(AttentionLayer):
         total, weight = torch.zeros_like(v), v.new_zeros(frames, *over_frame)
         for first, end in windows.spans(frames):
             share, span = triangle(end - first, v).view(-1, *over_frame), slice(first, end)
-            total[:, span] += share * self._over_frames(q[:, span], k[:, span], v[:, span], call)
+            total[:, span] += share * self._over_frames(partial(_of_span, q, k, v, span), call)
             weight[first:end] += share
         return total / weight.clamp_min(1)
 
-    def _over_frames(self, q: Tensor, k: Tensor, v: Tensor, call: Call, mask: Tensor | None = None) -> Tensor:
-        """The attention itself, of the frames on axis 1."""
+    def _over_frames(self, inputs: Inputs, call: Call, mask: Tensor | None = None) -> Tensor:
+        """The attention itself, of the frames on axis 1. It asks for its inputs, so that nothing else holds them: with
+        relative positions they are replaced by a copy for each head."""
+        q, k, v = inputs()
         frames = q.shape[1]
         if self.over_time.causal:
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
@@ -268,34 +274,45 @@ class TemporalAttention(AttentionLayer):
             positions = (self.relative_position_k, self.relative_position_v)
             by_key, by_value = (None if one is None else one.table(frames, q) for one in positions)
             return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
-        if q.ndim == 4:
-            pixels = (q.shape[0], q.shape[2])
+        pixels = (q.shape[0], q.shape[2]) if q.ndim == 4 else None
+        if pixels is not None:
             q, k, v = (y.transpose(1, 2).flatten(0, 1) for y in (q, k, v))  # (b p) f d
-            return self._of_pixels(q, k, v, call, mask).unflatten(0, pixels).transpose(1, 2)
-        return self._of_pixels(q, k, v, call, mask)
-
-    def _of_pixels(self, q: Tensor, k: Tensor, v: Tensor, call: Call, mask: Tensor | None) -> Tensor:
-        """The attention of n f d."""
-        if self.relative_position_k is None:
-            return self.attend(q, k, v, call, mask)
-        return call.around("attention", self._with_positions, **self.place)(q, k, v, mask)
+        wrappers = call.at("attention", **self.place)
+        if self.relative_position_k is not None and not wrappers:
+            q, k, v = self._by_head(q, k, v)
+            h = self._by_distance(q, k, v, mask)
+        else:
+            plain = self.function(call, self.place) if self.relative_position_k is None else self._with_positions
+            h = wrapped(plain, wrappers)(q, k, v, mask)
+        return h if pixels is None else h.unflatten(0, pixels).transpose(1, 2)
 
     def _with_positions(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The attention of n f d with relative positions, which need logits of their own: softmax(q (k + r)^T) (v + s),
-        where r and s depend on the distance between two frames."""
+        """The attention of n f d with relative positions."""
+        return self._by_distance(*self._by_head(q, k, v), mask)
+
+    def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """n f (heads d) -> (n heads) f d; q is scaled before the product, which would overflow in half precision"""
+        q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))
+        return q * q.shape[-1] ** -0.5, k, v
+
+    def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q (k + r)^T) (v + s), where r and s depend on the distance between two frames: (n heads) f d ->
+        n f (heads d). Of the maps (n heads) f f, two are held at a time."""
         to_k, to_v = self.relative_position_k, self.relative_position_v
         assert to_k is not None
         assert to_v is not None
         frames = q.shape[1]
-        q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))  # (n heads) f d
-        q = q * q.shape[-1] ** -0.5  # before the product, which would overflow in half precision
         bias = torch.einsum("nqd,qkd->nqk", q, to_k(frames, q))
         logits = torch.baddbmm(bias if mask is None else bias + mask, q, k.transpose(1, 2))
-        del bias  # of the maps (n heads) f f two are held at a time
+        del bias
         weights = logits.softmax(dim=-1)
         del logits
         out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, to_v(frames, v)), weights, v)
         return join_heads(out.unflatten(0, (-1, self.heads)))
+
+
+def _of_span(q: Tensor, k: Tensor, v: Tensor, span: slice) -> tuple[Tensor, Tensor, Tensor]:
+    return q[:, span], k[:, span], v[:, span]
 
 
 def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

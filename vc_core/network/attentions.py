@@ -280,6 +280,7 @@ class TemporalAttention(AttentionLayer):
         wrappers = call.at("attention", **self.place)
         if self.relative_position_k is not None and not wrappers:
             q, k, v = self._by_head(q, k, v)
+            q = scaled(q)
             h = self._by_distance(q, k, v, mask)
         else:
             plain = self.function(call, self.place) if self.relative_position_k is None else self._with_positions
@@ -288,16 +289,17 @@ class TemporalAttention(AttentionLayer):
 
     def _with_positions(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """The attention of n f d with relative positions."""
-        return self._by_distance(*self._by_head(q, k, v), mask)
+        q, k, v = self._by_head(q, k, v)
+        return self._by_distance(scaled(q), k, v, mask)
 
     def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """n f (heads d) -> (n heads) f d; q is scaled before the product, which would overflow in half precision"""
+        """n f (heads d) -> (n heads) f d"""
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))
-        return q * q.shape[-1] ** -0.5, k, v
+        return q, k, v
 
     def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """softmax(q (k + r)^T) (v + s), where r and s depend on the distance between two frames: (n heads) f d ->
-        n f (heads d). Of the maps (n heads) f f, two are held at a time."""
+        """softmax(q (k + r)^T) (v + s) for scaled q, where r and s depend on the distance between two frames: (n
+        heads) f d -> n f (heads d). Of the maps (n heads) f f, two are held at a time."""
         to_k, to_v = self.relative_position_k, self.relative_position_v
         assert to_k is not None
         assert to_v is not None
@@ -309,6 +311,11 @@ class TemporalAttention(AttentionLayer):
         del logits
         out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, to_v(frames, v)), weights, v)
         return join_heads(out.unflatten(0, (-1, self.heads)))
+
+
+def scaled(q: Tensor) -> Tensor:
+    """Queries n f d of one head, scaled before the product, which would overflow in half precision."""
+    return q * q.shape[-1] ** -0.5
 
 
 def _of_span(q: Tensor, k: Tensor, v: Tensor, span: slice) -> tuple[Tensor, Tensor, Tensor]:

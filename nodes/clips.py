@@ -66,7 +66,7 @@ class ModelEngine:
     @property
     def continues_images(self) -> bool:
         spec = getattr(self.model.model, "spec", None)
-        return spec is not None and spec.unet.concat_channels > 0
+        return spec is not None and spec.continues_images
 
     @property
     def steps(self) -> int:

@@ -40,6 +40,8 @@ LONG_VIDEO = (
     f"is per frame, relative to clips of {TRAINED} frames.\n"
 ) + "\n".join(f"{name}: {each.summary}; time {each.time}." for name, each in METHODS.items())
 NOISE_MODES = ("shuffled", "fresh")
+ROW_USE = Use(given="A row of key frames", cure="Give VideoCrafter Image to Video two images at most")
+ENDS_USE = Use(given="An end image or a loop", cure="Leave end_image and loop of VideoCrafter Image to Video out")
 
 
 class VideoCrafterFreeNoise(io.ComfyNode):
@@ -256,19 +258,18 @@ def check_used(
 
 def _uses(conditionings: Mapping[str, Any], spec: ModelSpec | None) -> dict[Feature, Use]:
     """What a method may not support of the conditionings and the model."""
-    uses = {} if spec is None else model_uses(spec)
     entries = [entry for each in conditionings.values() for entry in each or ()]
-    if has_row(conditionings.values()):
-        given = "A row of key frames"
-        uses[Feature.KEY_FRAMES] = Use(given=given, cure="Give VideoCrafter Image to Video two images at most")
-    if any(len(values.get(PICTURES, ())) > 1 for _, values in entries):
-        cure = "Leave end_image and loop of VideoCrafter Image to Video out"
-        uses[Feature.END_IMAGE] = Use(given="An end image or a loop", cure=cure)
-    if any(text.shape[0] > 1 for text, _ in entries):
-        uses[Feature.FRAME_TEXTS] = Use(given="VideoCrafter Prompts Over Time", cure="Connect one prompt")
-    if any(values.get("control") is not None for _, values in entries):
-        uses[Feature.CONTROL] = Use(given="ControlNet", cure="Leave ControlNet out")
-    return uses
+    frame_texts = any(text.shape[0] > 1 for text, _ in entries)
+    ends = any(len(values.get(PICTURES, ())) > 1 for _, values in entries)
+    control = any(values.get("control") is not None for _, values in entries)
+    uses = {
+        Feature.KEY_FRAMES: (has_row(conditionings.values()), ROW_USE),
+        Feature.END_IMAGE: (ends, ENDS_USE),
+        Feature.FRAME_TEXTS: (frame_texts, Use(given="VideoCrafter Prompts Over Time", cure="Connect one prompt")),
+        Feature.CONTROL: (control, Use(given="ControlNet", cure="Leave ControlNet out")),
+    }
+    used = {feature: use for feature, (is_used, use) in uses.items() if is_used}
+    return used if spec is None else {**model_uses(spec), **used}
 
 
 def check_texts(conditionings: Mapping[str, Any], frames: int) -> None:

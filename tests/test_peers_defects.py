@@ -166,7 +166,7 @@ def test_9_nothing_is_printed_and_batches_are_taken_or_refused_by_name(
         assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], name
     both = [*told[0], *bench.told(picture(3))[0]]
     assert torch.isfinite(bench.sample((both, told[1], None, told[3]))).all()
-    with pytest.raises(UserError, match="2 pictures"):
+    with pytest.raises(UserError, match="2 images"):
         bench.told(picture(1), end_image=torch.cat([picture(1), picture(2)]))
 
 

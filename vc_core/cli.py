@@ -297,14 +297,14 @@ def _uses(options: argparse.Namespace) -> dict[Feature, Use]:
     """What a long-video method may not support, by its option."""
     row = is_row(options)
     given = {
-        Feature.SOURCE: "--video" if options.video is not None else None,
-        Feature.KEY_FRAMES: "--end-picture" if row else None,
-        Feature.END_IMAGE: "--end-picture" if options.end_picture and not row else None,
-        Feature.LOOP: "--loop" if options.loop and not row else None,
-        Feature.ANALYTIC_INIT: "--analytic-init" if options.analytic_init is not None else None,
-        Feature.IMAGE_SCALE: "--image-cfg" if options.image_cfg is not None else None,
+        Feature.SOURCE: ("--video", options.video is not None),
+        Feature.KEY_FRAMES: ("--end-picture", row),
+        Feature.END_IMAGE: ("--end-picture", bool(options.end_picture) and not row),
+        Feature.LOOP: ("--loop", options.loop and not row),
+        Feature.ANALYTIC_INIT: ("--analytic-init", options.analytic_init is not None),
+        Feature.IMAGE_SCALE: ("--image-cfg", options.image_cfg is not None),
     }
-    return {feature: Use(given=name, cure=f"Leave {name} out") for feature, name in given.items() if name is not None}
+    return {feature: Use(given=name, cure=f"Leave {name} out") for feature, (name, used) in given.items() if used}
 
 
 def _sampled(

@@ -284,7 +284,7 @@ GIVEN = Noise(9).draw(SHAPE)
         ({"shape": (2, 3, 0, 7, 11)}, "each 1 or more"),
         ({"source": Source(GIVEN[0])}, "5 axes"),
         ({"shape": (1, 3, 5, 7, 11)}, r"batch of 1 it should be \(1, tokens, width\)"),
-        ({"shape": SHAPE, "settings": Sampling(steps=3)}, "Take 2 or 4 steps"),
+        ({"shape": SHAPE, "settings": Sampling(steps=3)}, "Use 2 or 4 steps"),
         ({"shape": SHAPE, "settings": Sampling(steps=0)}, "whole number from 1 to 1000"),
         ({"shape": SHAPE, "negative": None}, "no negative conditioning"),
         ({"shape": SHAPE, "negative": prompt(1)}, "negative conditioning's text has the shape"),

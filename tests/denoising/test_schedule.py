@@ -106,7 +106,7 @@ def test_golden_step_counts(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("steps", "advice"),
-    [(3, "Take 2 or 4 steps"), (27, "Take 26 or 28 steps"), (101, "Take 100 or 112 steps"), (501, "Take 500 steps")],
+    [(3, "Use 2 or 4 steps"), (27, "Use 26 or 28 steps"), (101, "Use 100 or 112 steps"), (501, "Use 500 steps")],
 )
 def test_count_past_the_table_names_the_nearest_that_work(steps: int, advice: str) -> None:
     schedule = NoiseSchedule.from_spec(DiffusionSpec())

@@ -131,7 +131,7 @@ def test_weights_that_are_no_numbers_are_named(server: Server, bad_files, text_p
 
 def test_pictures_for_a_text_model(server: Server, image_prompt, picture):
     prompt = edited(image_prompt(picture), _1={"ckpt_name": "server_text.safetensors"})
-    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "text-to-video model.*cannot see")
+    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "text-to-video model.*does not support image")
 
 
 def test_an_image_encoder_that_the_file_does_not_have(server: Server, image_prompt, picture):
@@ -145,7 +145,7 @@ def test_a_batch_of_pictures(server: Server, image_prompt, picture):
     prompt = image_prompt(picture)
     prompt["10"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["9", 0], "amount": 3}}
     prompt["8"]["inputs"]["image"] = ["10", 0]
-    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "image input holds 3 pictures")
+    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "image input contains 3 images")
 
 
 def test_a_clip_of_the_wrong_width(server: Server, text_prompt, base: Base):

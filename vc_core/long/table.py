@@ -48,20 +48,19 @@ def options() -> dict[str, dict[str, Parameter]]:
 def check(method: Method, video: Video) -> None:
     """Raises UserError where a settled method does not support what else the video uses, or cannot make it."""
     if not method.is_plain(video.frames):
-        _refuse(f"{video.option} {method.name}", method.conflicts, video.uses)
+        others = [name for name, other in METHODS.items() if not other.conflicts.keys() & video.uses.keys()]
+        cure = f"use {', '.join(others)}"
+        _refuse(f"{video.option} {method.name}", method.conflicts, video.uses, cure)
     if isinstance(method, OneClip) and method.free_init:
-        _refuse(video.rounds_option, method.round_conflicts, video.uses)
+        cure = f"set {video.rounds_option} to 0"
+        _refuse(video.rounds_option, method.round_conflicts, video.uses, cure)
     method.check(video)
 
 
-def _refuse(what: str, conflicts: Mapping[Feature, str], uses: Mapping[Feature, Use]) -> None:
+def _refuse(what: str, conflicts: Mapping[Feature, str], uses: Mapping[Feature, Use], cure: str) -> None:
     for feature, use in uses.items():
         if feature in conflicts:
-            others = [name for name, other in METHODS.items() if not other.conflicts.keys() & uses.keys()]
-            raise UserError(
-                f"{use.given} is not supported with {what}: {conflicts[feature]}. {use.cure}, or use "
-                f"{', '.join(others)}."
-            )
+            raise UserError(f"{use.given} is not supported with {what}: {conflicts[feature]}. {use.cure}, or {cure}.")
 
 
 def with_eta(eta: float) -> list[str]:

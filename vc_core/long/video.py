@@ -141,7 +141,7 @@ def _given(source: Source | AnalyticInit | None, end_image: Tensor | None) -> di
 def _decoded(engine: PipelineEngine, part: Part, ends: Sequence[Tensor]) -> Iterator[Tensor]:
     """The frames of a part; a decoder that looks at a clip's ends (ToonCrafter) sees the whole of it."""
     crafter, count = engine.crafter, part.latents.shape[2]
-    together = crafter.parts.spec.autoencoder.reference_levels is not None
+    together = crafter.parts.spec.sees_ends
     shown = ends if count == engine.frames else ()
     for some in part.latents.split(count if together else DECODED_AT_ONCE, dim=2):
         yield from crafter.decode(some, shown, engine.request.fit)

@@ -8,7 +8,7 @@ first copies its own there, and writes its results where the next pass overwrite
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol
@@ -149,9 +149,7 @@ class Replay:
         refused = any(adapter.recording is Recording.REFUSED for adapter in run.adapters)
         if self.off or refused or torch.is_grad_enabled():
             return None
-        shapes = tuple((name, one.shape, one.dtype, one.device) for name, one in tensors.items())
-        kind = tuple(adapter.recorded_as for adapter in included(run))
-        key = (shapes, run.evaluation.temporal, run.windows, None if run.deep is None else run.deep.shallow, kind)
+        key = kind_of(tensors, run)
         if key not in self.passes:
             if len(self.passes) < MOST_KINDS:
                 self.passes[key] = None
@@ -195,6 +193,13 @@ class Replay:
     def _stop(self) -> None:
         self.off = True
         self.release()
+
+
+def kind_of(tensors: dict[str, Tensor], run: Pass) -> Hashable:
+    """Equal for passes with the same launches."""
+    shapes = tuple((name, one.shape, one.dtype, one.device) for name, one in tensors.items())
+    adapters = tuple(adapter.recorded_as for adapter in included(run))
+    return shapes, run.evaluation.temporal, run.windows, None if run.deep is None else run.deep.shallow, adapters
 
 
 def included(run: Pass) -> tuple[Adapter, ...]:

@@ -14,7 +14,7 @@ from .tracking import Array, Observed, Track
 KEPT = 0.75
 """The share of frames in which an actor must be found."""
 MOVED = 0.05
-"""The least way, in parts of the frame, that counts as a motion from the clip's first to its last quarter."""
+"""The smallest distance, in parts of the frame, that counts as a motion from the clip's first to its last quarter."""
 GROWN = 0.13
 """The least change of a size's logarithm that counts as growing."""
 JUMPED = 0.07

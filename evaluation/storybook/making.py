@@ -63,9 +63,7 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     defaults = spec.defaults
     scale = defaults.cfg if settings.cfg is None else settings.cfg
     with_image = parts.image_encoder is not None
-    beside = None
-    if spec.unet.concat_channels:
-        beside = torch.cat([_beside(crafter, ends[: settings.ends]) for ends in images])
+    beside = _beside(crafter, images[:, : settings.ends]) if spec.unet.concat_channels else None
     shown = [ends[0] if with_image else None for ends in images]
     conditions = [crafter.condition(c.prompt, s, c.scene.fps) for c, s in zip(cases, shown, strict=True)]
     positive = replace(Conditioning.batched(conditions), concat=beside)
@@ -100,6 +98,10 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     return last.x
 
 
-def _beside(crafter: VideoCrafter, ends: Tensor) -> Tensor:
-    latents = [crafter.encode(image[None])[:, :, 0] for image in ends]
-    return image_latent(latents[0], FRAMES, latents[1] if len(latents) > 1 else None)
+def _beside(crafter: VideoCrafter, images: Tensor) -> Tensor:
+    """The latents b c f h w to concatenate for one or two images of each clip, b n h w 3."""
+    found = []
+    for ends in images:
+        latents = [crafter.encode(image[None])[:, :, 0] for image in ends]
+        found.append(image_latent(latents[0], FRAMES, latents[1] if len(latents) > 1 else None))
+    return torch.cat(found)

@@ -151,8 +151,8 @@ def test_the_commands_in_readme_and_docs_are_accepted(capsys: pytest.CaptureFixt
             error = capsys.readouterr().err
             assert any(word in error for word in words if word.endswith((".ckpt", ".png", "FILE"))), error
         else:
-            name = module if "." in module else f"{module}.__main__"
-            importlib.import_module(name).parser().parse_args(words)
+            package = (ROOT / module.replace(".", "/")).is_dir()
+            importlib.import_module(f"{module}.__main__" if package else module).parser().parse_args(words)
 
 
 MESSAGE = re.compile(r"^(?:\| |- )`([^`]{20,})`", re.MULTILINE)

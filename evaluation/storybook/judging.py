@@ -14,7 +14,7 @@ from .tracking import Array, Observed, Track
 KEPT = 0.75
 """The share of frames in which an actor must be found."""
 MOVED = 0.05
-"""The least way, in parts of the frame, that counts as a motion from the clip's first to its last quarter."""
+"""The smallest distance, in parts of the frame, that counts as a motion from the clip's first to its last quarter."""
 GROWN = 0.13
 """The least change of a size's logarithm that counts as growing."""
 JUMPED = 0.07
@@ -75,14 +75,24 @@ def motion(scene: Scene, actor: Actor, track: Track, turning: float) -> str:
     can = ACTORS[actor.kind].motions
     if "grow" in can and abs(grown) > GROWN:
         return "grow" if grown > 0 else "shrink"
-    line = np.linspace(path[0, 1], path[-1, 1], len(path))
-    if "jump" in can and abs(way[0]) < 2 * MOVED and float((line - path[:, 1]).max()) > JUMPED:
+    if "jump" in can and abs(way[0]) < 2 * MOVED and _height(path) > JUMPED:
         return "jump"
     if float(np.hypot(*way)) > MOVED:
-        across = abs(way[0]) > abs(way[1])
-        direction = (int(np.sign(way[0])), 0) if across else (0, int(np.sign(way[1])))
-        return next(name for name, value in DIRECTIONS.items() if value == direction)
+        return _direction(way)
     return "spin" if "spin" in can and turning > TURNED else "still"
+
+
+def _height(path: Array) -> float:
+    """How far places f 2 rise above the straight line from their start to their end."""
+    line = np.linspace(path[0, 1], path[-1, 1], len(path))
+    return float((line - path[:, 1]).max())
+
+
+def _direction(way: Array) -> str:
+    """The direction that is nearest to a displacement x, y."""
+    across = abs(way[0]) > abs(way[1])
+    direction = (int(np.sign(way[0])), 0) if across else (0, int(np.sign(way[1])))
+    return next(name for name, value in DIRECTIONS.items() if value == direction)
 
 
 def in_scene(scene: Scene, actor: Actor, track: Track) -> tuple[Array, Array]:
@@ -99,16 +109,21 @@ def in_scene(scene: Scene, actor: Actor, track: Track) -> tuple[Array, Array]:
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Percentages over clips, and over actors for colours and motions."""
-    colours = [value for verdict in verdicts for value in verdict.colours]
-    motions = [value for verdict in verdicts for value in verdict.motions]
-    two = [verdict.both for verdict in verdicts if len(verdict.colours) == 2]
-    found = {
-        "actors": [verdict.actors for verdict in verdicts],
-        "place": [verdict.place for verdict in verdicts],
-        "time": [verdict.time for verdict in verdicts],
-        "colour": colours,
-        "motion": motions,
-        "camera": [verdict.camera for verdict in verdicts],
-        "two actors": two,
-    }
+    found: dict[str, list[bool]] = {}
+    for verdict in verdicts:
+        for name, values in _counted(verdict).items():
+            found.setdefault(name, []).extend(values)
     return {name: round(100 * float(np.mean(values)), 1) for name, values in found.items() if values}
+
+
+def _counted(verdict: Verdict) -> dict[str, tuple[bool, ...]]:
+    """What of one clip counts in the summary, by name."""
+    return {
+        "actors": (verdict.actors,),
+        "place": (verdict.place,),
+        "time": (verdict.time,),
+        "colour": verdict.colours,
+        "motion": verdict.motions,
+        "camera": (verdict.camera,),
+        "two actors": (verdict.both,) if len(verdict.colours) == 2 else (),
+    }

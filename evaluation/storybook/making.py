@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vc_core.conditioning import Conditioning
+from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Noise, Sampling, sample
 from vc_core.frames.fitting import image_latent
+from vc_core.network.call import Pass
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.storybook.world import FRAMES
 
@@ -62,32 +63,27 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     defaults = spec.defaults
     scale = defaults.cfg if settings.cfg is None else settings.cfg
     with_image = parts.image_encoder is not None
-    beside = None
-    if spec.unet.concat_channels:
-        beside = torch.cat([_beside(crafter, ends[: settings.ends]) for ends in images])
+    beside = _beside(crafter, images[:, : settings.ends]) if spec.unet.concat_channels else None
     shown = [ends[0] if with_image else None for ends in images]
-    positive = _join([crafter.condition(c.prompt, s, c.scene.fps) for c, s in zip(cases, shown, strict=True)], beside)
+    conditions = [crafter.condition(c.prompt, s, c.scene.fps) for c, s in zip(cases, shown, strict=True)]
+    positive = replace(Conditioning.batched(conditions), concat=beside)
     grey = GREY if with_image else None
     fps = cases[0].scene.fps  # of all of the judge's cases
-    negative = _join([crafter.condition("", grey, fps)] * len(cases), beside)
+    unconditional = Conditioning.batched([crafter.condition("", grey, fps)] * len(cases))
+    negative = None if scale == 1 else replace(unconditional, concat=beside)
     unet = parts.unet
     assert unet is not None
 
-    def predict(x: Tensor, timestep: Tensor, given: Conditioning, /, *, temporal: bool = True) -> Tensor:
+    def predict(x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         dtype = parts.dtype
-        image = None if given.image is None else given.image.to(dtype)
-        concat = None if given.concat is None else given.concat.to(dtype)
-        out: Tensor = unet(
-            x.to(dtype), timestep, given.text.to(dtype), image, given.fps, temporal=temporal, concat=concat
-        )
+        out: Tensor = unet(x.to(dtype), timestep, given.to(dtype=dtype), Pass(evaluation))
         return out
 
     side = spec.size_multiple
     steps = sample(
         predict,
         parts.schedule,
-        positive,
-        None if scale == 1 else negative,
+        {"positive": positive, "negative": negative},
         noise=_EachNoise([case.seed for case in cases]),
         shape=(len(cases), spec.autoencoder.latent_channels, FRAMES, defaults.height // side, defaults.width // side),
         settings=Sampling(
@@ -102,17 +98,10 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     return last.x
 
 
-def _beside(crafter: VideoCrafter, ends: Tensor) -> Tensor:
-    latents = [crafter.encode(image[None])[:, :, 0] for image in ends]
-    return image_latent(latents[0], FRAMES, latents[1] if len(latents) > 1 else None)
-
-
-def _join(parts: Sequence[Conditioning], beside: Tensor | None) -> Conditioning:
-    images = [part.image for part in parts if part.image is not None]
-    rates = [part.fps for part in parts if part.fps is not None]
-    joined = Conditioning(
-        text=torch.cat([part.text for part in parts]),
-        image=torch.cat(images) if images else None,
-        fps=torch.cat(rates) if rates else None,
-    )
-    return replace(joined, concat=beside)
+def _beside(crafter: VideoCrafter, images: Tensor) -> Tensor:
+    """The latents b c f h w to concatenate for one or two images of each clip, b n h w 3."""
+    found = []
+    for ends in images:
+        latents = [crafter.encode(image[None])[:, :, 0] for image in ends]
+        found.append(image_latent(latents[0], FRAMES, latents[1] if len(latents) > 1 else None))
+    return torch.cat(found)

@@ -13,6 +13,7 @@ from vc_core.conditioning.image_encoder import ImageEncoder
 from vc_core.conditioning.image_tokens import Resampler
 from vc_core.conditioning.openclip import run_blocks
 from vc_core.conditioning.text_encoder import TextEncoder
+from vc_core.conditions import Conditioning
 from vc_core.network.attention import causal_mask, sdpa_attention
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import ImageEncoderSpec, ModelSpec, ResamplerSpec
@@ -57,7 +58,7 @@ class Network(nn.Module):
         """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip."""
         dtype = next(self.parameters()).dtype
         concat = None if concat is None else concat.to(dtype)
-        out: Tensor = self.unet(x.to(dtype), timesteps, self.read(rows), image, fps, concat=concat)
+        out: Tensor = self.unet(x.to(dtype), timesteps, Conditioning(self.read(rows), image, fps, concat))
         return out
 
 

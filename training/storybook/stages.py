@@ -288,17 +288,23 @@ def run_stages(run: Run, names: list[str]) -> bool:
         for name in names:
             if name in run.done and name != "questions":
                 continue
-            try:
-                if run.encoder is None and name not in ("autoencoder", "questions"):
-                    open_gallery(run)
-                if name == "questions" and drawing is not None:
-                    drawing.wait()
-                STAGES[name](run)
-                run.finish(name)
-            except FAILURES:
-                logger.exception("The stage %s failed", name)
-                good = False
+            if name == "questions" and drawing is not None:
+                drawing.wait()
+            good &= _succeeds(run, name)
             plot(sorted(run.folder.glob("*.jsonl"))).save(run.folder / "losses.png")
     if drawing is not None and drawing.poll() is None:
         drawing.terminate()
     return good
+
+
+def _succeeds(run: Run, name: str) -> bool:
+    """Run one stage; returns False, and logs why, where it fails."""
+    try:
+        if run.encoder is None and name not in ("autoencoder", "questions"):
+            open_gallery(run)
+        STAGES[name](run)
+        run.finish(name)
+    except FAILURES:
+        logger.exception("The stage %s failed", name)
+        return False
+    return True

@@ -133,19 +133,30 @@ def _around(scene: Scene, rng: np.random.Generator, whole: bool) -> str:
     words = []
     if whole or rng.random() > PLACE_UNSAID:
         words.append(choice(rng, PLACE_WORDS[scene.place]))
-    by_day = scene.time == "day"
-    unsaid = 1 - DAY_SAID if by_day else TIME_UNSAID
-    if scene.place != "underwater" and ((whole and not by_day) or rng.random() > unsaid):
+    if scene.place != "underwater" and _says_time(scene, rng, whole):
         words.append(choice(rng, TIME_WORDS[scene.time]))
     if scene.weather != "clear" and (whole or rng.random() > WEATHER_UNSAID):
         words.append(choice(rng, WEATHER_WORDS[scene.weather]))
     return " ".join(words)
 
 
+def _says_time(scene: Scene, rng: np.random.Generator, whole: bool) -> bool:
+    by_day = scene.time == "day"
+    unsaid = 1 - DAY_SAID if by_day else TIME_UNSAID
+    return (whole and not by_day) or rng.random() > unsaid
+
+
 def _camera(scene: Scene, rng: np.random.Generator, whole: bool) -> str:
     unsaid = 1 - STILL_SAID if scene.camera == "still" else CAMERA_UNSAID
     said = (whole and scene.camera != "still") or rng.random() > unsaid
     return choice(rng, CAMERA_WORDS[scene.camera]) if said else ""
+
+
+def _set_in(said: str, around: str, rng: np.random.Generator) -> str:
+    """The words for the actors with those for the scenery, which sometimes come first."""
+    if around and rng.random() < 0.2:
+        return f"{around}, {said}"
+    return f"{said} {around}".strip()
 
 
 def caption(scene: Scene, rng: np.random.Generator, *, whole: bool = False) -> str:
@@ -157,10 +168,7 @@ def caption(scene: Scene, rng: np.random.Generator, *, whole: bool = False) -> s
     if not whole and rng.random() < ONLY_ACTORS:
         return said
     around, camera = _around(scene, rng, whole), _camera(scene, rng, whole)
-    if around and rng.random() < 0.2:
-        said = f"{around}, {said}"
-    else:
-        said = f"{said} {around}".strip()
+    said = _set_in(said, around, rng)
     if participle and rng.random() < 0.3:
         said = f"a video of {said}" if not said.startswith(tuple("iou")) else said
     return f"{said}, {camera}" if camera else said

@@ -39,36 +39,56 @@ class _Sprite:
     shadow: Image.Image | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """What is drawn once for all frames of a scene, from back to front: the background, actors in the sky, layers
+    behind the other actors, those actors, and layers before them."""
+
+    back: Layer
+    heaven: list[_Sprite]
+    behind: list[Layer]
+    others: list[_Sprite]
+    in_front: list[Layer]
+
+
 def render(scene: Scene, *, size: int = SIZE, frames: Sequence[int] | None = None) -> npt.NDArray[np.uint8]:
     """The frames f size size 3 of a scene, 0..255; numbered from 0, all `FRAMES` when `frames` is None."""
     numbers = range(FRAMES) if frames is None else frames
-    back, layers = scenery(scene, size)
-    pixels = FINER * size
-    sprites = [
-        _Sprite(actor, postures(scene, actor, pixels * actor.size), shadow(actor, pixels * actor.size))
-        for actor in scene.actors
-    ]
+    stage = _stage(scene, size)
     clip = np.empty((len(numbers), size, size, 3), dtype=np.uint8)
     for index, number in enumerate(numbers):
-        clip[index] = np.asarray(_frame(scene, size, scene.seconds(number), (back, layers, sprites)))
+        clip[index] = np.asarray(_frame(scene, size, scene.seconds(number), stage))
     return clip
 
 
-def _frame(scene: Scene, size: int, seconds: float, parts: tuple[Layer, list[Layer], list[_Sprite]]) -> Image.Image:
-    back, layers, sprites = parts
-    frame = _moved(back, scene, size, seconds)
-    heaven = [sprite for sprite in sprites if ACTORS[sprite.actor.kind].zone == "heaven"]
-    others = [sprite for sprite in sprites if sprite not in heaven]
-    for sprite in heaven:
+def _stage(scene: Scene, size: int) -> _Stage:
+    back, layers = scenery(scene, size)
+    pixels = FINER * size
+    heaven: list[_Sprite] = []
+    others: list[_Sprite] = []
+    for actor in scene.actors:
+        drawings = postures(scene, actor, pixels * actor.size)
+        group = heaven if ACTORS[actor.kind].zone == "heaven" else others
+        group.append(_Sprite(actor, drawings, shadow(actor, pixels * actor.size)))
+    return _Stage(
+        back=back,
+        heaven=heaven,
+        behind=[layer for layer in layers if not layer.in_front],
+        others=sorted(others, key=lambda sprite: sprite.actor.y + sprite.actor.size),
+        in_front=[layer for layer in layers if layer.in_front],
+    )
+
+
+def _frame(scene: Scene, size: int, seconds: float, stage: _Stage) -> Image.Image:
+    frame = _moved(stage.back, scene, size, seconds)
+    for sprite in stage.heaven:
         _put(frame, sprite, scene, seconds)
-    for layer in layers:
-        if not layer.in_front:
-            _cover(frame, _moved(layer, scene, size, seconds))
-    for sprite in sorted(others, key=lambda sprite: sprite.actor.y + sprite.actor.size):
+    for layer in stage.behind:
+        _cover(frame, _moved(layer, scene, size, seconds))
+    for sprite in stage.others:
         _put(frame, sprite, scene, seconds)
-    for layer in layers:
-        if layer.in_front:
-            _cover(frame, _moved(layer, scene, size, seconds))
+    for layer in stage.in_front:
+        _cover(frame, _moved(layer, scene, size, seconds))
     return frame
 
 

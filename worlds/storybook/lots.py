@@ -61,19 +61,28 @@ def random_scene(
 def _scene(rng: np.random.Generator, where: str, count: int, *, unseen: bool, fps: int) -> Scene | None:
     """Everything but the places; None for a combination that is not wanted."""
     time = "day" if where == "underwater" else choice(rng, TIMES)
-    kinds = [kind for kind, has in ACTORS.items() if where in has.places and time in has.times]
-    if where == "underwater":
-        kinds = ["fish"]
+    kinds = _kinds(where, time)
     cast = [_actor(rng, choice(rng, kinds)) for _ in range(count)]
     strange = [held_out(actor.kind, actor.colour, where) for actor in cast]
     if strange[0] != unseen or any(strange[1:]) or _alike(cast):
         return None
-    outside = where in ("hills", "city", "sea", "snow")
-    bad = "snowfall" if where == "snow" else "rain"
-    weather = bad if outside and rng.random() < BAD_WEATHER else "clear"
+    weather = _weather(rng, where)
     camera = "still" if rng.random() < STILL_CAMERA else choice(rng, CAMERAS[1:])
     seed = int(rng.integers(2**31))
     return Scene(place=where, time=time, weather=weather, camera=camera, actors=tuple(cast), fps=fps, seed=seed)
+
+
+def _kinds(where: str, time: str) -> list[str]:
+    """The kinds of actors that can be at a place at this time of day."""
+    if where == "underwater":
+        return ["fish"]
+    return [kind for kind, has in ACTORS.items() if where in has.places and time in has.times]
+
+
+def _weather(rng: np.random.Generator, where: str) -> str:
+    outside = where in ("hills", "city", "sea", "snow")
+    bad = "snowfall" if where == "snow" else "rain"
+    return bad if outside and rng.random() < BAD_WEATHER else "clear"
 
 
 def _alike(cast: Sequence[Actor]) -> bool:

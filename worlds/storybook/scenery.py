@@ -22,7 +22,7 @@ SPAN = 1 + 2 * BEYOND
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """An image of the scenery. depth: how far it follows the camera; `in_front` hides the actors. A layer with
-    `sway` moves to and fro by so much, one with `drift` goes on for ever by so much in a second."""
+    `sway` moves to and fro by so much, one with `drift` goes on forever by so much in a second."""
 
     image: Image.Image
     depth: float

@@ -206,8 +206,12 @@ def test_a_lora_makes_a_few_step_model(files: dict[str, Path], tmp_path: Path) -
         ("image", ("--start-timestep", "1001"), "whole number from 1 to 1000"),
         ("image", ("--analytic-init", "other"), "clip of 32x32 pixels and 4 frames"),
         ("image", ("--analytic-init", "pictured"), "holds no Expectation_X0"),
-        ("image", ("--analytic-init", "start", "--free-init", "2"), "--analytic-init is not supported with --free-init"),
-        ("image", ("--end-picture", "tall", "--loop", "--then", "b", "--then", "c"), "3 prompts were given for 2 sections"),
+        (
+            "image",
+            ("--analytic-init", "start", "--free-init", "2"),
+            "--analytic-init is not supported with --free-init",
+        ),
+        ("image", ("--end-picture", "tall", "--loop", "--then", "b", "--then", "c"), "3 prompts were given for 2"),
         ("image", ("--analytic-init", "start", "--loop", "--end-picture", "tall"), "row of key frames"),
     ],
 )

@@ -91,6 +91,8 @@ def changed_models(run, picture):
     written = {}
     for node in ("VideoCrafterStepCache", "VideoCrafterGuidanceCache", "VideoCrafterFreeNoise"):
         written[node] = run.sampled(run(node, model=model).values[0], vae, conditions, node)
+    (long,) = run("VideoCrafterLongVideo", method="windows").values
+    written["long"] = run.sampled(model, vae, conditions, "long", long_video_settings=long)
     windows = run("VideoCrafterContextWindows", model=model).values[0]
     written["windows"] = run.sampled(windows, vae, conditions, "windows")
     paced = run("VideoCrafterFPS", positive=positive, negative=negative, fps=8.0).values

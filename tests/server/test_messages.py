@@ -131,7 +131,9 @@ def test_weights_that_are_no_numbers_are_named(server: Server, bad_files, text_p
 
 def test_pictures_for_a_text_model(server: Server, image_prompt, picture):
     prompt = edited(image_prompt(picture), _1={"ckpt_name": "server_text.safetensors"})
-    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "text-to-video model.*does not support image")
+    assert_says(
+        failed(server, prompt, "8"), "VideoCrafterImageConditioning", "text-to-video model.*does not support image"
+    )
 
 
 def test_an_image_encoder_that_the_file_does_not_have(server: Server, image_prompt, picture):

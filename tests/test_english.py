@@ -34,8 +34,11 @@ REPLACEMENTS = {
 FOR_USERS = {r"pictures?": "image"}
 """The same for texts outside of the code."""
 
-NAMES = ("picture_only", "Between two pictures", "Loop from a picture")
-"""Ids of saved workflows, and names of workflow files, which stay."""
+NAMES = (
+    *("picture_only", "Between two pictures", "Loop from a picture", "example_picture"),
+    *("--picture", "--end-picture", r"(?<=[*`])pictures(?=[*`])"),
+)
+"""Ids of saved workflows, names of files, options of the command line and stages of a training, which stay."""
 
 PLACES = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "web", "locales/en", "workflows", "subgraphs"),
@@ -43,16 +46,7 @@ PLACES = (
 )
 KINDS = {".py", ".md", ".json", ".js"}
 
-EXCLUDED = (
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "locales/en"),
-    *("nodes/__init__.py", "nodes/analytic.py", "nodes/caching.py", "nodes/checkpoint.py"),
-    *("nodes/windows.py", "nodes/host"),
-    *("vc_core/checkpoint", "vc_core/conditioning", "vc_core/denoising", "vc_core/network"),
-    *("vc_core/bundled.py", "vc_core/checks.py"),
-    *("vc_core/machine.py", "vc_core/pipeline.py", "vc_core/recipe.py"),
-    *("vc_core/specs.py", "evaluation/storybook", "training/storybook", "worlds/storybook"),
-    *(f"benchmarks/{name}.py" for name in ("gpu", "gpu_videos", "measuring", "memory", "models")),
-)
+EXCLUDED = ("evaluation/storybook", "training/storybook", "worlds/storybook")
 """Places that have not been revised yet."""
 
 RESULTS = "benchmarks/results"

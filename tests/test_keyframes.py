@@ -91,5 +91,5 @@ def test_what_is_not_supported_is_said_before_work(crafter: VideoCrafter, row: l
         with pytest.raises(UserError, match=message):
             key_frames(crafter, ["a"], pictures, request=request, on_step=refuse)
     text = VideoCrafter.load(small_models.save(small_models.TEXT_MODEL, tmp_path / "text.safetensors"))
-    with pytest.raises(UserError, match="need a model that continues pictures"):
+    with pytest.raises(UserError, match="need a model that continues images"):
         key_frames(text, ["a"], row, request=REQUEST)

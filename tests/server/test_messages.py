@@ -141,11 +141,11 @@ def test_an_image_encoder_that_the_file_does_not_have(server: Server, image_prom
     assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "image encoder")
 
 
-def test_a_batch_of_pictures(server: Server, image_prompt, picture):
+def test_a_batch_of_images(server: Server, image_prompt, picture):
     prompt = image_prompt(picture)
     prompt["10"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["9", 0], "amount": 3}}
     prompt["8"]["inputs"]["image"] = ["10", 0]
-    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "image input holds 3 pictures")
+    assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "image input contains 3 images")
 
 
 def test_a_clip_of_the_wrong_width(server: Server, text_prompt, base: Base):

@@ -89,7 +89,7 @@ class Passes:
     network: VideoUNet
 
     def given(self, texts: int = 1) -> list[Any]:
-        """What the network is called with, for so many texts."""
+        """The arguments of the network for the given number of texts."""
         unet, device, dtype = self.spec.unet, self.card.device, next(self.network.parameters()).dtype
         x = models.latents(unet, self.size, device, dtype)
         conditioning = Conditioning.joined(

@@ -28,7 +28,7 @@ GIB = 2**30
 class Blind(VideoCrafter):
     """A model with random conditioning, which needs no text encoder."""
 
-    def condition(self, prompt: str, picture: Tensor | None, fps: float) -> Conditioning:
+    def condition(self, prompt: str, image: Tensor | None, fps: float) -> Conditioning:
         seed = 2 + len(prompt)
         return replace(
             models.conditioning(self.parts.spec.unet, seed, self.parts.device, self.parts.dtype),
@@ -143,11 +143,11 @@ def small_card(card: Card) -> None:
 
 def small_models(card: Card) -> None:
     """PSNR in dB of the bundled models' videos on this device against the CPU, from the same seed."""
-    picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
     steps = 1 if card.tiny else 25
     request = Request(seed=5, sampling=Sampling(steps=steps))
     prompt = "a red square moves quickly to the left on a grey background"
-    for which, shown in (("t2v", None), ("i2v", picture), ("dynamicrafter", picture)):
+    for which, shown in (("t2v", None), ("i2v", image), ("dynamicrafter", image)):
         file = MODELS / f"videocrafter_small_{which}.safetensors"
         begun = time.perf_counter()
         exact = VideoCrafter.load(file).generate(prompt, shown, request=request)

@@ -173,8 +173,8 @@ class Bench:
             link = base.model("checkpoints", MODELS[model].file)
             if not link.exists():
                 link.symlink_to(path)
-        picture = ROOT / "models" / "example_picture.png"
-        (base.input / "example.png").write_bytes(picture.read_bytes())
+        image = ROOT / "models" / "example_picture.png"
+        (base.input / "example.png").write_bytes(image.read_bytes())
         return base
 
     def _keep(self, text: str, name: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..vc_core.errors import UserError
 from ..vc_core.frames.pixels import to_network
-from .host.clip_vision import encode_pictures, encoded_picture
+from .host.clip_vision import encode_images, encoded_image
 from .host.compat import aliases
 from .host.model import FPS, GUIDANCE, IMAGE_TOKENS, MOTION
 
@@ -199,11 +199,9 @@ def encode_image_tokens(
     """
     project = _projector(model)
     pooled = project.pooled
-    plain = encode_pictures(clip_vision, torch.zeros(1, 3, GREY_SIZE, GREY_SIZE), pooled=pooled)
+    plain = encode_images(clip_vision, torch.zeros(1, 3, GREY_SIZE, GREY_SIZE), pooled=pooled)
     features = (
-        encoded_picture(encoded, pooled=pooled)
-        if pixels is None
-        else encode_pictures(clip_vision, pixels, pooled=pooled)
+        encoded_image(encoded, pooled=pooled) if pixels is None else encode_images(clip_vision, pixels, pooled=pooled)
     )
     tokens, grey = project(features)[0], project(plain)[0]
     return (tokens, grey) if tokens.ndim == 3 else (tokens[None], grey[None])

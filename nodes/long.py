@@ -128,7 +128,7 @@ class VideoCrafterPromptsOverTime(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    tooltip="A text for each frame, with everything else (picture, fps) that the first prompt carries."
+                    tooltip="A text for each frame, with everything else (image, fps) that the first prompt carries."
                 )
             ],
             **aliases("videocrafter", "prompt travel", "prompt schedule", "multi prompt", "morph"),

@@ -1,4 +1,4 @@
-"""Fixtures for all tests; what a real ComfyUI offers them is told in `comfyui/__init__.py`."""
+"""Fixtures for all tests; what a real ComfyUI offers them is described in `comfyui/__init__.py`."""
 
 from __future__ import annotations
 

@@ -171,10 +171,10 @@ def conditions(
     """The conditioning of a batch: a prompt for each clip, a picture h w 3 in 0..1 for each or one for all, and their
     fps as the case says it."""
     shown = list(pictures) * (len(prompts) if len(pictures) == 1 else 1)
-    told = [crafter.condition(prompt, picture, 1) for prompt, picture in zip(prompts, shown, strict=True)]
-    images = [one.image for one in told if one.image is not None]
+    conditionings = [crafter.condition(prompt, picture, 1) for prompt, picture in zip(prompts, shown, strict=True)]
+    images = [one.image for one in conditionings if one.image is not None]
     return Conditioning(
-        text=torch.cat([one.text for one in told]),
+        text=torch.cat([one.text for one in conditionings]),
         image=torch.cat(images) if images else None,
-        fps=row(fps, len(told)),
+        fps=row(fps, len(conditionings)),
     )

@@ -93,14 +93,14 @@ def state_dict(spec: ModelSpec, seed: int = 5) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def save(spec: ModelSpec, path: Path, *, prefixes: tuple[str, ...] = (), seed: int = 5, told: bool = True) -> Path:
+def save(spec: ModelSpec, path: Path, *, prefixes: tuple[str, ...] = (), seed: int = 5, metadata: bool = True) -> Path:
     """Writes a whole checkpoint, or of it the tensors whose names begin with one of `prefixes`."""
     tensors = {
         name: value.clone().contiguous()
         for name, value in state_dict(spec, seed).items()
         if not prefixes or name.startswith(prefixes)
     }
-    save_file(tensors, path, {METADATA_KEY: to_json(spec)} if told else None)
+    save_file(tensors, path, {METADATA_KEY: to_json(spec)} if metadata else None)
     return path
 
 

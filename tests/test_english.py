@@ -34,8 +34,11 @@ REPLACEMENTS = {
 FOR_USERS = {r"pictures?": "image"}
 """The same for texts outside of the code."""
 
-NAMES = ("picture_only", "Between two pictures", "Loop from a picture")
-"""Ids of saved workflows, and names of workflow files, which stay."""
+NAMES = (
+    *("picture_only", "Between two pictures", "Loop from a picture", "example_picture"),
+    *("--picture", "--end-picture", r"(?<=[*`])pictures(?=[*`])"),
+)
+"""Ids of saved workflows, names of files, options of the command line and stages of a training, which stay."""
 
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 """In Markdown: commands, options, ids and names of files."""
@@ -46,18 +49,6 @@ PLACES = (
 )
 KINDS = {".py", ".md", ".json", ".js"}
 
-EXCLUDED = (
-    "locales/en",
-    *("nodes/__init__.py", "nodes/analytic.py", "nodes/caching.py", "nodes/checkpoint.py"),
-    *("nodes/windows.py", "nodes/host"),
-    *("vc_core/checkpoint", "vc_core/conditioning", "vc_core/denoising", "vc_core/network"),
-    *("vc_core/bundled.py", "vc_core/checks.py"),
-    *("vc_core/machine.py", "vc_core/pipeline.py", "vc_core/recipe.py"),
-    "vc_core/specs.py",
-    *(f"benchmarks/{name}.py" for name in ("gpu", "gpu_videos", "measuring", "memory", "models")),
-)
-"""Places that have not been revised yet."""
-
 RESULTS = "benchmarks/results"
 """Stored results keep the words of the run that wrote them."""
 
@@ -67,7 +58,7 @@ def files() -> Iterator[Path]:
         found = [ROOT / place] if (ROOT / place).is_file() else sorted((ROOT / place).rglob("*"))
         for path in found:
             name = path.relative_to(ROOT).as_posix()
-            if path.suffix in KINDS and not name.startswith((*EXCLUDED, RESULTS)):
+            if path.suffix in KINDS and not name.startswith(RESULTS):
                 yield path
 
 

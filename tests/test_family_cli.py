@@ -215,7 +215,7 @@ def test_a_lora_makes_a_few_step_model(files: dict[str, Path], tmp_path: Path) -
         ("image", ("--analytic-init", "start", "--loop", "--end-picture", "tall"), "row of key frames"),
     ],
 )
-def test_bad_input_is_told(
+def test_bad_input_is_refused(
     command: str, extra: tuple[str, ...], message: str, files: dict[str, Path], tmp_path: Path, capsys: Any
 ) -> None:
     given = [str(files.get(word, word)) for word in extra]

@@ -52,9 +52,13 @@ def prompts_of(info: dict[str, Any]) -> list[str]:
     return info["prompts"] if "prompts" in info else [info["prompt"]]
 
 
-def told_to_all(told: Conditioning, clips: int) -> Conditioning:
+def expanded(conditioning: Conditioning, clips: int) -> Conditioning:
     """A conditioning of one clip as that of several."""
-    return told if len(told.text) == clips else replace(told, text=told.text.expand(clips, *told.text.shape[1:]))
+    return (
+        conditioning
+        if len(conditioning.text) == clips
+        else replace(conditioning, text=conditioning.text.expand(clips, *conditioning.text.shape[1:]))
+    )
 
 
 @pytest.mark.golden
@@ -118,7 +122,7 @@ def check_steps(crafter: VideoCrafter, info: dict[str, Any], call: dict[str, Any
     name, settings, schedule = call["name"], sampling_of(call), crafter.parts.schedule
     start, concat = t[f"{name}/x_T"], t[f"{name}/c_concat"]
 
-    def told(which: str) -> Conditioning | None:
+    def golden_conditioning(which: str) -> Conditioning | None:
         context = t.get(f"{name}/{which}")
         if context is None:
             return None
@@ -127,9 +131,13 @@ def check_steps(crafter: VideoCrafter, info: dict[str, Any], call: dict[str, Any
             text=context[:, :TEXT], image=image, fps=row(fact("fs", call, info), len(start)), concat=concat
         )
 
-    positive = told("context")
+    positive = golden_conditioning("context")
     assert positive is not None
-    given = {"positive": positive, "negative": told("uncond_context"), "image_only": told("img_nonetext_context")}
+    given = {
+        "positive": positive,
+        "negative": golden_conditioning("uncond_context"),
+        "image_only": golden_conditioning("img_nonetext_context"),
+    }
     predict = guide(crafter.predict, given, settings.guidance)
     denoise = denoiser(predict, schedule.prediction)
     levels = settings.levels(schedule)
@@ -156,14 +164,14 @@ def test_golden_turbo(path: Path, tmp_path: Path) -> None:
         name, x = call["name"], t[f"{call['name']}/x_T"]
         share = fact("percentage", call, info)
         moving = crafter if share is None else with_motion_share(crafter, share)
-        told = replace(
+        conditioning = replace(
             conditions(crafter, prompts_of(info), [None], fact("fps", call, info)),
             guidance=row(fact("w", call, info), len(x)),
             motion=row(motion_of(call, info), len(x)),
         )
         levels = consistency_levels(crafter.parts.schedule, call["steps"], fact("origin", call, info, default=200))
         assert [level.timestep for level in levels[:-1]] == call["t"]
-        denoise = denoiser(guide(moving.predict, {"positive": told}, Guidance(scale=1)), "eps")
+        denoise = denoiser(guide(moving.predict, {"positive": conditioning}, Guidance(scale=1)), "eps")
         recorded = RecordedNoise(t.get(f"{name}/noise", []))
         steps = list(SAMPLERS["lcm"](denoise, x, levels, recorded, 0.0))
         for step in steps:
@@ -210,15 +218,15 @@ def test_golden_freenoise(path: Path, tmp_path: Path) -> None:
         if not several:
             x = x.expand(len(texts), *x.shape[1:])
         fps = row(fact("fps", call, info), len(x))
-        told = Conditioning(text=texts, fps=fps)
+        conditioning = Conditioning(text=texts, fps=fps)
         if several:
-            told = replace(told, text=text_over_time(texts, x.shape[2]), early_text=texts[-1:])
-        negative = told_to_all(replace(crafter.condition("", None, 1), fps=fps), len(x))
+            conditioning = replace(conditioning, text=text_over_time(texts, x.shape[2]), early_text=texts[-1:])
+        negative = expanded(replace(crafter.condition("", None, 1), fps=fps), len(x))
         settings, own = sampling_of(call), call.get("rel_l2_after_each_step_when_x_T_is_scaled_by_1_plus_1e6")
         levels = settings.levels(crafter.parts.schedule)
         assert [level.timestep for level in levels[:-1]] == call["t"]
         model = with_motion_injection(partial(crafter.predict, windows=windows))
-        predict = guide(model, {"positive": told, "negative": negative}, settings.guidance)
+        predict = guide(model, {"positive": conditioning, "negative": negative}, settings.guidance)
         denoise = denoiser(predict, crafter.parts.schedule.prediction, levels)
         noise = RecordedNoise(step_noise(stored(t, call, "noise"), x, len(levels) - 1, call["eta"]))
         latents, video = stored(t, call, "x"), stored(t, call, "video_u8")

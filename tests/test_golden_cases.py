@@ -12,11 +12,11 @@ import pytest
 import test_family_pipeline
 import test_pipeline
 import torch
+from autoencoder import test_autoencoder
 from checkpoint import test_lora
 from conditioning import test_image_encoder, test_image_tokens, test_text_encoder, test_tokenizer
 from denoising import test_family as family_sampling
 from denoising import test_sampling
-from autoencoder import test_autoencoder
 from golden_making import MAKERS
 from network import test_family as family_network
 from network import test_unet

@@ -39,14 +39,21 @@ class Bench:
     def text(self, prompt: str) -> Any:
         return self.call("CLIPTextEncode", clip=self.clip, text=prompt)[0]
 
-    def told(self, image: Tensor, **options: Any) -> tuple[Any, ...]:
+    def conditioned(self, image: Tensor, **options: Any) -> tuple[Any, ...]:
         """Positive, negative, picture only, latent: clips of 3 frames of 24 x 16 pixels."""
         given = {"positive": self.text("a boat"), "negative": self.text(""), "width": 24, "height": 16, "frames": 3}
         given |= {"model": self.model, "clip_vision": self.vision, "vae": self.vae, "image": image, **options}
         return self.call("VideoCrafterPictureToVideo", **given)
 
-    def sample(self, told: tuple[Any, ...], model: Any = None, **options: Any) -> Tensor:
-        given = {"positive": told[0], "negative": told[1], "latent_image": told[3], "seed": 1, "steps": 2, "cfg": 2.0}
+    def sample(self, conditioned: tuple[Any, ...], model: Any = None, **options: Any) -> Tensor:
+        given = {
+            "positive": conditioned[0],
+            "negative": conditioned[1],
+            "latent_image": conditioned[3],
+            "seed": 1,
+            "steps": 2,
+            "cfg": 2.0,
+        }
         (latent,) = self.call("VideoCrafterKSampler", model=model or self.model, **{**given, **options})
         samples: Tensor = latent["samples"]
         return samples
@@ -58,8 +65,8 @@ def bench(comfy: Comfy) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def told(bench: Bench) -> tuple[Any, ...]:
-    return bench.told(picture(1))
+def conditioned(bench: Bench) -> tuple[Any, ...]:
+    return bench.conditioned(picture(1))
 
 
 def picture(seed: int, height: int = 16, width: int = 24) -> Tensor:
@@ -75,8 +82,8 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 def test_1_the_end_picture_is_never_replaced_by_the_start_picture(bench: Bench) -> None:
     for size in ((16, 24), (33, 70)):
         end = picture(2, *size)
-        start, last = bench.told(picture(1), end_image=end)[0][0][1]["videocrafter_pictures"]
-        (alone,) = bench.told(end)[0][0][1]["videocrafter_pictures"]
+        start, last = bench.conditioned(picture(1), end_image=end)[0][0][1]["videocrafter_pictures"]
+        (alone,) = bench.conditioned(end)[0][0][1]["videocrafter_pictures"]
         assert torch.equal(last, alone)
         assert not torch.equal(last, start)
 
@@ -86,25 +93,25 @@ def test_2_the_unconditional_picture_is_grey_and_draws_nothing(bench: Bench) -> 
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        made.append(bench.told(picture(1))[1][0][1]["videocrafter_image_tokens"])
+        made.append(bench.conditioned(picture(1))[1][0][1]["videocrafter_image_tokens"])
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*made)
-    grey = bench.told(torch.full((1, 16, 24, 3), 0.5))[0][0][1]["videocrafter_image_tokens"]
+    grey = bench.conditioned(torch.full((1, 16, 24, 3), 0.5))[0][0][1]["videocrafter_image_tokens"]
     assert float((made[0] - grey).norm() / grey.norm()) < 0.05, "but for the eight bits of a picture"
 
 
 def test_3_rows_of_key_frames_have_the_frames_that_were_asked_for(bench: Bench) -> None:
     row = torch.cat([picture(seed) for seed in (1, 2, 3)])
-    assert [bench.sample(bench.told(row, loop=loop)).shape[0] for loop in (False, True)] == [5, 7]
-    assert bench.sample(bench.told(picture(1), loop=True)).shape[0] == 4
+    assert [bench.sample(bench.conditioned(row, loop=loop)).shape[0] for loop in (False, True)] == [5, 7]
+    assert bench.sample(bench.conditioned(picture(1), loop=True)).shape[0] == 4
 
 
-def test_4_numbers_that_are_none_are_answered_with_a_cure(bench: Bench, told: tuple[Any, ...]) -> None:
+def test_4_numbers_that_are_none_are_answered_with_a_cure(bench: Bench, conditioned: tuple[Any, ...]) -> None:
     model = bench.model.clone()
     model.set_model_unet_function_wrapper(lambda apply, call: torch.full_like(call["input"], float("nan")))
     for sampler in ("ddim_exact", "euler"):
         with pytest.raises(UserError, match=r"NaN or infinite at step 1 of \d.*weight_dtype"):
-            bench.sample(told, model, sampler_name=sampler)
+            bench.sample(conditioned, model, sampler_name=sampler)
 
 
 def test_5_imports_depend_neither_on_the_folders_name_nor_on_the_path(comfy: Comfy) -> None:
@@ -136,8 +143,8 @@ def test_6_what_the_pack_imports_of_comfyui_is_there(comfy: Comfy) -> None:
         assert name is None or hasattr(importlib.import_module(module), name), (module, name)
 
 
-def test_7_equal_prompts_are_no_error(bench: Bench, told: tuple[Any, ...]) -> None:
-    same = (told[0], told[0], told[2], told[3])
+def test_7_equal_prompts_are_no_error(bench: Bench, conditioned: tuple[Any, ...]) -> None:
+    same = (conditioned[0], conditioned[0], conditioned[2], conditioned[3])
     guided, plain = bench.sample(same, cfg=5.0), bench.sample(same, cfg=1.0)
     assert float((guided - plain).norm() / plain.norm()) < 1e-4
 
@@ -156,29 +163,29 @@ def _schemas(comfy: Comfy) -> Iterator[dict[str, str]]:
 
 
 def test_9_nothing_is_printed_and_batches_are_taken_or_refused_by_name(
-    bench: Bench, told: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+    bench: Bench, conditioned: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    bench.sample(told)
+    bench.sample(conditioned)
     assert capsys.readouterr().out == ""
     for name, tree in sources():
         calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], name
-    both = [*told[0], *bench.told(picture(3))[0]]
-    assert torch.isfinite(bench.sample((both, told[1], None, told[3]))).all()
+    both = [*conditioned[0], *bench.conditioned(picture(3))[0]]
+    assert torch.isfinite(bench.sample((both, conditioned[1], None, conditioned[3]))).all()
     with pytest.raises(UserError, match="2 images"):
-        bench.told(picture(1), end_image=torch.cat([picture(1), picture(2)]))
+        bench.conditioned(picture(1), end_image=torch.cat([picture(1), picture(2)]))
 
 
 def test_10_the_model_is_read_once_and_the_environment_left_alone(
-    bench: Bench, told: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, conditioned: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader, environment = bench.comfy.classes["VideoCrafterCheckpointLoader"], dict(os.environ)
     prints = [loader.fingerprint_inputs(ckpt_name="defects.safetensors", weight_dtype="fp32") for _ in range(2)]
     assert prints[0] == prints[1]
     monkeypatch.setattr(bench.comfy.module("vc_core.checkpoint.reading"), "read", None)
     monkeypatch.setattr(bench.comfy.module("nodes.checkpoint"), "open_file", None)
-    assert torch.equal(bench.sample(told), bench.sample(told))
+    assert torch.equal(bench.sample(conditioned), bench.sample(conditioned))
     assert dict(os.environ) == environment
     for name, tree in sources():
         stored = [
@@ -254,12 +261,12 @@ def test_14_no_node_changes_the_model_that_it_is_given(bench: Bench) -> None:
     assert len(patched) >= 3
 
 
-def test_15_all_bits_of_a_seed_count_and_noise_is_the_cpus(bench: Bench, told: tuple[Any, ...]) -> None:
-    clips = [bench.sample(told, seed=seed) for seed in (7, 7 + 2**32, 7 + 2**63, 2**64 - 1)]
+def test_15_all_bits_of_a_seed_count_and_noise_is_the_cpus(bench: Bench, conditioned: tuple[Any, ...]) -> None:
+    clips = [bench.sample(conditioned, seed=seed) for seed in (7, 7 + 2**32, 7 + 2**63, 2**64 - 1)]
     assert all(not torch.equal(a, b) for index, a in enumerate(clips) for b in clips[:index])
     random.seed(1)
     torch.manual_seed(1)
-    assert torch.equal(bench.sample(told, seed=7), clips[0])
+    assert torch.equal(bench.sample(conditioned, seed=7), clips[0])
     for name, tree in sources():
         if "conditioning" in name:  # weights that a file replaces
             continue
@@ -269,19 +276,19 @@ def test_15_all_bits_of_a_seed_count_and_noise_is_the_cpus(bench: Bench, told: t
                 "torch.rand",
                 "torch.randn_like",
             ):
-                told_from = {keyword.arg for keyword in node.keywords}
-                assert "generator" in told_from, f"{name}:{node.lineno} draws from the global generator"
-                assert "device" not in told_from, f"{name}:{node.lineno} draws on a device"
+                keywords = {keyword.arg for keyword in node.keywords}
+                assert "generator" in keywords, f"{name}:{node.lineno} draws from the global generator"
+                assert "device" not in keywords, f"{name}:{node.lineno} draws on a device"
 
 
-def test_16_every_loop_asks_whether_it_is_cancelled(bench: Bench, told: tuple[Any, ...]) -> None:
+def test_16_every_loop_asks_whether_it_is_cancelled(bench: Bench, conditioned: tuple[Any, ...]) -> None:
     import comfy.model_management as management
 
     latents = {"samples": torch.zeros(6, 4, 2, 3)}
     loops: dict[str, Callable[[], object]] = {
-        "our sampler": lambda: bench.sample(told, steps=4),
-        "core's sampler": lambda: bench.sample(told, steps=4, sampler_name="euler", scheduler="normal"),
-        "rows of key frames": lambda: bench.sample(bench.told(torch.cat([picture(1), picture(2)])), steps=4),
+        "our sampler": lambda: bench.sample(conditioned, steps=4),
+        "core's sampler": lambda: bench.sample(conditioned, steps=4, sampler_name="euler", scheduler="normal"),
+        "rows of key frames": lambda: bench.sample(bench.conditioned(torch.cat([picture(1), picture(2)])), steps=4),
         "decoding": lambda: bench.call("VideoCrafterDecode", samples=latents, vae=bench.vae, frames_per_chunk=1),
         "writing": lambda: bench.call("VideoCrafterVideoCombine", images=torch.rand(9, 16, 16, 3)),
     }

@@ -96,7 +96,7 @@ def test_a_path_without_comfyui_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert run.own_comfyui() == tmp_path.resolve()
 
 
-def test_an_unsuitable_python_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_an_unsuitable_python_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(run, "PYTHONS", ((4, 0), (4, 2)))
     with pytest.raises(run.SetupError, match=r"Python 4\.0 to 4\.2"):
         run.make_venv()

@@ -182,7 +182,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--loop",
         action="store_true",
-        help="the video ends where it begins, with end pictures after passing through them",
+        help="the video ends where it begins, after passing through the end images if there are any",
     )
     group.add_argument(
         "--fit",
@@ -300,7 +300,7 @@ def check_used(options: argparse.Namespace, spec: ModelSpec) -> None:
 
 
 def is_row(options: argparse.Namespace) -> bool:
-    """Whether the video runs through key frames: through more pictures than two, or back to the first."""
+    """Whether the video runs through key frames: through more images than two, or back to the first."""
     return len(options.end_picture) > (0 if options.loop else 1)
 
 

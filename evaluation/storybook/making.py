@@ -63,7 +63,7 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, i
     defaults = spec.defaults
     scale = defaults.cfg if settings.cfg is None else settings.cfg
     with_image = parts.image_encoder is not None
-    beside = _beside(crafter, images[:, : settings.ends]) if spec.unet.concat_channels else None
+    beside = _beside(crafter, images[:, : settings.ends]) if spec.continues_images else None
     shown = [ends[0] if with_image else None for ends in images]
     conditions = [crafter.condition(c.prompt, s, c.scene.fps) for c, s in zip(cases, shown, strict=True)]
     positive = replace(Conditioning.batched(conditions), concat=beside)

@@ -66,7 +66,7 @@ def load_clip_vision_patcher(path: Path, disable_dynamic: bool = False) -> Any:
     return load_clip_vision_file(path).patcher
 
 
-def encode_pictures(encoder: Any, pictures: Tensor, *, pooled: bool = False) -> Tensor:
+def encode_images(encoder: Any, images: Tensor, *, pooled: bool = False) -> Tensor:
     """All tokens before the last norm, n tokens width, of images n 3 h w in -1..1; or `pooled`, CLIP's embedding.
 
     Prepared as the reference does: the whole image resized to a square, not its centre cropped.
@@ -74,16 +74,16 @@ def encode_pictures(encoder: Any, pictures: Tensor, *, pooled: bool = False) -> 
     if not hasattr(encoder, "encode_image"):
         raise UserError(f"The clip_vision input is {type(encoder).__name__}, not an image encoder.")
     if not hasattr(encoder, "model"):
-        encoder.encode_image(pictures)  # raises, and says why there is no encoder
+        encoder.encode_image(images)  # raises, and says why there is no encoder
     comfy.model_management.load_model_gpu(encoder.patcher)
-    prepared = preprocess(pictures, size=encoder.image_size).to(encoder.load_device, torch.float32)
+    prepared = preprocess(images, size=encoder.image_size).to(encoder.load_device, torch.float32)
     with torch.inference_mode():
         out = encoder.model(pixel_values=prepared, intermediate_output=-2)
     tokens: Tensor = out[2] if pooled else out[0]
     return tokens.float().cpu()
 
 
-def encoded_picture(output: Any, *, pooled: bool = False) -> Tensor:
+def encoded_image(output: Any, *, pooled: bool = False) -> Tensor:
     """The same of one image, 1 tokens width or 1 width, from the output of core's CLIP Vision Encode."""
     found: Tensor | None = getattr(output, "image_embeds" if pooled else "last_hidden_state", None)
     if found is None:

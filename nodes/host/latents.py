@@ -27,10 +27,10 @@ class OwnLatents(comfy.latent_formats.SD15):
         self.autoencoder = autoencoder
         self.taesd_decoder_name = None
         self.latent_rgb_factors = torch.eye(3).tolist() if RESHAPES else None
-        self.latent_rgb_factors_reshape = self.pictures
+        self.latent_rgb_factors_reshape = self.first_image
 
-    def pictures(self, latents: Tensor) -> Tensor:
-        """The first picture of latents n c h w, as the sampler has them: 1 3 (f h) (f w), about -1..1."""
+    def first_image(self, latents: Tensor) -> Tensor:
+        """The first image of latents n c h w, as the sampler has them: 1 3 (f h) (f w), about -1..1."""
         first = latents[:1].to(torch.float32)
         return self.autoencoder.to(first.device).decode(first)
 

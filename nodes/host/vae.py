@@ -130,7 +130,7 @@ ENDS = 2
 
 def decode_clip(vae: Any, latents: Tensor, ends: Tensor) -> Tensor:
     """IMAGE frames h w 3, float32 on the CPU, of a clip's latents frames c h w, decoded at once by a VAE that sees the
-    images at its ends, 2 h w 3 in 0..1. Raises UserError where the memory is not enough."""
+    images at its ends, 2 h w 3 in 0..1. Raises UserError if there is not enough memory."""
     load = comfy.model_management.load_models_gpu
     memory = vae.memory_used_decode(latents.shape, vae.vae_dtype) * (len(latents) + ENDS)
     shown = vae.process_input(ends.movedim(-1, 1))
@@ -140,7 +140,7 @@ def decode_clip(vae: Any, latents: Tensor, ends: Tensor) -> Tensor:
         out = vae.first_stage_model.decode_unscaled(z, pixels).to("cpu", torch.float32)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The memory is not enough for {len(latents)} frames of {ends.shape[2]}x{ends.shape[1]}, which this VAE "
+            f"There is not enough memory for {len(latents)} frames of {ends.shape[2]}x{ends.shape[1]}, which this VAE "
             "decodes at once. Use fewer frames or a smaller size, or decode with VAE Decode (Tiled), which ignores the "
             "images at the ends."
         ) from error

@@ -214,7 +214,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_told_apart(case: str, tmp_path: Path) -> None:
+def test_bad_files_are_distinguished(case: str, tmp_path: Path) -> None:
     name, make, message = BAD[case]
     make(tmp_path / name)
     with pytest.raises(UserError, match=message) as refused:

@@ -156,7 +156,7 @@ def test_a_disk_that_is_too_small_is_refused_before_writing(tmp_path: Path, monk
 
 
 class TestTargets:
-    def test_an_existing_file_is_kept_unless_told(self, tmp_path: Path) -> None:
+    def test_an_existing_file_is_kept_unless_forced(self, tmp_path: Path) -> None:
         source, target = make(tmp_path, TEXT_MODEL), tmp_path / "out.safetensors"
         target.write_bytes(b"precious")
         with pytest.raises(UserError, match="already exists"):

@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """What ComfyUI's progress bar was told: (value, total) pairs and the previews among them."""
+    """What ComfyUI's progress bar received: (value, total) pairs and the previews among them."""
 
     steps: list[tuple[int, int]] = field(default_factory=list)
     previews: list[Any] = field(default_factory=list)

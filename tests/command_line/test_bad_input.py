@@ -161,12 +161,12 @@ class TestBadInput:
     def test_nan_of_the_autoencoder_is_an_error_and_no_file(
         self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        pictures = Autoencoder.pictures
+        decode = Autoencoder.decode_unscaled
 
         def broken(self: Autoencoder, *given: Any) -> torch.Tensor:
-            return pictures(self, *given) * float("nan")
+            return decode(self, *given) * float("nan")
 
-        monkeypatch.setattr(Autoencoder, "pictures", broken)
+        monkeypatch.setattr(Autoencoder, "decode_unscaled", broken)
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "new" / "a.mp4", "--device", "cpu") == 2
         assert "The autoencoder (VAE) gave NaN or infinite values" in one_line(capsys.readouterr().err)
         assert list(tmp_path.iterdir()) == []

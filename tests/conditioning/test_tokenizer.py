@@ -102,19 +102,19 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_open_clip_is_imported_only_when_used_and_told_when_missing() -> None:
+def test_open_clip_is_imported_only_when_used_and_named_when_missing() -> None:
     code = (
         "import sys, vc_core.conditioning as c, vc_core.specs as s\n"
         "from vc_core.errors import UserError\n"
         "c.build_image_tokens(s.ResamplerSpec(), device='meta')\n"
-        "told = [m for m in sys.modules if m.split('.')[0] == 'open_clip']\n"
+        "found = [m for m in sys.modules if m.split('.')[0] == 'open_clip']\n"
         "sys.modules['open_clip'] = None\n"
         "for use in (lambda: c.tokenize(['a boat']), lambda: c.TextEncoder(s.TextEncoderSpec(), device='meta'),\n"
         "            lambda: c.ImageEncoder(s.ImageEncoderSpec(), device='meta')):\n"
         "    try:\n"
         "        use()\n"
         "    except UserError as error:\n"
-        "        told.append('pip install' in str(error))\n"
-        "sys.stdout.write(str(told))"
+        "        found.append('pip install' in str(error))\n"
+        "sys.stdout.write(str(found))"
     )
     assert run_python(code) == "[True, True, True]"

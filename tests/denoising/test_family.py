@@ -115,7 +115,7 @@ def test_golden_trajectories(path: Path) -> None:
     for call in info["calls"]:
         schedule = of_config(info["per_config"][call["setting"]])
         settings = sampling_of(call, steps=call["S"])
-        told = {
+        conditionings = {
             name: Conditioning(text=t[name], fps=t["fs"]) for name in ("cond", "uncond", "img_nonetext") if name in t
         }
         levels = settings.levels(schedule)
@@ -124,7 +124,11 @@ def test_golden_trajectories(path: Path) -> None:
         steps = sample(
             StrideWave(),
             schedule,
-            {"positive": told["cond"], "negative": told.get("uncond"), "image_only": told.get("img_nonetext")},
+            {
+                "positive": conditionings["cond"],
+                "negative": conditionings.get("uncond"),
+                "image_only": conditionings.get("img_nonetext"),
+            },
             noise=RecordedNoise([t["x_T"], *noise]),
             shape=t["x_T"].shape,
             settings=settings,
@@ -141,9 +145,9 @@ def test_golden_trajectories(path: Path) -> None:
 @pytest.mark.parametrize("steps", [7, 11, 14, 15, 20, 25, 33, 34, 35, 37, 38, 39, 61, 62, 63, 64, 103, 121, 122])
 def test_counts_of_steps_that_turn_the_reference_to_nan(steps: int) -> None:
     schedule = NoiseSchedule.from_spec(DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True))
-    told = {"positive": prompt(1, 0.3), "negative": prompt(1, -0.8)}
+    conditionings = {"positive": prompt(1, 0.3), "negative": prompt(1, -0.8)}
     settings = Sampling(steps=steps, spacing="trailing", guidance=Guidance(scale=7.5, rescale=0.7))
-    run = sample(WaveModel(), schedule, told, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
+    run = sample(WaveModel(), schedule, conditionings, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
     *_, last = run
     assert last.index == steps - 1
     assert last.x.isfinite().all()
@@ -151,11 +155,11 @@ def test_counts_of_steps_that_turn_the_reference_to_nan(steps: int) -> None:
 
 def test_equal_scales_for_text_and_picture_are_one_scale() -> None:
     schedule = NoiseSchedule.from_spec(DiffusionSpec())
-    told = {"positive": prompt(1, 0.3), "negative": prompt(1, -0.8), "image_only": prompt(1, 0.1)}
+    conditionings = {"positive": prompt(1, 0.3), "negative": prompt(1, -0.8), "image_only": prompt(1, 0.1)}
     results = []
     for image_scale in (None, 7.5):
         settings = Sampling(steps=5, guidance=Guidance(scale=7.5, image_scale=image_scale))
-        run = sample(WaveModel(), schedule, told, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
+        run = sample(WaveModel(), schedule, conditionings, noise=Noise(1), shape=(1, 4, 2, 3, 2), settings=settings)
         results.append([step.x for step in run][-1])
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)  # float32 differences times 7.5
 

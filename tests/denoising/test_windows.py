@@ -75,8 +75,8 @@ def test_shifted_windows_cost_at_most_a_quarter_more_than_short_clips(frames: in
 
 
 def test_shared_passes_in_windows_are_those_one_after_the_other() -> None:
-    told = [Conditioning(text=torch.full((1, 3, 1), value)) for value in (1.0, 2.0)]
-    both = Conditioning.joined(told)
+    conditionings = [Conditioning(text=torch.full((1, 3, 1), value)) for value in (1.0, 2.0)]
+    both = Conditioning.joined(conditionings)
     assert both is not None
 
     def model(x: Tensor, timestep: Tensor, asked: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
@@ -85,15 +85,15 @@ def test_shared_passes_in_windows_are_those_one_after_the_other() -> None:
 
     x, when = torch.randn(1, 2, 40, 2, 3), torch.tensor([5.0])
     predict, at = windowed(model, ContextWindows(order="uniform")), Evaluation(step=1, steps=5)
-    assert torch.equal(predict(x, when, both, at), torch.cat([predict(x, when, each, at) for each in told]))
+    assert torch.equal(predict(x, when, both, at), torch.cat([predict(x, when, each, at) for each in conditionings]))
 
 
 def run(model: object, frames: int, **settings: object) -> Tensor:
-    told = prompt()
+    conditioning = prompt()
     steps = sample(
         model,  # type: ignore[arg-type]
         SCHEDULE,
-        {"positive": told, "negative": told},
+        {"positive": conditioning, "negative": conditioning},
         noise=Noise(3),
         shape=(1, 2, frames, 2, 3),
         settings=Sampling(steps=STEPS, guidance=Guidance(scale=3.0), **settings),  # type: ignore[arg-type]
@@ -117,20 +117,20 @@ def test_a_model_without_time_does_not_notice_windows(order: str) -> None:
 
 def test_conditions_of_frames_are_cut_and_others_are_not() -> None:
     frames = torch.arange(20.0)
-    told = Conditioning(
+    conditioning = Conditioning(
         text=frames.view(1, 20, 1, 1),
         image=torch.zeros(1, 6, 3),
         fps=torch.tensor([8.0]),
         concat=frames.view(1, 1, 20, 1, 1),
         early_text=torch.ones(1, 7, 1),
     )
-    part = told.of_frames([3, 19, 0], 20)
+    part = conditioning.of_frames([3, 19, 0], 20)
     assert part.text.flatten().tolist() == [3, 19, 0]
     assert part.concat is not None
     assert part.concat.flatten().tolist() == [3, 19, 0]
-    assert part.image is told.image
-    assert part.early_text is told.early_text
-    assert part.fps is told.fps
+    assert part.image is conditioning.image
+    assert part.early_text is conditioning.early_text
+    assert part.fps is conditioning.fps
 
 
 def test_unusable_windows_are_refused() -> None:
@@ -166,11 +166,13 @@ class Still:
         self.shapes: set[tuple[int, ...]] = set()
         self.texts: list[list[float]] = []
 
-    def __call__(self, x: Tensor, timestep: Tensor, told: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
+    def __call__(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE
+    ) -> Tensor:
         assert timestep.shape == (len(x), x.shape[2])
         self.shapes.add(tuple(x.shape))
-        if told.text.ndim == 4:
-            self.texts.append(told.text[0, :, 0, 0].tolist())
+        if conditioning.text.ndim == 4:
+            self.texts.append(conditioning.text[0, :, 0, 0].tolist())
         levels = [SCHEDULE.level(int(t)) for t in timestep[0]]
         signal = torch.tensor([level.signal for level in levels])[:, None, None]
         noise = torch.tensor([level.noise for level in levels])[:, None, None]
@@ -206,9 +208,9 @@ def test_a_queue_tells_every_frame_its_own_text() -> None:
 
 def test_a_queue_delivers_while_it_runs() -> None:
     model = Still(0.1)
-    told, queue = Conditioning(text=torch.zeros(1, 3, 1)), Queue(size=4, partitions=2)
+    conditioning, queue = Conditioning(text=torch.zeros(1, 3, 1)), Queue(size=4, partitions=2)
     endless = 10**9
-    estimate = estimator(model, SCHEDULE, {"positive": told}, frames=endless, guidance=Guidance(scale=1.0))
+    estimate = estimator(model, SCHEDULE, {"positive": conditioning}, frames=endless, guidance=Guidance(scale=1.0))
     made = run_queue(estimate, queue.levels(SCHEDULE), torch.zeros(1, 2, 4, 2, 2), endless, Noise(2), queue)
     assert next(made).shape == next(made).shape == (1, 2, 2, 2)
 
@@ -217,11 +219,11 @@ def test_a_queue_refuses_what_it_cannot_do() -> None:
     for wrong in ({"size": 3}, {"size": 0}, {"partitions": 0}, {"eta": 2.0}):
         with pytest.raises(UserError):
             Queue(**wrong)  # type: ignore[arg-type]
-    told = Conditioning(text=torch.zeros(1, 3, 1), concat=torch.zeros(1, 4, 16, 2, 2))
+    conditioning = Conditioning(text=torch.zeros(1, 3, 1), concat=torch.zeros(1, 4, 16, 2, 2))
     base = torch.zeros(1, 2, 16, 2, 2)
     guidance = Guidance(scale=1.0)
     with pytest.raises(UserError, match="continue an image"):
-        estimator(Still(0), SCHEDULE, {"positive": told}, frames=20, guidance=guidance)
+        estimator(Still(0), SCHEDULE, {"positive": conditioning}, frames=20, guidance=guidance)
     plain = estimator(
         Still(0), SCHEDULE, {"positive": Conditioning(text=torch.zeros(1, 3, 1))}, frames=20, guidance=guidance
     )

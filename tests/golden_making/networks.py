@@ -39,10 +39,10 @@ def unet_case(
     """Calls of a UNet: what the case says of each, beside the arguments of ours. Names with a slash are stored."""
     model, weights = filled(VideoUNet(spec, device="meta"))
     tensors, described = dict(more), []
-    for number, (told, given) in enumerate(calls):
+    for number, (published, given) in enumerate(calls):
         name = f"c{number}"
         clips, _, frames, height, width = given["x"].shape
-        described.append({"name": name, "b": clips, "t": frames, "h": height, "w": width, **told})
+        described.append({"name": name, "b": clips, "t": frames, "h": height, "w": width, **published})
         stored = {key: given.pop(key) for key in list(given) if "/" in key}
         tensors.update({f"{name}/{key.removeprefix('/')}": value for key, value in stored.items()})
         x, timesteps, windows = given.pop("x"), given.pop("timesteps"), given.pop("windows", None)
@@ -88,9 +88,9 @@ def turbo_unet(folder: Path) -> Path:
     given.update({"guidance": guidance, "motion": motion, "fps": torch.full((2,), 10)})
     given.update({"in/timestep_cond": scale_sinusoid(guidance, 24), "in/motion_cond": scale_sinusoid(motion, 12)})
     config = {**PLAIN, "time_cond_proj_dim": 24, "motion_cond_proj_dim": 12}
-    told = {"guidance": [3.5, 9.0], "motion": [0.2, 0.0], "fps": 10}
+    published = {"guidance": [3.5, 9.0], "motion": [0.2, 0.0], "fps": 10}
     return unet_case(
-        folder, "turbo_unet", config, UNetSpec(**OURS, guidance_width=24, motion_width=12), [(told, given)]
+        folder, "turbo_unet", config, UNetSpec(**OURS, guidance_width=24, motion_width=12), [(published, given)]
     )
 
 
@@ -99,9 +99,9 @@ def freenoise_unet(folder: Path) -> Path:
     given = {"x": draw(2, 4, 11, 4, 6), "timesteps": torch.tensor([999, 250]), "text": text, "in/context": text}
     given.update({"fps": torch.full((2,), 5), "windows": Windows(size=6, stride=2, cover_rest=False)})
     views = [[0, 6], [2, 8], [4, 10]]
-    told = {"fps": 5, "window": [6, 2], "views": views, "weights_per_window": [1, 2, 3, 3, 2, 1]}
+    published = {"fps": 5, "window": [6, 2], "views": views, "weights_per_window": [1, 2, 3, 3, 2, 1]}
     spec = UNetSpec(**OURS, temporal_conv=False, relative_position=True)
-    return unet_case(folder, "freenoise_unet", RELATIVE, spec, [(told, given)])
+    return unet_case(folder, "freenoise_unet", RELATIVE, spec, [(published, given)])
 
 
 def freenoise_mp_unet(folder: Path) -> Path:
@@ -111,9 +111,9 @@ def freenoise_mp_unet(folder: Path) -> Path:
     given = {"x": draw(1, 4, 10, 4, 6), "timesteps": torch.tensor([300]), "text": text, "fps": torch.tensor([5])}
     given.update({"windows": Windows(size=6, stride=2), "early_text": prompts[1:]})
     views = [[0, 6], [2, 8], [4, 10]]
-    told = {"fps": 5, "views": views, "use_injection": True}
+    published = {"fps": 5, "views": views, "use_injection": True}
     given["/frame_context_first_token"] = text[0, :, 0]
-    return unet_case(folder, "freenoise_mp_unet", PLAIN, UNetSpec(**OURS), [(told, given)], prompts=prompts)
+    return unet_case(folder, "freenoise_mp_unet", PLAIN, UNetSpec(**OURS), [(published, given)], prompts=prompts)
 
 
 def turbo_lora(folder: Path) -> Path:

@@ -20,8 +20,12 @@ from vc_core.specs import (
 from .parts import Draws, write
 
 
-def wave(x: Tensor, timestep: Tensor, told: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
-    phase = 0.003 * timestep + told.text.mean(dim=(1, 2)) + (0 if told.fps is None else 0.01 * told.fps)
+def wave(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE) -> Tensor:
+    phase = (
+        0.003 * timestep
+        + conditioning.text.mean(dim=(1, 2))
+        + (0 if conditioning.fps is None else 0.01 * conditioning.fps)
+    )
     return 0.6 * x + 0.4 * torch.sin(1.7 * x + phase.view(-1, 1, 1, 1, 1))
 
 
@@ -55,12 +59,16 @@ def dc_ddim_analytic(folder: Path) -> Path:
     draw, timesteps = Draws(), [999, 832, 666, 499, 332, 166]
     x, noise, fs = draw(3, 4, 5, 2, 3), draw(6, 3, 4, 5, 2, 3), torch.tensor([3, 9, 30])
     texts = {name: draw(3, 6, 4) for name in ("cond", "uncond", "img_nonetext")}
-    told = {name: Conditioning(text=text, fps=fs) for name, text in texts.items()}
+    conditionings = {name: Conditioning(text=text, fps=fs) for name, text in texts.items()}
     schedule = NoiseSchedule.from_spec(
         DiffusionSpec(prediction="v", zero_terminal_snr=True, rescale=0.45, keep_last_rescale=True)
     )
     guidance = Guidance(scale=4.0, rescale=0.3, image_scale=2.0)
-    given = {"positive": told["cond"], "negative": told["uncond"], "image_only": told["img_nonetext"]}
+    given = {
+        "positive": conditionings["cond"],
+        "negative": conditionings["uncond"],
+        "image_only": conditionings["img_nonetext"],
+    }
     predict = guide(wave, given, guidance)
     run = walked(predict, schedule, timesteps, x, noise, 0.8)
     tensors = {"x_T": x, "fs": fs, "noise/S6": noise, **texts, **{f"run/{key}": value for key, value in run.items()}}

@@ -107,14 +107,14 @@ def e2e(folder: Path) -> Path:
     pictures = torch.stack([draw.picture(20, 30) for _ in prompts]).permute(0, 3, 1, 2).float() / 127.5 - 1
     fps = torch.tensor([7.0, 12.0])
 
-    def told(texts: list[str], shown: list[Tensor]) -> Conditioning:
+    def conditioning(texts: list[str], shown: list[Tensor]) -> Conditioning:
         parts = [crafter.condition(text, picture, 1) for text, picture in zip(texts, shown, strict=True)]
         return Conditioning(
             text=torch.cat([part.text for part in parts]), image=torch.cat([part.image for part in parts]), fps=fps
         )
 
-    positive = told(prompts, [(picture.permute(1, 2, 0) + 1) / 2 for picture in pictures])
-    negative = told(["", ""], [GREY, GREY])
+    positive = conditioning(prompts, [(picture.permute(1, 2, 0) + 1) / 2 for picture in pictures])
+    negative = conditioning(["", ""], [GREY, GREY])
     x, noise = draw(2, 4, 4, 6, 8), draw(7, 2, 4, 4, 6, 8)
     predict = guide(crafter.predict, {"positive": positive, "negative": negative}, Guidance(scale=5.0))
     run = walked(predict, crafter.parts.schedule, timesteps, x, noise, 0.7)
@@ -153,19 +153,21 @@ def dc_e2e(folder: Path) -> Path:
         for picture, noise in zip(cropped, (posterior[0], posterior[3]), strict=True)
     ]
     concat = image_latent(ends[0], 4, ends[1])
-    told = {}
+    conditionings = {}
     for which, (prompt, picture) in {
         "context": ("a boat", cropped[0]),
         "uncond_context": ("", GREY),
         "img_nonetext_context": ("", cropped[0]),
     }.items():
         one = crafter.condition(prompt, picture, 1)
-        told[which] = Conditioning(text=one.text, image=one.image.flatten(1, 2), fps=torch.tensor([7.0]), concat=concat)
-        tensors[f"run/{which}"] = torch.cat([one.text, told[which].image], dim=1)
+        conditionings[which] = Conditioning(
+            text=one.text, image=one.image.flatten(1, 2), fps=torch.tensor([7.0]), concat=concat
+        )
+        tensors[f"run/{which}"] = torch.cat([one.text, conditionings[which].image], dim=1)
     x, noise = draw(1, 4, 4, 6, 8), draw(5, 1, 4, 4, 6, 8)
     guidance = Guidance(scale=3.0, rescale=0.4, image_scale=2.0)
     names = {"positive": "context", "negative": "uncond_context", "image_only": "img_nonetext_context"}
-    predict = guide(crafter.predict, {name: told[which] for name, which in names.items()}, guidance)
+    predict = guide(crafter.predict, {name: conditionings[which] for name, which in names.items()}, guidance)
     run = walked(predict, crafter.parts.schedule, timesteps, x, noise, 0.5)
     for number, picture in enumerate(whole):
         tensors[f"image/u8_{number}"] = picture

@@ -29,7 +29,7 @@ def statistics(base):
 
 
 @pytest.fixture(scope="module")
-def told(continuing_model):
+def conditioning(continuing_model):
     positive, negative, _, latent = continuing_model.continued(PICTURE[None])
     return {"positive": positive, "negative": negative, "latent_image": latent}
 
@@ -40,7 +40,7 @@ def started(comfy, model, start=START, name=FILE):
 
 @pytest.mark.parametrize("spacing", ["trailing", "uniform"])
 @pytest.mark.parametrize(("ours", "sampler"), [("ddim_exact", "ddim"), ("dpmpp_2m", "dpmpp_2m"), ("euler", "euler")])
-def test_clips_are_those_of_vc_core(base, comfy, continuing_model, statistics, told, spacing, ours, sampler):
+def test_clips_are_those_of_vc_core(base, comfy, continuing_model, statistics, conditioning, spacing, ours, sampler):
     core = VideoCrafter.load(base.model("checkpoints", continuing_model.name))
     wanted = Request(
         seed=7, cfg=3.0, sharp=True, guidance_rescale=0.0, start=START, **SIZE,
@@ -49,12 +49,12 @@ def test_clips_are_those_of_vc_core(base, comfy, continuing_model, statistics, t
     source = read_statistics(statistics)
     *_, last = core.steps("a red square", PICTURE, request=wanted, source=source)
     settings = {"steps": 5, "eta": 0.0, "scheduler": spacing, "sampler_name": ours}
-    out = continuing_model.sample(model=started(comfy, continuing_model.model), **settings, **told)
+    out = continuing_model.sample(model=started(comfy, continuing_model.model), **settings, **conditioning)
     assert relative(out, to_frames(last.x) / SCALE) < 1e-4
-    assert relative(continuing_model.sample(**settings, **told), out) > 1e-2
+    assert relative(continuing_model.sample(**settings, **conditioning), out) > 1e-2
 
 
-def test_core_ksampler_begins_there(comfy, continuing_model, statistics, told):
+def test_core_ksampler_begins_there(comfy, continuing_model, statistics, conditioning):
     """What the network is given first has the noise level, and around the mean the spread, of the statistics."""
     import comfy.sample as host
 
@@ -67,32 +67,32 @@ def test_core_ksampler_begins_there(comfy, continuing_model, statistics, told):
     model = started(comfy, continuing_model.model).clone()
     model.set_model_unet_function_wrapper(watch)
     settings = {"seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
-    comfy.call("KSampler", model=model, **settings, **told)
+    comfy.call("KSampler", model=model, **settings, **conditioning)
     x, sigma = seen[0]
     sampling = continuing_model.model.get_model_object("model_sampling")
     assert float((sampling.timestep(sigma) - (START - 1)).abs().max()) == 0
     abar = float(sampling.schedule.alphas_cumprod[START - 1])
-    noise = host.prepare_noise(told["latent_image"]["samples"], 1)
+    noise = host.prepare_noise(conditioning["latent_image"]["samples"], 1)
     mean = to_frames(read_statistics(statistics).latents)
     expected = abar**0.5 * mean + (1 - abar + abar * 0.4) ** 0.5 * noise
     assert relative(sampling.calculate_input(sigma, x), expected) < 1e-5
 
 
-def test_the_top_without_statistics_changes_nothing(comfy, continuing_model, told):
+def test_the_top_without_statistics_changes_nothing(comfy, continuing_model, conditioning):
     settings = {"steps": 3, "scheduler": "trailing"}
-    plain = continuing_model.sample(**settings, **told)
+    plain = continuing_model.sample(**settings, **conditioning)
     top = started(comfy, continuing_model.model, 1000, "none")
-    assert torch.equal(continuing_model.sample(model=top, **settings, **told), plain)
+    assert torch.equal(continuing_model.sample(model=top, **settings, **conditioning), plain)
     less = started(comfy, continuing_model.model, 900, "none")
-    assert relative(continuing_model.sample(model=less, **settings, **told), plain) > 1e-3
+    assert relative(continuing_model.sample(model=less, **settings, **conditioning), plain) > 1e-3
 
 
 @pytest.mark.parametrize("sampler", ["ddim_exact", "dpmpp_2m", "euler"])
-def test_sampling_may_begin_at_the_first_timestep(base, comfy, continuing_model, told, sampler):
+def test_sampling_may_begin_at_the_first_timestep(base, comfy, continuing_model, conditioning, sampler):
     """One timestep is left, and one step: what vc_core makes of it."""
     model = started(comfy, continuing_model.model, 1, "none")
     settings = {"steps": 1, "scheduler": "trailing", "sampler_name": sampler}
-    out = continuing_model.sample(model=model, **settings, **told)
+    out = continuing_model.sample(model=model, **settings, **conditioning)
     core = VideoCrafter.load(base.model("checkpoints", continuing_model.name))
     sampling = Sampling(steps=1, spacing="trailing", eta=1.0, sampler=sampler.removesuffix("_exact"))
     request = Request(seed=7, cfg=3.0, sharp=True, guidance_rescale=0.0, start=1, sampling=sampling, **SIZE)
@@ -101,7 +101,7 @@ def test_sampling_may_begin_at_the_first_timestep(base, comfy, continuing_model,
 
 
 @pytest.mark.usefixtures("statistics")
-def test_what_does_not_go_is_said(comfy, continuing_model, text_model, told):
+def test_what_is_not_supported_is_refused(comfy, continuing_model, text_model, conditioning):
     with pytest.raises(Exception, match="holds no Expectation_X0"):
         started(comfy, continuing_model.model, name=continuing_model.name)
     with pytest.raises(Exception, match="from 1 to 1000"):
@@ -113,4 +113,4 @@ def test_what_does_not_go_is_said(comfy, continuing_model, text_model, told):
         text_model.sample(model=model, latent_image=text_model.latent(24, 24, 3), sampler_name="euler")
     for long in ({"long_video": "fifo"}, {"free_init": 2}):
         with pytest.raises(Exception, match="set long_video to off"):
-            continuing_model.sample(model=started(comfy, continuing_model.model), **long, **told)
+            continuing_model.sample(model=started(comfy, continuing_model.model), **long, **conditioning)

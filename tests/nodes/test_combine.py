@@ -215,7 +215,7 @@ def test_transparency_is_kept(comfy: Comfy, images):
     assert abs(pixels(path, alpha=True)[..., 3] / 255 - alpha[..., 0].numpy()).max() < 1 / 255
 
 
-def test_wrong_input_is_told(comfy: Comfy, images):
+def test_wrong_input_is_refused(comfy: Comfy, images):
     with pytest.raises(UserError, match="at least one image"):
         run(comfy, images[:0])
     with pytest.raises(UserError, match="choose at most 3"):

@@ -35,8 +35,8 @@ KEPT = (
 FILE_LISTS = ("ckpt_name", "unet_name", "vae_name", "clip_name", "lora_name")
 
 
-def told(comfy):
-    """Node id -> what the page is told, without what depends on the host (files, samplers, new fields)."""
+def described(comfy):
+    """Node id -> what the page receives, without what depends on the host (files, samplers, new fields)."""
     return {name: _settled(node) for name, node in sorted(comfy.ours.items())}
 
 
@@ -63,7 +63,7 @@ def _inputs(info):
 
 
 def test_contract_of_saved_workflows(comfy):
-    now = json.dumps(told(comfy), indent=1, ensure_ascii=False) + "\n"
+    now = json.dumps(described(comfy), indent=1, ensure_ascii=False) + "\n"
     if os.environ.get("VC_WRITE_OBJECT_INFO"):
         SNAPSHOT.write_text(now, encoding="utf-8")
     ours, expected = json.loads(now), json.loads(SNAPSHOT.read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def test_contract_of_saved_workflows(comfy):
 
 
 def test_everything_is_explained(comfy):
-    for name, info in told(comfy).items():
+    for name, info in described(comfy).items():
         assert info["description"], name
         assert info["category"].startswith("VideoCrafter"), name
         assert info["display_name"].startswith("VideoCrafter "), name

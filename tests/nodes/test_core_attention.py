@@ -35,7 +35,7 @@ def count(model, kind):
 
 
 @pytest.mark.parametrize("patch", [None, "attn2_patch"])
-def test_another_attention_runs_over_time_pixels_text_and_pictures(image_model, patch):
+def test_another_attention_runs_over_time_pixels_text_and_images(image_model, patch):
     image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(2))
     positive, negative = image_model.picture(image)[:2]
     settings = {"positive": positive, "negative": negative, "size": SIZE, "frames": FRAMES, "cfg": 1.0}

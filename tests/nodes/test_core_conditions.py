@@ -125,10 +125,10 @@ def test_time_ranges_switch_from_prompt_to_prompt(comfy, text_model, texts):
 
 
 def test_a_prompt_for_each_frame_is_read_by_that_frame(text_model, texts):
-    (first, told), (second, _) = texts[0][0], texts[1][0]
+    (first, values), (second, _) = texts[0][0], texts[1][0]
     model = text_model.apart()
-    mixed = made(text_model, [[torch.cat([first, second, first]), told]], model)
-    each = [made(text_model, [[text, told]], model) for text in (first, second)]
+    mixed = made(text_model, [[torch.cat([first, second, first]), values]], model)
+    each = [made(text_model, [[text, values]], model) for text in (first, second)]
     for frame, text in enumerate((0, 1, 0)):
         assert relative(mixed[frame], each[text][frame]) < SAME
         assert relative(mixed[frame], each[1 - text][frame]) > 1e-3
@@ -161,13 +161,13 @@ def test_clip_skip_chooses_the_layer(comfy, text_model):
         layer: comfy.call("CLIPSetLastLayer", clip=text_model.clip, stop_at_clip_layer=layer).values[0]
         for layer in (-1, -2)
     }
-    told = {
+    outputs = {
         layer: comfy.call("CLIPTextEncode", clip=clip, text="a red square").values[0][0][0]
         for layer, clip in layers.items()
     }
     usual = text_model.text("a red square")[0][0]
-    assert torch.equal(told[-2], usual), "the last but one is what these models learnt with"
-    assert relative(told[-1], usual) > 1e-2
+    assert torch.equal(outputs[-2], usual), "the last but one is what these models were trained with"
+    assert relative(outputs[-1], usual) > 1e-2
 
 
 # --- ControlNet -------------------------------------------------------------------------------------------------------

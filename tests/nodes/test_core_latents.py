@@ -33,7 +33,7 @@ def made(loaded, latent, sampler="euler", **given):
 # --- VAE --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_single_tile_is_the_whole_picture(text_model):
+def test_a_single_tile_is_the_whole_image(text_model):
     frames = torch.rand(3, 64, 48, 3, generator=torch.Generator().manual_seed(2))
     settings = {"vae": text_model.vae, "tile_size": 512, "overlap": 64}
     encoded = call(text_model, "VAEEncode", pixels=frames, vae=text_model.vae)

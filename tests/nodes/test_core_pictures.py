@@ -28,14 +28,14 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def told(continuing_model, pictures):
+def conditioning(continuing_model, pictures):
     """positive, negative, picture_only and the latent of a clip between two pictures."""
     return continuing_model.continued(pictures[:1], end_image=pictures[1:], frames=FRAMES)
 
 
-def by_core(comfy, loaded, told, model=None, **options):
+def by_core(comfy, loaded, conditioning, model=None, **options):
     settings = {"seed": 5, "steps": 4, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    positive, negative, _, latent = told
+    positive, negative, _, latent = conditioning
     return comfy.call(
         "KSampler",
         model=model or loaded.model,
@@ -47,7 +47,9 @@ def by_core(comfy, loaded, told, model=None, **options):
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m"])
-def test_core_samplers_are_those_of_vc_core_with_velocity_and_rescale(base, continuing_model, pictures, told, name):
+def test_core_samplers_are_those_of_vc_core_with_velocity_and_rescale(
+    base, continuing_model, pictures, conditioning, name
+):
     core = VideoCrafter.load(base.model("checkpoints", continuing_model.name))
     request = Request(
         seed=7,
@@ -60,7 +62,7 @@ def test_core_samplers_are_those_of_vc_core_with_velocity_and_rescale(base, cont
         sampling=Sampling(steps=6, sampler=name, spacing="trailing"),
     )
     steps = list(core.steps("a red square", pictures[0], request=request, end_image=pictures[1]))
-    positive, negative, _, latent = told
+    positive, negative, _, latent = conditioning
     out = continuing_model.sample(
         positive=positive,
         negative=negative,
@@ -73,20 +75,20 @@ def test_core_samplers_are_those_of_vc_core_with_velocity_and_rescale(base, cont
     assert relative(out, to_frames(steps[-1].x) / SCALE) < SAME_SAMPLER[name]
 
 
-def test_rescale_cfg_takes_back_what_guidance_spreads(comfy, continuing_model, told):
+def test_rescale_cfg_takes_back_what_guidance_spreads(comfy, continuing_model, conditioning):
     def rescaled(multiplier):
         (model,) = comfy.call("RescaleCFG", model=continuing_model.model, multiplier=multiplier).values
-        return by_core(comfy, continuing_model, told, model=model, cfg=12.0)
+        return by_core(comfy, continuing_model, conditioning, model=model, cfg=12.0)
 
-    plain = by_core(comfy, continuing_model, told, cfg=12.0)
-    calm = float(by_core(comfy, continuing_model, told, cfg=1.0).std())
+    plain = by_core(comfy, continuing_model, conditioning, cfg=12.0)
+    calm = float(by_core(comfy, continuing_model, conditioning, cfg=1.0).std())
     assert relative(rescaled(0.0), plain) < 1e-2
     spread, less = float(plain.std()), float(rescaled(0.7).std())
     assert spread > calm
     assert abs(less - calm) < 0.7 * (spread - calm)
 
 
-def test_context_windows_cut_latents_and_tokens_of_the_pictures(comfy, continuing_model, told):
+def test_context_windows_cut_latents_and_tokens_of_the_pictures(comfy, continuing_model, conditioning):
     skip_without("core's context windows over our frames")
     import comfy.patcher_extension as extension
 
@@ -102,9 +104,9 @@ def test_context_windows_cut_latents_and_tokens_of_the_pictures(comfy, continuin
         return executor(x, timesteps, context, control, options, **conditions)
 
     model.add_wrapper_with_key(extension.WrappersMP.DIFFUSION_MODEL, "look", look)
-    out = by_core(comfy, continuing_model, told, model=model, steps=1)
+    out = by_core(comfy, continuing_model, conditioning, model=model, steps=1)
     assert torch.isfinite(out).all()
-    carried = told[0][0][1]
+    carried = conditioning[0][0][1]
     first, last = (latent * SCALE for latent in carried["videocrafter_pictures"])
     beside = to_frames(image_latent(first, FRAMES, last))
     tokens = tokens_for_frames(carried["videocrafter_image_tokens"][None], FRAMES)[0]

@@ -307,8 +307,8 @@ def test_conditions_of_other_models_have_no_effect(text_model, node, given):
     skip_without_node(node)
     prompt = text_model.text("a red square")
     given = {"clip": text_model.clip, "text": "another text"} if given is None else given
-    (told,) = text_model.comfy.call(node, conditioning=prompt, **given).values
-    assert relative(made(text_model, positive=told), made(text_model)) < NOTHING
+    (conditioning,) = text_model.comfy.call(node, conditioning=prompt, **given).values
+    assert relative(made(text_model, positive=conditioning), made(text_model)) < NOTHING
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -50,13 +50,13 @@ class Bench:
 
     def __init__(self, loaded):
         self.comfy, self.model = loaded.comfy, loaded.model
-        self.told, self.other, self.empty = map(loaded.text, ("a red square", "a blue circle", ""))
+        self.text, self.other, self.empty = map(loaded.text, ("a red square", "a blue circle", ""))
         self.latent = loaded.latent(16, 16, 2)
 
     def k(self, sampler="euler", scheduler="normal", steps=3, positive=None, negative=None, **given):
         settings = {"model": self.model, "seed": 1, "cfg": 2.0, "latent_image": self.latent, "denoise": 1.0, **given}
         return self.comfy.call(
-            "KSampler", sampler_name=sampler, scheduler=scheduler, steps=steps, positive=positive or self.told,
+            "KSampler", sampler_name=sampler, scheduler=scheduler, steps=steps, positive=positive or self.text,
             negative=negative or self.empty, **settings,
         ).values[0]["samples"]  # fmt: skip
 
@@ -91,18 +91,18 @@ def test_our_node_draws_the_fresh_noise_of_comfyuis_samplers_on_the_cpu(text_mod
     import comfy.sample
     import comfy.samplers
 
-    sampling, (model, told, empty) = bench.comfy.module("nodes.host.sampling"), (bench.model, bench.told, bench.empty)
+    sampling, (model, text, empty) = bench.comfy.module("nodes.host.sampling"), (bench.model, bench.text, bench.empty)
     sigmas = sampling.host_sigmas(model, "euler", "normal", 3, 1.0)
     noise, latent = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 4, 2, 2)
     for name in ("euler_ancestral", "dpm_2_ancestral", "lcm", "seeds_2"):
         ours, theirs = (
-            comfy.sample.sample_custom(model, noise, 2.0, sampler, sigmas, told, empty, latent, seed=5)
+            comfy.sample.sample_custom(model, noise, 2.0, sampler, sigmas, text, empty, latent, seed=5)
             for sampler in (sampling.host_sampler(name, 1.0), comfy.samplers.sampler_object(name))
         )
         assert torch.equal(ours, theirs), name
 
     given = {"steps": 2, "scheduler": "normal", "latent_image": bench.latent, "seed": 2**64 - 1, "cfg": 1.0}
-    given |= {"positive": told, "negative": empty}
+    given |= {"positive": text, "negative": empty}
     functions = {name: comfy.samplers.sampler_object(name).sampler_function for name in all_samplers()}
     names = [name for name, function in functions.items() if "noise_sampler" in inspect.signature(function).parameters]
     names = [name for name in names if not name.startswith(sampling.BROWNIAN)]
@@ -136,9 +136,9 @@ def test_every_sampler_is_finite(bench, scheduler):
 def test_every_sampler_follows_the_prompt(bench):
     for sampler in all_samplers():
         steps = STEPS.get(sampler, 2)
-        told, other = (bench.k(sampler, "simple", steps, positive=text) for text in (bench.told, bench.other))
-        assert torch.isfinite(told).all(), sampler
-        assert relative(told, other) > 1e-3, sampler
+        text, other = (bench.k(sampler, "simple", steps, positive=text) for text in (bench.text, bench.other))
+        assert torch.isfinite(text).all(), sampler
+        assert relative(text, other) > 1e-3, sampler
 
 
 def test_every_scheduler_of_the_host_ends_where_the_flow_ends(bench, flow):
@@ -152,7 +152,7 @@ def test_every_scheduler_of_the_host_ends_where_the_flow_ends(bench, flow):
 
 @pytest.mark.parametrize("sampler", FLOW)
 def test_samplers_without_fresh_noise_solve_the_same_equation(bench, flow, sampler):
-    guidance = {"negative": bench.told, "cfg": 2.0} if sampler.endswith("_cfg_pp") else {"cfg": 1.0}
+    guidance = {"negative": bench.text, "cfg": 2.0} if sampler.endswith("_cfg_pp") else {"cfg": 1.0}
     few, many = (relative(bench.k(sampler, steps=steps, **guidance), flow) for steps in (4, 25))
     assert many < 0.05
     assert many < few / 3
@@ -174,7 +174,7 @@ def test_the_list_of_samplers_without_fresh_noise_is_whole(bench):
     def run(name, seed):
         with torch.inference_mode():
             return comfy.sample.sample_custom(
-                bench.model, noise, 1.0, comfy.samplers.sampler_object(name), sigmas, bench.told, bench.empty,
+                bench.model, noise, 1.0, comfy.samplers.sampler_object(name), sigmas, bench.text, bench.empty,
                 bench.latent["samples"], seed=seed, disable_pbar=True,
             )  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_two_names_for_one_sampler_give_one_clip(bench, name, same):
 @pytest.mark.parametrize("plain", CFG_PP)
 def test_cfg_pp_is_the_plain_sampler_where_guidance_has_nothing_to_add(bench, plain):
     """With the same text on both sides the guided and the unguided prediction are one."""
-    same = {"positive": bench.told, "negative": bench.told, "steps": 4}
+    same = {"positive": bench.text, "negative": bench.text, "steps": 4}
     assert relative(bench.k(f"{plain}_cfg_pp", **same), bench.k(plain, **same)) < 1e-4
     assert relative(bench.k(f"{plain}_cfg_pp", cfg=3.0), bench.k(plain, cfg=3.0)) > 1e-3
 
@@ -254,7 +254,7 @@ def test_the_same_seed_is_another_clip_in_our_sampler(bench, text_model):
 @pytest.mark.parametrize("split", [1, 3])
 def test_two_stages_are_one_run(bench, sampler, split):
     given = {"model": bench.model, "noise_seed": 1, "steps": 4, "cfg": 2.0, "sampler_name": sampler}
-    given |= {"scheduler": "karras", "positive": bench.told, "negative": bench.empty}
+    given |= {"scheduler": "karras", "positive": bench.text, "negative": bench.empty}
     (first,) = bench.comfy.call(
         "KSamplerAdvanced", add_noise="enable", end_at_step=split, return_with_leftover_noise="enable",
         latent_image=bench.latent, **given,
@@ -269,7 +269,7 @@ def test_split_sigmas_are_one_run(bench):
     (sigmas,) = bench.comfy.call("BasicScheduler", model=bench.model, scheduler="karras", steps=4).values
     (sampler,) = bench.comfy.call("KSamplerSelect", sampler_name="euler").values
     (guider,) = bench.comfy.call(
-        "CFGGuider", model=bench.model, positive=bench.told, negative=bench.empty, cfg=2.0
+        "CFGGuider", model=bench.model, positive=bench.text, negative=bench.empty, cfg=2.0
     ).values
     parts = bench.comfy.call("SplitSigmas", sigmas=sigmas, step=2).values
     noises = (
@@ -286,8 +286,8 @@ def test_split_sigmas_are_one_run(bench):
 
 def test_guiders_are_the_guidance_that_they_say(bench):
     call = bench.comfy.call
-    (basic,) = call("BasicGuider", model=bench.model, conditioning=bench.told).values
-    (cfg,) = call("CFGGuider", model=bench.model, positive=bench.told, negative=bench.empty, cfg=2.0).values
+    (basic,) = call("BasicGuider", model=bench.model, conditioning=bench.text).values
+    (cfg,) = call("CFGGuider", model=bench.model, positive=bench.text, negative=bench.empty, cfg=2.0).values
     assert torch.equal(bench.custom(basic), bench.k(cfg=1.0))
     assert torch.equal(bench.custom(cfg), bench.k(cfg=2.0))
     assert torch.equal(bench.custom(cfg, seed=2), bench.k(cfg=2.0, seed=2))
@@ -303,13 +303,13 @@ def test_the_guider_of_two_texts_has_the_other_guiders_as_limits(bench):
         ).values  # fmt: skip
         return bench.custom(guider)
 
-    told, other, empty = bench.told, bench.other, bench.empty
+    text, other, empty = bench.text, bench.other, bench.empty
     # The guided prediction begins at the negative's, goes towards the second text's and from there towards the first's.
-    only_second = dual(told, other, 0.0, empty, cfg_cond2_negative=2.0)
+    only_second = dual(text, other, 0.0, empty, cfg_cond2_negative=2.0)
     assert relative(only_second, bench.k(positive=other, cfg=2.0)) < 1e-4
-    without_second = dual(told, other, 2.0, empty, cfg_cond2_negative=2.0)
+    without_second = dual(text, other, 2.0, empty, cfg_cond2_negative=2.0)
     assert relative(without_second, bench.k(cfg=2.0)) < 1e-4
-    both = dual(told, other, 3.0, empty, cfg_cond2_negative=1.5)
+    both = dual(text, other, 3.0, empty, cfg_cond2_negative=1.5)
     assert min(relative(both, only_second), relative(both, without_second)) > 1e-3
 
 
@@ -318,9 +318,9 @@ def test_our_samplers_run_behind_every_guider(bench):
     (ours,) = call("VideoCrafterSampler", sampler="ddim_exact", eta=0.0).values
     (sigmas,) = call("VideoCrafterScheduler", model=bench.model, spacing="trailing", steps=4).values
     guiders = [
-        call("BasicGuider", model=bench.model, conditioning=bench.told).values[0],
-        call("CFGGuider", model=bench.model, positive=bench.told, negative=bench.empty, cfg=2.0).values[0],
-        call("DualCFGGuider", model=bench.model, cond1=bench.told, cond2=bench.other, negative=bench.empty,
+        call("BasicGuider", model=bench.model, conditioning=bench.text).values[0],
+        call("CFGGuider", model=bench.model, positive=bench.text, negative=bench.empty, cfg=2.0).values[0],
+        call("DualCFGGuider", model=bench.model, cond1=bench.text, cond2=bench.other, negative=bench.empty,
              cfg_conds=3.0, cfg_cond2_negative=1.5).values[0],
     ]  # fmt: skip
     made = []

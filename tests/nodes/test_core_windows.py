@@ -79,15 +79,15 @@ def test_windows_bound_what_frames_see_of_each_other(text_model, plain, schedule
     ("kind", "schedule"),
     [("image", "standard_static"), ("continuing", "standard_static"), ("between", "looped_uniform")],
 )
-def test_windows_show_each_frame_its_picture(request, kind, schedule):
+def test_windows_show_each_frame_its_image(request, kind, schedule):
     """Tokens for the whole clip; tokens for each frame and a latent beside each; the same with an end picture."""
     loaded = request.getfixturevalue("image_model" if kind == "image" else "continuing_model")
-    told, other = (pictured(loaded, end=kind == "between", seed=seed) for seed in (1, 2))
+    conditioning, other = (pictured(loaded, end=kind == "between", seed=seed) for seed in (1, 2))
     model = manual(loaded, context_schedule=schedule)
-    expected = made(loaded, loaded.apart(), steps=1, **told)
-    assert relative(made(loaded, loaded.apart(model), steps=1, **told), expected) < EXACT
+    expected = made(loaded, loaded.apart(), steps=1, **conditioning)
+    assert relative(made(loaded, loaded.apart(model), steps=1, **conditioning), expected) < EXACT
     assert relative(made(loaded, loaded.apart(model), steps=1, **other), expected) > 1e-3
-    assert torch.isfinite(made(loaded, model, **told)).all()
+    assert torch.isfinite(made(loaded, model, **conditioning)).all()
 
 
 def pictured(loaded, *, end=False, seed=1):
@@ -207,15 +207,15 @@ def test_the_preset_reuses_noise_if_asked(text_model, freenoise):
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_our_samplers_run_in_the_presets_windows(request, kind):
     loaded = request.getfixturevalue(f"{kind}_model")
-    told = pictured(loaded) if kind == "image" else {}
+    conditioning = pictured(loaded) if kind == "image" else {}
     model, seen = widths(preset(loaded))
     latent = loaded.latent(16, 16, LONG)
-    out = loaded.sample(model, steps=2, latent_image=latent, **told)
+    out = loaded.sample(model, steps=2, latent_image=latent, **conditioning)
     assert out.shape == (LONG, 4, 2, 2)
     assert torch.isfinite(out).all()
     assert set(seen) == {16}
     unmixed = [
-        loaded.sample(loaded.apart(each), steps=2, eta=0.0, latent_image=latent, **told)
+        loaded.sample(loaded.apart(each), steps=2, eta=0.0, latent_image=latent, **conditioning)
         for each in (model, loaded.model)
     ]
     first = [clip[:16] for clip in unmixed]

@@ -109,9 +109,9 @@ def test_two_scales_are_those_of_vc_core(base, continuing_model, picture, scales
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim"])
 def test_core_samplers_end_finite_from_no_signal_at_all(comfy, continuing_model, picture, sampler):
     positive, negative, _, latent = continuing_model.continued(picture[None])
-    told = {"positive": positive, "negative": negative, "latent_image": latent, "model": continuing_model.model}
+    conditioning = {"positive": positive, "negative": negative, "latent_image": latent, "model": continuing_model.model}
     settings = {"seed": 1, "steps": 5, "cfg": 3.0, "sampler_name": sampler, "scheduler": "normal", "denoise": 1.0}
-    (out,) = comfy.call("KSampler", **settings, **told).values
+    (out,) = comfy.call("KSampler", **settings, **conditioning).values
     assert bool(out["samples"].isfinite().all())
     assert 0.01 < float(out["samples"].std()) < 100
 
@@ -123,9 +123,9 @@ def test_context_windows_cut_the_pictures_latent_as_the_clip(comfy, continuing_m
     windows = {"context_length": 5, "context_overlap": 2, "context_schedule": "standard_static", "context_stride": 1}
     windows |= {"closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False}
     (model,) = comfy.call("ContextWindowsManual", model=continuing_model.model, **windows).values
-    told = {"positive": positive, "negative": negative, "latent_image": latent}
-    out = continuing_model.sample(model=model, steps=3, scheduler="trailing", **told)
-    plain = continuing_model.sample(steps=3, scheduler="trailing", **told)
+    conditioning = {"positive": positive, "negative": negative, "latent_image": latent}
+    out = continuing_model.sample(model=model, steps=3, scheduler="trailing", **conditioning)
+    plain = continuing_model.sample(steps=3, scheduler="trailing", **conditioning)
     assert out.shape == plain.shape
     assert bool(out.isfinite().all())
     assert relative(out, plain) > 1e-3
@@ -153,14 +153,14 @@ def test_guidance_scale_and_motion_reach_the_network(base, turbo_model):
 
 
 def test_core_ksampler_runs_turbo_with_its_own_scale(comfy, turbo_model):
-    told = {"positive": turbo_model.text("a red square"), "negative": turbo_model.text("")}
+    conditioning = {"positive": turbo_model.text("a red square"), "negative": turbo_model.text("")}
     latent = turbo_model.latent(WIDTH, HEIGHT, FRAMES)
     settings = {"seed": 1, "steps": 4, "cfg": 1.0, "sampler_name": "lcm", "scheduler": "normal", "denoise": 1.0}
-    (out,) = comfy.call("KSampler", model=turbo_model.model, latent_image=latent, **settings, **told).values
+    (out,) = comfy.call("KSampler", model=turbo_model.model, latent_image=latent, **settings, **conditioning).values
     assert bool(out["samples"].isfinite().all())
 
 
-def test_what_does_not_go_is_said(comfy, continuing_model, image_model, text_model, picture, end_picture):
+def test_what_is_not_supported_is_refused(comfy, continuing_model, image_model, text_model, picture, end_picture):
     def refused(node, *says, **inputs):
         with pytest.raises(Exception, match=".*".join(says)):
             comfy.call(node, **inputs)

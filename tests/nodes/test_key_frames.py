@@ -33,8 +33,8 @@ def conditionings(loaded, image, **options):
     return loaded.continued(image, **{**SIZE, **options})
 
 
-def sampled(loaded, told, **options):
-    positive, negative, picture_only, latent = told
+def sampled(loaded, conditioning, **options):
+    positive, negative, picture_only, latent = conditioning
     settings = {"steps": 3, "eta": 0.0, "scheduler": "trailing", "seed": 2**64 - 1, **options}
     if "image_cfg" in settings:
         settings["picture_only"] = picture_only
@@ -49,8 +49,10 @@ def sampled(loaded, told, **options):
 def test_a_row_is_the_ways_of_vc_core_joined(continuing_model, core, row, options, request_options):
     loop = options.get("loop", False)
     scales = {key: value for key, value in options.items() if key == "image_cfg"}
-    told = conditionings(continuing_model, row, **{key: value for key, value in options.items() if key not in scales})
-    out = sampled(continuing_model, told, **scales)
+    conditioning = conditionings(
+        continuing_model, row, **{key: value for key, value in options.items() if key not in scales}
+    )
+    out = sampled(continuing_model, conditioning, **scales)
     ends = [*row, row[0]] if loop else list(row)
     parts = []
     for way in range(len(ends) - 1):
@@ -67,7 +69,7 @@ def test_a_row_is_the_ways_of_vc_core_joined(continuing_model, core, row, option
         clip = to_frames(list(steps)[-1].x) / SCALE
         parts.append(clip if way == len(ends) - 2 else clip[:-1])
     wanted = torch.cat(parts)
-    assert out.shape == wanted.shape == told[3]["samples"].shape
+    assert out.shape == wanted.shape == conditioning[3]["samples"].shape
     assert relative(out, wanted) < EXACT
 
 
@@ -79,9 +81,9 @@ def test_each_way_of_a_row_reads_the_texts_of_its_frames(comfy, continuing_model
     assert len(each) == 5
     out = sampled(continuing_model, (texts, negative, None, latent))
     for way in (0, 1):
-        (_, told), start = positive[0], 2 * way
-        only = {**{key: told[key] for key in told if key != "videocrafter_key_frames"}}
-        only |= told["videocrafter_key_frames"]["ways"][way]
+        (_, values), start = positive[0], 2 * way
+        only = {**{key: values[key] for key in values if key != "videocrafter_key_frames"}}
+        only |= values["videocrafter_key_frames"]["ways"][way]
         empty = {**dict(negative[0][1]), **negative[0][1]["videocrafter_key_frames"]["ways"][way]}
         del empty["videocrafter_key_frames"]
         clip = continuing_model.sample(
@@ -104,32 +106,34 @@ def test_an_end_image_joins_the_row_and_another_size_is_fitted(continuing_model,
 
 
 def test_freeinit_is_refused_where_a_run_begins_from_noise_alone(continuing_model, row):
-    told = conditionings(continuing_model, row[:1])
+    conditioning = conditionings(continuing_model, row[:1])
     with pytest.raises(Exception, match="begins from noise alone"):
-        sampled(continuing_model, told, free_init=1)
-    out = sampled(continuing_model, told, free_init=1, scheduler="uniform", sampler_name="ddim_exact", steps=4)
+        sampled(continuing_model, conditioning, free_init=1)
+    out = sampled(continuing_model, conditioning, free_init=1, scheduler="uniform", sampler_name="ddim_exact", steps=4)
     assert torch.isfinite(out).all()
 
 
 def test_a_sampled_posterior_is_that_of_vc_core(continuing_model, core, row):
-    told = conditionings(continuing_model, row[:1], end_image=row[1:2], posterior="sampled", posterior_seed=8)
+    conditioning = conditionings(continuing_model, row[:1], end_image=row[1:2], posterior="sampled", posterior_seed=8)
     first, last = (fit(picture, 16, 24) for picture in row[:2])
     wanted = core.ends(first, 3, last, noise=Noise(8))
     mean = core.ends(first, 3, last)
     for at, place in ((0, 0), (1, -1)):
-        latent = told[0][0][1]["videocrafter_pictures"][at] * SCALE
+        latent = conditioning[0][0][1]["videocrafter_pictures"][at] * SCALE
         assert relative(latent, wanted[:, :, place]) < EXACT
         assert relative(latent, mean[:, :, place]) > EXACT
     again = conditionings(continuing_model, row[:1], posterior="sampled", posterior_seed=9)
-    assert not torch.equal(again[0][0][1]["videocrafter_pictures"][0], told[0][0][1]["videocrafter_pictures"][0])
+    assert not torch.equal(
+        again[0][0][1]["videocrafter_pictures"][0], conditioning[0][0][1]["videocrafter_pictures"][0]
+    )
 
 
-def test_what_does_not_go_is_said(comfy, continuing_model, row):
-    told = positive, negative, _, latent = conditionings(continuing_model, row)
+def test_what_is_not_supported_is_refused(comfy, continuing_model, row):
+    conditioning = positive, negative, _, latent = conditionings(continuing_model, row)
     with pytest.raises(Exception, match=r"has 4 frames, but this row of key frames makes 5: 2 sections of 3"):
-        sampled(continuing_model, (*told[:3], {"samples": latent["samples"][:4]}))
+        sampled(continuing_model, (*conditioning[:3], {"samples": latent["samples"][:4]}))
     with pytest.raises(Exception, match="noise mask"):
-        sampled(continuing_model, (*told[:3], {**latent, "noise_mask": torch.ones(5, 2, 3)}))
+        sampled(continuing_model, (*conditioning[:3], {**latent, "noise_mask": torch.ones(5, 2, 3)}))
     for options in ({"free_init": 1}, {"long_video": "continue"}):
         with pytest.raises(Exception, match=r"row of key frames is not supported with .*: each section"):
             sampled(continuing_model, conditionings(continuing_model, row, frames=9), **options)

@@ -113,10 +113,10 @@ def test_the_nodes_defaults_are_those_of_the_methods(comfy):
         parameters = {item.name: item for item in METHODS[option["key"]].parameters()}
         assert parameters.keys() <= widgets.keys() <= parameters.keys() | {"free_init"}
         for name, item in parameters.items():
-            told = widgets[name][1]
-            assert told["default"] == item.default
-            assert (told.get("min", 0), told.get("max")) == (item.low or 0, item.high) or item.choices
-            assert told.get("options") == (list(item.choices) or None)
+            widget = widgets[name][1]
+            assert widget["default"] == item.default
+            assert (widget.get("min", 0), widget.get("max")) == (item.low or 0, item.high) or item.choices
+            assert widget.get("options") == (list(item.choices) or None)
     chosen = comfy.module("nodes.long").chosen
     spec = SimpleNamespace(model=SimpleNamespace(spec=None))
     for name, method in METHODS.items():
@@ -137,11 +137,11 @@ def test_rounds_of_freeinit_are_those_of_vc_core(base, checkpoints, text_model, 
 def test_each_clip_of_a_picture_begins_with_the_last_frame_of_the_one_before(continuing_model):
     """So the first 16 frames are the plain clip, and frame 16 is in the video once."""
     picture = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(2))
-    told = {frames: continuing_model.continued(picture, frames=frames) for frames in (16, 20)}
+    conditioning = {frames: continuing_model.continued(picture, frames=frames) for frames in (16, 20)}
     given = {"steps": 2, "scheduler": "trailing", "eta": 0.0}
 
     def sample(frames, **options):
-        positive, negative, *_ = told[frames]
+        positive, negative, *_ = conditioning[frames]
         latent = continuing_model.latent(frames=frames)
         return continuing_model.sample(positive=positive, negative=negative, latent_image=latent, **given, **options)
 
@@ -197,13 +197,13 @@ def test_noise_modes_count_for_every_sampler(comfy, text_model, noise):
 def test_prompts_over_time_are_those_of_vc_core(comfy, text_model):
     first, second = text_model.text("a red square"), text_model.text("a blue circle")
     latent = text_model.latent(frames=20)
-    ((text, told),) = comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[
-        0
-    ]
+    ((text, values),) = comfy.call(
+        "VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent
+    ).values[0]
     assert torch.equal(text, text_over_time(torch.cat([first[0][0], second[0][0]]), 20)[0])
-    assert told.keys() == first[0][1].keys()
+    assert values.keys() == first[0][1].keys()
     given = {"latent_image": latent, "steps": 2, "long_video": "freenoise"}
-    both = text_model.sample(positive=[(text, told)], **given)
+    both = text_model.sample(positive=[(text, values)], **given)
     assert not torch.equal(both, text_model.sample(positive=first, **given))
     three = comfy.call(
         "VideoCrafterPromptsOverTime", first=first, second=second, third=first, latent_image=latent
@@ -224,8 +224,8 @@ def test_injection_is_that_of_vc_core(base, checkpoints, comfy, text_model):
         "latent_image": latent,
     }
     run = {"steps": 20, "eta": 0.0, "latent_image": latent, "long_video": "freenoise"}
-    told = comfy.call("VideoCrafterPromptsOverTime", injection=True, **given).values[0]
-    assert relative(text_model.sample(positive=told, **run), expected) < EXACT
+    conditioning = comfy.call("VideoCrafterPromptsOverTime", injection=True, **given).values[0]
+    assert relative(text_model.sample(positive=conditioning, **run), expected) < EXACT
     plain = comfy.call("VideoCrafterPromptsOverTime", **given).values[0]
     assert relative(text_model.sample(positive=plain, **run), expected) > 10 * EXACT
 
@@ -234,9 +234,9 @@ def test_injection_is_that_of_vc_core(base, checkpoints, comfy, text_model):
 def test_prompts_over_time_reach_every_window(comfy, text_model, way):
     latent = text_model.latent(frames=24)
     first, second = text_model.text("a red square"), text_model.text("a blue circle")
-    told = comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[0]
+    conditioning = comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[0]
     given = {"steps": 2, "eta": 0.0, "latent_image": latent, "long_video": way}
-    both, one = text_model.sample(positive=told, **given), text_model.sample(positive=first, **given)
+    both, one = text_model.sample(positive=conditioning, **given), text_model.sample(positive=first, **given)
     assert relative(both[-8:], one[-8:]) > 3 * relative(both[:8], one[:8])
 
 

@@ -1,4 +1,4 @@
-"""What ComfyUI's memory manager is told, against what lives at one time by accounting, and the planned peaks."""
+"""What ComfyUI's memory manager is given, against what lives at one time by accounting, and the planned peaks."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_published_sizes_keep_to_their_goals(size):
 def test_the_host_expects_a_little_more_than_a_pass_takes(text_model, preset):
     """ComfyUI's unit, with fused attention: a hundredth of a MiB for each value and byte."""
     needed = pass_bytes(PRESETS[preset], SIZE)
-    told = text_model.model.model.memory_usage_factor * 0.01 * MIB * SIZE[0] * SIZE[1] * SIZE[2] * 2
-    assert 1.1 * needed < told < 1.5 * needed
+    estimate = text_model.model.model.memory_usage_factor * 0.01 * MIB * SIZE[0] * SIZE[1] * SIZE[2] * 2
+    assert 1.1 * needed < estimate < 1.5 * needed
 
 
 def test_a_batch_of_conditionings_is_expected_to_take_as_many_times_more(text_model):
@@ -48,8 +48,8 @@ def test_the_vae_is_expected_to_take_a_little_more_than_it_does(text_model):
     latents = torch.empty(1, spec.latent_channels, 16, 24, device="meta")
     pixels = torch.empty(1, 3, 128, 192, device="meta")
     decode, encode = (live_bytes(work) for work in (lambda: module.decode(latents), lambda: module.encode(pixels)))
-    told = text_model.vae.memory_used_decode(latents.shape, torch.float32)
-    assert 1.1 * decode < told < 2 * decode
+    estimate = text_model.vae.memory_used_decode(latents.shape, torch.float32)
+    assert 1.1 * decode < estimate < 2 * decode
     assert 1.1 * encode < text_model.vae.memory_used_encode(pixels.shape, torch.float32) < 2.2 * encode
 
 
@@ -61,8 +61,8 @@ def test_the_vae_of_toon_crafter_is_expected_to_take_a_little_more_than_it_does(
     latents = torch.empty(frames, 4, 40, 64, device="meta", dtype=torch.float16)
     ends = torch.empty(2, 3, 320, 512, device="meta", dtype=torch.float16)
     needed = live_bytes(lambda: module.decode(latents, ends=ends))
-    told = host.DECODED * spec.channels * ends[0, 0].nbytes * (frames + host.ENDS)
-    assert 1.1 * needed < told < 2.2 * needed
+    estimate = host.DECODED * spec.channels * ends[0, 0].nbytes * (frames + host.ENDS)
+    assert 1.1 * needed < estimate < 2.2 * needed
 
 
 @pytest.mark.parametrize("size", [(40, 64), (72, 128)])

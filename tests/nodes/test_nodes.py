@@ -151,10 +151,10 @@ def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, ki
     (clip,) = comfy.call("VideoCrafterCLIPLoader", clip_name=name).values
     text = comfy.call("CLIPTextEncode", clip=clip, text="a red square").values[0]
     assert torch.equal(text[0][0], whole.text("a red square")[0][0])
-    told = {}
+    conditioning = {}
     if kind == "image":
-        told = dict(zip(("positive", "negative"), whole.picture(torch.rand(1, 20, 30, 3)), strict=True))
-    both = whole.sample(unet, **told), whole.sample(**told)
+        conditioning = dict(zip(("positive", "negative"), whole.picture(torch.rand(1, 20, 30, 3)), strict=True))
+    both = whole.sample(unet, **conditioning), whole.sample(**conditioning)
     assert float((both[0] - both[1]).norm() / both[1].norm()) < 1e-5  # weights lie elsewhere in memory: other kernels
     latents = torch.randn(2, 4, 3, 2)
     assert torch.allclose(vae.decode(latents), whole.vae.decode(latents), atol=1e-4)
@@ -165,13 +165,13 @@ def test_parts_load_alone_and_are_the_same(comfy, base, checkpoints, request, ki
             comfy.call("VideoCrafterImageConditioning", model=model, clip_vision=encoder, **inputs).values[0][0][1]
             for model, encoder in ((unet, vision), (whole.model, whole.clip_vision))
         ]
-        assert torch.equal(*(told["videocrafter_image_tokens"] for told in tokens))
+        assert torch.equal(*(conditioning["videocrafter_image_tokens"] for conditioning in tokens))
 
 
 # --- prompts and pictures ---------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_a_bundled_model_does_not_know_is_told_in_the_log(boxed_model, text_model, caplog):
+def test_a_prompt_that_a_bundled_model_does_not_know_is_logged(boxed_model, text_model, caplog):
     with caplog.at_level(logging.WARNING):
         text_model.text("a dog")
         boxed_model.text("a red square")

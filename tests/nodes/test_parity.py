@@ -87,8 +87,8 @@ def test_core_ksampler_is_our_euler(base, checkpoints, comfy, text_model, name):
     """ComfyUI's KSampler with its own noise, from the very last timestep on."""
     latent = text_model.latent(WIDTH, HEIGHT, FRAMES)
     settings = {"seed": 3, "steps": 10, "cfg": 3.0, "sampler_name": name, "scheduler": "normal", "denoise": 1.0}
-    told = {"positive": text_model.text("a red square"), "negative": text_model.text("")}
-    (out,) = comfy.call("KSampler", model=text_model.model, latent_image=latent, **settings, **told).values
+    conditioning = {"positive": text_model.text("a red square"), "negative": text_model.text("")}
+    (out,) = comfy.call("KSampler", model=text_model.model, latent_image=latent, **settings, **conditioning).values
     out = out["samples"]
     noise = torch.randn(latent["samples"].shape, generator=torch.manual_seed(3))
     sampler = comfy.call("VideoCrafterSampler", sampler="euler").values[0]

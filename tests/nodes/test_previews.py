@@ -84,9 +84,12 @@ def test_published_autoencoders_have_the_colours_of_stable_diffusion(comfy):
     class Opened:
         spec = ModelSpec(name="as_published")
 
-    told = comfy.module("nodes.host.latents").latent_format(Opened)
-    assert type(told) is SD15
-    assert (told.latent_rgb_factors, told.scale_factor) == (SD15().latent_rgb_factors, SD15().scale_factor)
+    latent_format = comfy.module("nodes.host.latents").latent_format(Opened)
+    assert type(latent_format) is SD15
+    assert (latent_format.latent_rgb_factors, latent_format.scale_factor) == (
+        SD15().latent_rgb_factors,
+        SD15().scale_factor,
+    )
 
 
 def test_core_samplers_show_every_frame(comfy, text_model, conditioned):

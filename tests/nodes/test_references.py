@@ -50,18 +50,18 @@ def test_the_whole_way_is_that_of_vc_core(comfy, toon_model, crafter, pictures, 
     wanted = crafter.generate("a red square", first, request=request, end_image=end)
     given = {} if end is None else {"end_image": end[None]}
     positive, negative, _, latent = toon_model.continued(first[None], loop=loop, fit=fit, **given, **SIZE)
-    told = {"model": toon_model.model, "positive": positive, "negative": negative, "latent_image": latent}
-    sampled = comfy.call("VideoCrafterKSampler", **told, **SETTINGS).values[0]
+    conditioning = {"model": toon_model.model, "positive": positive, "negative": negative, "latent_image": latent}
+    sampled = comfy.call("VideoCrafterKSampler", **conditioning, **SETTINGS).values[0]
     frames = decoded(comfy, toon_model, sampled)
     assert frames.shape == (FRAMES + loop, HEIGHT, WIDTH, 3)
     torch.testing.assert_close(frames[:FRAMES], wanted, atol=EXACT, rtol=0)
 
 
-def test_the_pictures_go_through_cores_sampler(comfy, toon_model, crafter, pictures):
+def test_the_images_pass_through_cores_sampler(comfy, toon_model, crafter, pictures):
     positive, negative, _, latent = toon_model.continued(pictures[0][None], end_image=pictures[1][None], **SIZE)
-    told = {"model": toon_model.model, "positive": positive, "negative": negative, "latent_image": latent}
+    conditioning = {"model": toon_model.model, "positive": positive, "negative": negative, "latent_image": latent}
     settings = {"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    (sampled,) = comfy.call("KSampler", **settings, **told).values
+    (sampled,) = comfy.call("KSampler", **settings, **conditioning).values
     frames = decoded(comfy, toon_model, sampled)
     torch.testing.assert_close(frames, core_frames(crafter, sampled["samples"], pictures), atol=1e-4, rtol=0)
 
@@ -95,7 +95,7 @@ def test_pictures_can_be_given_to_the_decoder(comfy, toon_model, crafter, pictur
         decoded(comfy, toon_model, {"samples": samples}, references=torch.rand(3, 8, 8, 3))
 
 
-def test_without_pictures_the_decoder_says_what_to_do_and_core_decodes(comfy, toon_model, crafter):
+def test_without_images_the_decoder_says_what_to_do_and_core_decodes(comfy, toon_model, crafter):
     samples = torch.randn(3, 4, 3, 2, generator=torch.Generator().manual_seed(6))
     with pytest.raises(ValueError, match=r"contains no images.*VideoCrafter Image to Video.*VAE Decode"):
         decoded(comfy, toon_model, {"samples": samples})
@@ -105,13 +105,15 @@ def test_without_pictures_the_decoder_says_what_to_do_and_core_decodes(comfy, to
     assert tiled.values[0].shape == frames.shape
 
 
-def test_too_little_memory_is_told_with_the_size(comfy, toon_model, pictures, monkeypatch):
+def test_too_little_memory_is_an_error_with_the_size(comfy, toon_model, pictures, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(toon_model.vae.first_stage_model, "decode_unscaled", full)
     samples = torch.zeros(3, 4, 3, 2)
-    with pytest.raises(ValueError, match=r"not enough for 3 frames of 16x24.*fewer frames.*VAE Decode \(Tiled\)"):
+    with pytest.raises(
+        ValueError, match=r"not enough memory for 3 frames of 16x24.*fewer frames.*VAE Decode \(Tiled\)"
+    ):
         decoded(comfy, toon_model, {"samples": samples}, references=pictures[0][None])
 
 

@@ -193,11 +193,20 @@ def test_an_image_model_without_an_image_is_refused(comfy, image_model, without)
     names = ("positive", "negative")
     seen = dict(zip(names, image_model.picture(torch.rand(1, 8, 8, 3)), strict=True))
     blind = {"positive": image_model.text("x"), "negative": image_model.text("")}
-    told = seen | (blind if without == "both" else {without: blind[without]})
+    conditionings = seen | (blind if without == "both" else {without: blind[without]})
     says = f"the {'positive' if without == 'both' else without} conditioning holds no image"
     latent = {"latent_image": image_model.latent()}
     for node, more in (("VideoCrafterKSampler", {"steps": 1, "scheduler": "trailing"}), ("KSampler", SETTINGS)):
-        refused(comfy, node, says, "VideoCrafter Image Conditioning", **latent, **more, **told, model=image_model.model)
+        refused(
+            comfy,
+            node,
+            says,
+            "VideoCrafter Image Conditioning",
+            **latent,
+            **more,
+            **conditionings,
+            model=image_model.model,
+        )
         comfy.call(node, **latent, **more, **seen, model=image_model.model)
 
 

@@ -22,7 +22,7 @@ WIDTHS = {
 def test_core_nodes_encode_and_decode_as_vc_core(comfy, base, kind):
     spec = replace(small.TEXT_MODEL, autoencoder=WIDTHS[kind])
     name = f"vae {kind}.safetensors"
-    small.save(spec, base.model("vae", name), prefixes=("first_stage_model.",), told=kind == "narrow")
+    small.save(spec, base.model("vae", name), prefixes=("first_stage_model.",), metadata=kind == "narrow")
     vae = comfy.call("VideoCrafterVAELoader", vae_name=name).values[0]
     assert isinstance(vae.first_stage_model, Autoencoder) == (kind != "published norms")
     ours = Autoencoder(spec.autoencoder).eval()

@@ -63,14 +63,14 @@ def image_prompt(text_prompt):
         prompt = text_prompt(**options)
         prompt["1"]["inputs"]["ckpt_name"] = IMAGE
         prompt["9"] = node("LoadImage", image=picture)
-        told = {
+        inputs = {
             "positive": ["2", 0],
             "negative": ["3", 0],
             "model": ["1", 0],
             "clip_vision": ["1", 3],
             "image": ["9", 0],
         }
-        prompt["8"] = node("VideoCrafterImageConditioning", strength=1.0, **told)
+        prompt["8"] = node("VideoCrafterImageConditioning", strength=1.0, **inputs)
         prompt["5"]["inputs"] |= {"positive": ["8", 0], "negative": ["8", 1]}
         return prompt
 

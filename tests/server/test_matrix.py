@@ -30,12 +30,12 @@ class Graph:
     def __init__(self, server: Server) -> None:
         self.info, self.nodes = server.object_info(), {}
         self.add("load", "VideoCrafterCheckpointLoader", ckpt_name=TEXT_MODEL, weight_dtype="fp32")
-        self.add("told", "CLIPTextEncode", clip=["load", 1], text=f"a {COLOUR} square moves to the left")
+        self.add("text", "CLIPTextEncode", clip=["load", 1], text=f"a {COLOUR} square moves to the left")
         self.add("other", "CLIPTextEncode", clip=["load", 1], text="a blue circle stands still")
         self.add("empty", "CLIPTextEncode", clip=["load", 1], text="")
         self.add("latent", "VideoCrafterEmptyLatent", width=64, height=64, frames=16)
         self.add(
-            "sample", "KSampler", model=["load", 0], positive=["told", 0], negative=["empty", 0],
+            "sample", "KSampler", model=["load", 0], positive=["text", 0], negative=["empty", 0],
             latent_image=["latent", 0], seed=1, steps=8, cfg=4.0, sampler_name="dpmpp_2m", scheduler="karras",
         )  # fmt: skip
         self.add("decode", "VAEDecode", samples=["sample", 0], vae=["load", 2])
@@ -43,9 +43,9 @@ class Graph:
 
     def add(self, name: str, kind: str, **inputs):
         """Puts a node there, in the place of one of the same name; gives its first output."""
-        told = self.info[kind]["input"]
+        known = self.info[kind]["input"]
         defaults = {}
-        for key, spec in {**told.get("required", {}), **told.get("optional", {})}.items():
+        for key, spec in {**known.get("required", {}), **known.get("optional", {})}.items():
             options = spec[1] if len(spec) > 1 else {}
             choices = spec[0] if isinstance(spec[0], list) else options.get("options")
             if "default" in options:
@@ -122,7 +122,7 @@ def custom(graph):
     sigmas = graph.add("sigmas", "VideoCrafterScheduler", model=["load", 0], spacing="trailing", steps=10)
     sampler = graph.add("sampler", "VideoCrafterSampler", sampler="ddim_exact", eta=0.0)
     graph.add(
-        "sample", "SamplerCustom", model=["load", 0], add_noise=True, noise_seed=1, cfg=4.0, positive=["told", 0],
+        "sample", "SamplerCustom", model=["load", 0], add_noise=True, noise_seed=1, cfg=4.0, positive=["text", 0],
         negative=["empty", 0], sampler=sampler, sigmas=sigmas, latent_image=["latent", 0],
     )  # fmt: skip
 
@@ -143,18 +143,18 @@ def guided(kind, **inputs):
 def ours(graph):
     graph.add(
         "sample", "VideoCrafterKSampler", model=["load", 0], seed=1, steps=10, cfg=4.0, scheduler="trailing", eta=0.0,
-        positive=["told", 0], negative=["empty", 0], latent_image=["latent", 0],
+        positive=["text", 0], negative=["empty", 0], latent_image=["latent", 0],
     )  # fmt: skip
 
 
 SAMPLERS = {
     "KSamplerAdvanced": advanced,
     "SamplerCustom": custom,
-    "BasicGuider": guided("BasicGuider", conditioning=["told", 0]),
-    "CFGGuider": guided("CFGGuider", positive=["told", 0], negative=["empty", 0], cfg=4.0),
+    "BasicGuider": guided("BasicGuider", conditioning=["text", 0]),
+    "CFGGuider": guided("CFGGuider", positive=["text", 0], negative=["empty", 0], cfg=4.0),
     "DualCFGGuider": guided(
         "DualCFGGuider",
-        cond1=["told", 0],
+        cond1=["text", 0],
         cond2=["empty", 0],
         negative=["empty", 0],
         cfg_conds=4.0,
@@ -222,12 +222,12 @@ def test_weights_of_fewer_bits_follow_the_prompt(server, graph, dtype):
 
 
 def weighted(graph):
-    graph.change("told", text=f"a ({COLOUR}:1.2) square moves to the left")
+    graph.change("text", text=f"a ({COLOUR}:1.2) square moves to the left")
 
 
 def averaged(graph):
     mixed = graph.add(
-        "mixed", "ConditioningAverage", conditioning_to=["told", 0], conditioning_from=["other", 0],
+        "mixed", "ConditioningAverage", conditioning_to=["text", 0], conditioning_from=["other", 0],
         conditioning_to_strength=0.9,
     )  # fmt: skip
     graph.change("sample", positive=mixed)
@@ -237,7 +237,7 @@ def in_turn(graph):
     """The prompt for most of the time, another at the very end, when the colour has been settled."""
     parts = [
         graph.add(f"range{index}", "ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
-        for index, (text, start, end) in enumerate((("told", 0.0, 0.9), ("other", 0.9, 1.0)))
+        for index, (text, start, end) in enumerate((("text", 0.0, 0.9), ("other", 0.9, 1.0)))
     ]
     graph.change(
         "sample", positive=graph.add("both", "ConditioningCombine", conditioning_1=parts[0], conditioning_2=parts[1])
@@ -278,7 +278,7 @@ def test_frames_follow_their_own_prompt(server, graph):
     graph.change("other", text="a blue square moves to the left")
     graph.change("latent", frames=40)
     story = graph.add(
-        "story", "VideoCrafterPromptsOverTime", first=["told", 0], second=["other", 0], latent_image=["latent", 0]
+        "story", "VideoCrafterPromptsOverTime", first=["text", 0], second=["other", 0], latent_image=["latent", 0]
     )
     graph.patch("VideoCrafterFreeNoise")
     graph.change("sample", positive=story, steps=6)
@@ -310,15 +310,15 @@ def test_a_mask_keeps_frames(server, graph):
 # --- pictures and videos ----------------------------------------------------------------------------------------------
 
 
-def test_encoded_pictures_reach_the_video(server, graph):
+def test_encoded_images_reach_the_video(server, graph):
     """Core's CLIP Vision Encode into our image conditioning: the picture's colour, without a word."""
     name = server.upload(_picture("blue"), "matrix_blue.png")
     graph.change("load", ckpt_name=IMAGE_MODEL)
-    graph.change("told", text="")
+    graph.change("text", text="")
     picture = graph.add("picture", "LoadImage", image=name)
     seen = graph.add("seen", "CLIPVisionEncode", clip_vision=["load", 3], image=picture, crop="none")
     graph.add(
-        "shown", "VideoCrafterImageConditioning", positive=["told", 0], negative=["empty", 0], model=["load", 0],
+        "shown", "VideoCrafterImageConditioning", positive=["text", 0], negative=["empty", 0], model=["load", 0],
         clip_vision=["load", 3], clip_vision_output=seen,
     )  # fmt: skip
     graph.change("sample", positive=["shown", 0], negative=["shown", 1])

@@ -143,7 +143,7 @@ def test_an_image_encoder_that_the_file_does_not_have(server: Server, image_prom
     assert_says(failed(server, prompt, "8"), "VideoCrafterImageConditioning", "image encoder")
 
 
-def test_a_batch_of_pictures(server: Server, image_prompt, picture):
+def test_a_batch_of_images(server: Server, image_prompt, picture):
     prompt = image_prompt(picture)
     prompt["10"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["9", 0], "amount": 3}}
     prompt["8"]["inputs"]["image"] = ["10", 0]

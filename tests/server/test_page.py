@@ -42,7 +42,7 @@ def test_every_node_has_its_help_page(server: Server):
 
 
 def test_translations_reach_the_page(server: Server):
-    told = server.get("/i18n")
+    translations = server.get("/i18n")
     ours = {name for name in server.object_info() if name.startswith("VideoCrafter")}
     for language in ("en", "zh", "ja"):
-        assert ours <= set(told[language]["nodeDefs"]), language
+        assert ours <= set(translations[language]["nodeDefs"]), language

@@ -107,7 +107,7 @@ def test_previews_are_frames_of_the_clip_one_after_another(server: Server, text_
     assert max(value for value, _ in run.progress["5"]) == 10
 
 
-def test_pictures_of_every_kind_make_a_video(server: Server, image_prompt):
+def test_images_of_every_kind_make_a_video(server: Server, image_prompt):
     rng = np.random.default_rng(3)
     colours = rng.integers(0, 255, (24, 40, 3), np.uint8)
     kinds = {

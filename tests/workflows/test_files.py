@@ -61,7 +61,7 @@ def models(workflow):
 def renamed(kind):
     """Inputs of one of our nodes that the page displays by another name: name -> display name."""
     texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")).get(kind, {})
-    return {name: told["name"] for name, told in texts.get("inputs", {}).items() if told["name"] != name}
+    return {name: text["name"] for name, text in texts.get("inputs", {}).items() if text["name"] != name}
 
 
 def notes(workflow):
@@ -169,7 +169,7 @@ def test_every_prompt_of_a_small_model_names_a_background(file):
 
 
 @each
-def test_files_to_fetch_are_linked_and_told(file):
+def test_files_to_fetch_are_linked_and_named(file):
     workflow = read(file)
     note = notes(workflow)
     assert note
@@ -249,15 +249,15 @@ def test_blueprints_label_inputs_by_the_names_that_the_page_displays(file):
     (graph,), (outer,) = blueprint["definitions"]["subgraphs"], blueprint["nodes"]
     labels = {slot["name"]: slot.get("label") for slot in outer["inputs"]}
     nodes = {node["id"]: node for node in graph["nodes"]}
-    told = set()
+    renamed_inputs = set()
     for link in graph["links"]:
         if link["origin_id"] == graph["inputNode"]["id"]:
             node, slot = nodes[link["target_id"]], graph["inputs"][link["origin_slot"]]
             display = renamed(node["type"]).get(node["inputs"][link["target_slot"]]["name"])
             if display:
                 assert slot["label"] == labels[slot["name"]] == display
-                told.add(display)
-    assert told == {"motion_fps"}
+                renamed_inputs.add(display)
+    assert renamed_inputs == {"motion_fps"}
 
 
 @pytest.mark.parametrize("number", ["06", "19"])

@@ -34,12 +34,12 @@ def test_workflow_fits_the_nodes_of_the_server(info, version, name):
     for node in workflow["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
-        told = info[node["type"]]
-        inputs = {**told["input"].get("required", {}), **told["input"].get("optional", {})}
-        _check_slots(node, told, inputs, saved_by_this_host=node["properties"].get("ver") == version)
-        for widget, value in widget_values(node, told).items():
+        described = info[node["type"]]
+        inputs = {**described["input"].get("required", {}), **described["input"].get("optional", {})}
+        _check_slots(node, described, inputs, saved_by_this_host=node["properties"].get("ver") == version)
+        for widget, value in widget_values(node, described).items():
             _check_value(node["type"], widget, value, inputs)
-        required = {key for key, spec in told["input"].get("required", {}).items() if _is_socket(spec)}
+        required = {key for key, spec in described["input"].get("required", {}).items() if _is_socket(spec)}
         linked = {slot["name"] for slot in node.get("inputs", []) if slot["link"] is not None}
         assert required <= linked, f"{node['type']}: {required - linked} not connected"
 
@@ -49,7 +49,7 @@ def _skip_unless_there(workflow):
         skip_without("FrameInterpolate")
 
 
-def _check_slots(node, told, inputs, saved_by_this_host):
+def _check_slots(node, described, inputs, saved_by_this_host):
     """All of them; of a core node of another release what is linked, as the page brings the rest up to date."""
     every = saved_by_this_host or node["type"].startswith("VideoCrafter")
     for slot in node.get("inputs", []):
@@ -59,7 +59,7 @@ def _check_slots(node, told, inputs, saved_by_this_host):
         kind = inputs[slot["name"]][0]
         assert slot["type"] == ("COMBO" if isinstance(kind, list) else kind)
     outputs = [(slot["type"], slot["name"]) for slot in node.get("outputs", [])]
-    here = list(zip(told["output"], told["output_name"], strict=True))
+    here = list(zip(described["output"], described["output_name"], strict=True))
     if every:
         assert outputs == here
     for place, slot in enumerate(node.get("outputs", [])):

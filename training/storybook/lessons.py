@@ -67,7 +67,7 @@ class VideoLesson(nn.Module):
     def __init__(self, network: Network, branch: ImageBranch | None = None, *, hinted: bool = False) -> None:
         super().__init__()
         self.network, self.branch = network, branch
-        self.beside = network.spec.unet.concat_channels > 0
+        self.beside = network.spec.continues_images
         self.hints = MotionHints(network) if hinted else None
 
     def forward(self, x: Tensor, velocity: Tensor, weights: Tensor, timesteps: Tensor, *more: Tensor) -> Tensor:

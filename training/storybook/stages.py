@@ -191,7 +191,7 @@ def start(run: Run, spec: ModelSpec) -> dict[str, Tensor]:
         name: value for name, value in finished(run.folder, "reading").items() if not name.startswith("reader.")
     }
     first = "network.unet.input_blocks.0.0.weight"
-    if spec.unet.concat_channels:
+    if spec.continues_images:
         weights[first] = torch.cat([weights[first], torch.zeros_like(weights[first])], dim=1)
         weights["branch.tokens.latents"] = weights["branch.tokens.latents"].repeat(1, FRAMES, 1)
     return weights

@@ -138,7 +138,7 @@ class Checkpoint:
     ) -> Iterator[tuple[str, Tensor]]:
         """The tensors one by one, unchecked. Those that need no copy are the memory map itself.
 
-        `passing` says that the caller keeps none, so that the map can be released on the way.
+        `passing` says that the caller keeps none of them, so that the map can be released in between.
         """
         tensors = self.detection.contents.parts[part]
         where = torch.device(device)

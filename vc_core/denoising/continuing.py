@@ -98,9 +98,9 @@ def following(noise: Tensor, added: int, source: NoiseSource) -> Tensor:
 def following_start(clip: Tensor, overlap: int, steps: int) -> Source:
     """A start from noise whose first frames are the last ones of `clip`, held less and less; the others are free.
 
-    Each step pulls a frame back by its mask, so the free share is multiplied by itself from step to step. The root
-    undoes that: a frame's place in the overlap says what is free over all `steps`, however many there are. Without it
-    all but the last frames would be nearly fixed, and clips would meet at an edge after all.
+    Each step pulls a frame back by its mask, so over all steps the free share is raised to the power of their number.
+    The root undoes that: a frame's place in the overlap says what is free over all `steps`, however many there are.
+    Without it all but the last frames would be nearly fixed, and clips would meet at an edge after all.
     """
     window = clip.shape[2]
     latents = torch.cat([clip[:, :, -overlap:], torch.zeros_like(clip[:, :, overlap:])], dim=2)

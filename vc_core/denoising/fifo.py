@@ -23,8 +23,8 @@ from .schedule import Level, NoiseSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    """The published settings. size: frames of one model call, an even number. partitions: the queue is so many times
-    as long, which is also the number of noise levels. eta: 0..1, fresh noise in each step."""
+    """The published settings. size: frames of one model call, an even number. partitions: the length of the queue in
+    multiples of size, which is also the number of noise levels. eta: 0..1, the fresh noise of each step."""
 
     size: int = 16
     partitions: int = 4

@@ -7,7 +7,7 @@ costs nothing, and fused kernels compute everything around the sites that are in
 
 | method                 | called                                        | receives -> returns                     |
 |------------------------|-----------------------------------------------|-----------------------------------------|
-| `on_embedding`         | once, on the way to the blocks                | embedding -> embedding                  |
+| `on_embedding`         | once, before the first block                  | embedding -> embedding                  |
 | `on_block`             | before each encoder, middle and decoder block | may raise to stop the pass              |
 | `after_encoder_block`  | before the skip connection is stored          | h -> h                                  |
 | `after_skip`           | after the skip connection has been stored     | h -> h                                  |

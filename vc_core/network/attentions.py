@@ -271,21 +271,25 @@ class TemporalAttention(AttentionLayer):
         if self.over_time.causal:
             mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
         if q.ndim == 4 and kernels.attends(frames, q.shape[-1] // self.heads):
-            positions = (self.relative_position_k, self.relative_position_v)
-            by_key, by_value = (None if one is None else one.table(frames, q) for one in positions)
-            return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
+            return self._by_kernel(q, k, v, mask)
         pixels = (q.shape[0], q.shape[2]) if q.ndim == 4 else None
         if pixels is not None:
             q, k, v = (y.transpose(1, 2).flatten(0, 1) for y in (q, k, v))  # (b p) f d
-        wrappers = call.at("attention", **self.place)
-        if self.relative_position_k is not None and not wrappers:
+        if self.relative_position_k is None:
+            h = self.attend(q, k, v, call, mask)
+        elif wrappers := call.at("attention", **self.place):
+            h = wrapped(self._with_positions, wrappers)(q, k, v, mask)
+        else:
             q, k, v = self._by_head(q, k, v)
             q = scaled(q)
             h = self._by_distance(q, k, v, mask)
-        else:
-            plain = self.function(call, self.place) if self.relative_position_k is None else self._with_positions
-            h = wrapped(plain, wrappers)(q, k, v, mask)
         return h if pixels is None else h.unflatten(0, pixels).transpose(1, 2)
+
+    def _by_kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The attention of b f p d."""
+        positions = (self.relative_position_k, self.relative_position_v)
+        by_key, by_value = (None if one is None else one.table(q.shape[1], q) for one in positions)
+        return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
 
     def _with_positions(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """The attention of n f d with relative positions."""

@@ -37,8 +37,9 @@ ROWS_ON_CPU = 1600
 HELD = 8.1
 HELD_FOR_PARTS = 17
 HELD_AT_MOST = 19
-"""What a pass holds, by accounting (`benchmarks.memory`): so many feature maps of the full size and width, beside them
-so many times the values of a part, and never more than so many maps and a feed-forward of twice `MOST_WIDE`."""
+"""What a pass holds, by accounting (`benchmarks.memory`): `HELD` feature maps of the full size and width plus
+`HELD_FOR_PARTS` times the values of a part, and never more than `HELD_AT_MOST` maps plus a feed-forward of twice
+`MOST_WIDE`."""
 
 KERNELS = 1.5
 """What a pass allocates in all, over what it holds by accounting, at the most that was measured: kernels need memory

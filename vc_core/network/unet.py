@@ -133,7 +133,7 @@ class VideoUNet(nn.Module):
         self.fit(free_bytes(x.device), len(conditioning.text) * x[0, 0].numel(), x.element_size())
         frames, height, width = x.shape[2:]
         cure = (
-            f"The memory is not enough for a pass of {frames} frames of latents {width} wide and {height} high in "
+            f"There is not enough memory for a pass of {frames} frames of latents {width} wide and {height} high in "
             f"{str(x.dtype).removeprefix('torch.')}. Lower width, height or frames, load the model in fp16 or bf16, "
             "or use context windows for a long clip."
         )

@@ -40,7 +40,7 @@ def usable(x: Tensor) -> bool:
 
 
 def attends(frames: int, d: int) -> bool:
-    """Whether `attend_over_frames` takes clips of so many frames, and heads of width d."""
+    """Whether `attend_over_frames` supports clips of this many frames and heads of width d."""
     return frames <= MOST_FRAMES and d in HEAD_WIDTHS
 
 

@@ -1,6 +1,6 @@
 """Takes the screenshots of ComfyUI's page that the docs show: `docs/images/page-*.jpg`.
 
-    PYTHONPATH=.:tests .venv/bin/python tests/browser/make_pictures.py
+    PYTHONPATH=.:tests .venv/bin/python tests/browser/make_screenshots.py
 
 Needs a browser, as the tests beside it do. Look at them afterwards.
 """

@@ -23,7 +23,7 @@ TOO_LARGE = {
     ("vc_core/request.py", "Request.settle"),
 }
 """Functions that are known to exceed a limit and are still to be simplified. Entries are only ever removed."""
-BUNDLES = {("vc_core/cli.py", "_sampled"), ("vc_core/video/stream.py", "StreamWriter.__init__")}
+BUNDLES: set[tuple[str, str]] = set()
 """Functions that are known to take a tuple of unrelated things. Entries are only ever removed."""
 SAMPLING_LOOPS: set[tuple[str, str]] = set()
 """Nodes that are known to loop over clips themselves. Entries are only ever removed."""

@@ -268,8 +268,7 @@ class TemporalAttention(AttentionLayer):
         relative positions they are replaced by a copy for each head."""
         q, k, v = inputs()
         frames = q.shape[1]
-        if self.over_time.causal:
-            mask = causal_mask(frames, q) if mask is None else mask + causal_mask(frames, q)
+        mask = self._masked(mask, frames, q)
         if q.ndim == 4 and kernels.attends(frames, q.shape[-1] // self.heads):
             return self._by_kernel(q, k, v, mask)
         pixels = (q.shape[0], q.shape[2]) if q.ndim == 4 else None
@@ -284,6 +283,12 @@ class TemporalAttention(AttentionLayer):
             q = scaled(q)
             h = self._by_distance(q, k, v, mask)
         return h if pixels is None else h.unflatten(0, pixels).transpose(1, 2)
+
+    def _masked(self, mask: Tensor | None, frames: int, like: Tensor) -> Tensor | None:
+        """The mask f f that is added to logits, with the later frames where attention is causal."""
+        if not self.over_time.causal:
+            return mask
+        return causal_mask(frames, like) if mask is None else mask + causal_mask(frames, like)
 
     def _by_kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The attention of b f p d."""

@@ -98,6 +98,12 @@ def timings(floats: torch.Tensor, raw: Path, runs: int, folder: Path) -> dict[st
     return seconds
 
 
+def ratios(medians: dict[str, tuple[float, ...]], which: int) -> dict[str, float]:
+    """The time of each other program over that of `vc_core`; which: 0 for the clock, 1 for the cores."""
+    own = medians["vc_core"][which]
+    return {name: round(values[which] / own, 3) for name, values in medians.items() if name != "vc_core"}
+
+
 def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
     """Rates of writing a clip of `count` frames, by `vc_core` and by each ffmpeg program."""
     frames = np.stack(list(clip(count)))
@@ -106,8 +112,6 @@ def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
     floats = torch.from_numpy(frames).float().div_(255.0)
     seconds = timings(floats, raw, runs, folder)
     medians = {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in seconds.items()}
-    own = medians["vc_core"]
-    others = {name: values for name, values in medians.items() if name != "vc_core"}
     return {
         "frames": count,
         "size": f"{WIDTH}x{HEIGHT}",
@@ -116,8 +120,8 @@ def rates(count: int, runs: int, folder: Path) -> dict[str, Any]:
         "seconds": {name: [round(clock, 2) for clock, _ in values] for name, values in seconds.items()},
         "core_seconds": {name: [round(core, 2) for _, core in values] for name, values in seconds.items()},
         "frames_per_second": {name: round(count / clock, 2) for name, (clock, _) in medians.items()},
-        "our_rate_over_theirs": {name: round(clock / own[0], 3) for name, (clock, _) in others.items()},
-        "our_rate_over_theirs_by_core_seconds": {name: round(cores / own[1], 3) for name, (_, cores) in others.items()},
+        "our_rate_over_theirs": ratios(medians, 0),
+        "our_rate_over_theirs_by_core_seconds": ratios(medians, 1),
         "bytes": {name: (folder / f"{name}.mp4").stat().st_size for name in ("ours", "theirs")},
         "load_average": os.getloadavg()[0],
     }

@@ -39,6 +39,7 @@ EVERYTHING = {
     "long",
     "cli",
     "demo",
+    "job",
     "options",
     "recipe",
     "request",

@@ -13,15 +13,7 @@ from run import ROOT
 
 FILE_LINES, LINES, ARGUMENTS, COMPLEXITY = 400, 60, 8, 10
 
-TOO_LARGE = {
-    ("benchmarks/video_writing.py", "rates"),
-    ("nodes/host/unet.py", "NativeUNet._run"),
-    ("vc_core/cli.py", "_make_video"),
-    ("vc_core/cli.py", "main"),
-    ("vc_core/pipeline.py", "VideoCrafter.predict"),
-    ("vc_core/pipeline.py", "VideoCrafter.steps"),
-    ("vc_core/request.py", "Request.settle"),
-}
+TOO_LARGE: set[tuple[str, str]] = set()
 """Functions that are known to exceed a limit and are still to be simplified. Entries are only ever removed."""
 BUNDLES: set[tuple[str, str]] = set()
 """Functions that are known to take a tuple of unrelated things. Entries are only ever removed."""

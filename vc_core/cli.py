@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,27 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import bundled
-from .checkpoint import DTYPES, convert, inspect_checkpoint, open_checkpoint
-from .checkpoint.lora import lora_spec
+from .checkpoint import DTYPES, convert, inspect_checkpoint
 from .checkpoint.report import describe, size_of, table
-from .checkpoint.statistics import read_statistics
-from .checks import check_ends, check_picture
 from .demo import run_demo
-from .denoising import AnalyticInit, NoiseSchedule, Source, Step
+from .denoising import AnalyticInit, Source, Step
 from .errors import UserError
-from .frames.pixels import load_image
+from .job import STRENGTH, check_output, checked, recipe_of, resolve_names
 from .long import Method, frames, key_frames
-from .long.method import Feature, Use
 from .long.off import Off
-from .long.video import applied, check_method
+from .long.video import applied
 from .machine import choose_device, choose_dtype
 from .options import (
     add_picture_options,
     add_preset,
     add_video_options,
-    check_used,
     is_row,
-    long_of,
-    request_of,
     strength,
 )
 from .pipeline import Request, VideoCrafter
-from .recipe import recipe, tags
-from .specs import ModelSpec
+from .recipe import tags
 from .terminal import log_to_terminal, printable, say
-from .video import check_target, format_of, frame_rate, write
-from .video.clips import load_clip
+from .video import write
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +48,8 @@ INTERRUPTED = 130
 UNUSABLE = 2
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 """What torch says of a GPU, of the CPU on Linux and macOS, and of the CPU on Windows."""
-STRENGTH = 0.6
 SMALL = 10**7
 """Parameters of a UNet up to which a second thread costs more on a CPU than it gains."""
-NEEDED: tuple[str, ...] = ("unet", "autoencoder", "text_encoder")
 
 EXAMPLES = """examples:
   python -m vc_core text-to-video "a boat on the sea, sunset" --model model.ckpt --output boat.mp4
@@ -86,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"{error.strerror or error}{where}. No partial file was left.", UNUSABLE)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+        if not _is_out_of_memory(error):
             raise
         first = str(error).partition("\n")[0] or "out of memory"
         return _complain(
@@ -94,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             UNUSABLE,
         )
     return 0
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def _complain(text: str, status: int) -> int:
@@ -164,76 +155,35 @@ def _add_convert_options(parser: argparse.ArgumentParser) -> None:
 
 def _make_video(options: argparse.Namespace) -> None:
     """Check everything that can be checked without the weights; then load, sample, decode, write."""
-    _check_output(options)
-    _resolve_names(options)
-    picture = None if options.picture is None else load_image(options.picture)
+    check_output(options)
+    resolve_names(options)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
-    checkpoint = open_checkpoint(options.model, preset=options.preset)
-    for part in NEEDED:
-        checkpoint.require(part)
-    spec = lora_spec(checkpoint.spec, options.lora)
-    encoder = {"image_encoder", "image_tokens"} <= set(checkpoint.parts)
-    check_picture(spec, given=picture is not None, encoder=encoder)
-    check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
-    check_used(options, spec)
-    ends = [load_image(path) for path in options.end_picture]
-    long, given = _chosen(options, spec)
-    request = applied(long, given, spec)
-    settings = request.settle(spec)
-    unchanged = spec is checkpoint.spec
-    schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
-    settings.sampling.levels(schedule.until(request.start))
-    source: Source | AnalyticInit | None = _source(options, settings.shape(spec))
-    clip = None
-    if options.video is not None:
-        clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
-    save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
-    _warn(options, spec, None if long.name != "off" or ends else settings.frames)
-    with _threads(device, sum(tensor.numel() for tensor in checkpoint.detection.contents.parts["unet"].values())):
+    job = checked(options)
+    source: Source | AnalyticInit | None = job.source
+    with _threads(device, job.parameters):
         crafter = VideoCrafter.load(
             options.model, preset=options.preset, device=device, dtype=dtype, loras=options.lora
         )
         crafter.graphs = not options.no_cuda_graphs
         if options.compile:
             crafter.compile()
-        if clip is not None:
-            source = Source(crafter.encode(clip), options.strength or STRENGTH)
-        sampled = _sampled(crafter, options, given, long, (picture, *ends), source)
+        if job.clip is not None:
+            source = Source(crafter.encode(job.clip), options.strength or STRENGTH)
+        sampled = _sampled(crafter, options, job.given, job.method, job.images, source)
         made = write(
             options.output,
             sampled,
-            fps=save_fps,
-            metadata=tags(_recipe(options, spec, request, long=long, save_fps=float(save_fps), dtype=str(dtype))),
+            fps=job.save_fps,
+            metadata=tags(recipe_of(options, job, save_fps=float(job.save_fps), dtype=str(dtype))),
             overwrite=options.overwrite,
         )
     for message in made.messages:
         log.warning("%s", message)
     say(
         f"{made.path}: {made.frames} frames of {made.width}x{made.height} at {float(made.fps):g} per second, "
-        f"seed {request.seed}"
+        f"seed {job.request.seed}"
     )
-
-
-def _check_output(options: argparse.Namespace) -> None:
-    form = format_of(options.output)
-    check_target(options.output, overwrite=options.overwrite, folder=form.kind == "png")
-
-
-def _resolve_names(options: argparse.Namespace) -> None:
-    """Puts the bundled files in the place of their short name."""
-    continues = bool(options.end_picture) or options.loop or options.fit is not None
-    small = bundled.model_for(picture=options.picture is not None, continues=continues)
-    options.model = [bundled.resolved(path, small) for path in options.model]
-    options.lora = [(bundled.resolved(path, bundled.TURBO_LORA), share) for path, share in options.lora]
-
-
-def _source(options: argparse.Namespace, shape: tuple[int, ...]) -> AnalyticInit | None:
-    if options.analytic_init is None:
-        return None
-    source = read_statistics(options.analytic_init)
-    source.check(shape)
-    return source
 
 
 @contextmanager
@@ -246,65 +196,6 @@ def _threads(device: torch.device, parameters: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _chosen(options: argparse.Namespace, spec: ModelSpec) -> tuple[Method, Request]:
-    """The long-video method and the request. Raises UserError where the method does not support the other options."""
-    method, request = long_of(options), request_of(options, spec)
-    if is_row(options) and options.analytic_init is not None:
-        raise UserError("--analytic-init is not supported with a row of key frames. Give one --end-picture.")
-    check_method(method, request, spec, _uses(options), "--long")
-    return method, request
-
-
-def _recipe(
-    options: argparse.Namespace, spec: ModelSpec, request: Request, *, long: Method, **more: Any
-) -> dict[str, Any]:
-    """How the video was made, kept in its file: all settings, and the names of the files that went in."""
-    given = {"picture": options.picture, "video": options.video, "analytic_init": options.analytic_init}
-    return recipe(
-        spec,
-        options.prompt,
-        request,
-        files=[file.name for file in options.model],
-        preset=options.preset,
-        loras=[[file.name, share] for file, share in options.lora],
-        **{name: file.name for name, file in given.items() if file is not None},
-        **({} if options.video is None else {"strength": options.strength or STRENGTH}),
-        long={"method": long.name, **asdict(long)},
-        **({"end_pictures": [file.name for file in options.end_picture]} if options.end_picture else {}),
-        **more,
-    )
-
-
-def _warn(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> None:
-    """Warns, before work starts, of what will probably not turn out as wished. whole: frames of a video that is sampled
-    as one clip."""
-    for prompt in (options.prompt, *options.then):
-        words = bundled.warning(spec.name, prompt)
-        if words:
-            log.warning("%s", words)
-    if whole is not None and whole > spec.defaults.frames:
-        log.warning(
-            "All %d frames are made as one clip, though the model was trained on %d; --long freenoise keeps them one "
-            "scene.",
-            whole,
-            spec.defaults.frames,
-        )
-
-
-def _uses(options: argparse.Namespace) -> dict[Feature, Use]:
-    """What a long-video method may not support, by its option."""
-    row = is_row(options)
-    given = {
-        Feature.SOURCE: ("--video", options.video is not None),
-        Feature.KEY_FRAMES: ("--end-picture", row),
-        Feature.END_IMAGE: ("--end-picture", bool(options.end_picture) and not row),
-        Feature.LOOP: ("--loop", options.loop and not row),
-        Feature.ANALYTIC_INIT: ("--analytic-init", options.analytic_init is not None),
-        Feature.IMAGE_SCALE: ("--image-cfg", options.image_cfg is not None),
-    }
-    return {feature: Use(given=name, cure=f"Leave {name} out") for feature, (name, used) in given.items() if used}
 
 
 def _sampled(

@@ -38,6 +38,7 @@ from .network.adapters.deep import KeepDeep
 from .network.call import Deep, Pass
 from .network.memory import free_bytes
 from .network.replay import CudaRecorder, Replay
+from .network.unet import VideoUNet
 from .request import PLAIN, Request, Settings
 from .specs import Windows
 
@@ -71,9 +72,14 @@ class VideoCrafter:
         """Let torch.compile make the network faster when it runs next: one graph for the first number of frames, and
         one for all others. Raises UserError where this machine lacks the compiler that it needs."""
         check_compiler(self.parts.device)
-        assert self.parts.unet is not None
-        self.parts.unet.compile()
+        self.unet.compile()
         self.compiled = True
+
+    @property
+    def unet(self) -> VideoUNet:
+        """The network, which every loaded model has."""
+        assert self.parts.unet is not None
+        return self.parts.unet
 
     def schedule(self, request: Request) -> NoiseSchedule:
         """The schedule that a request samples under: the model's, without the timesteps before the request's start."""
@@ -122,20 +128,17 @@ class VideoCrafter:
         settings = request.settle(spec)
         encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
         check_picture(spec, given=image is not None, encoder=encoder)
-        assert self.parts.unet is not None
-        self.parts.unet.budget.restart()
+        self.unet.budget.restart()
         check_ends(spec, wanted=end_image is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         seeded = Noise(request.seed)
         levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
-        given = [each for each in (image, end_image) if each is not None]
         concat = None
-        if given and spec.continues_images:
-            given = [fit(each, settings.height, settings.width, request.fit) for each in given]
+        if image is not None and spec.continues_images:
+            image, *ends = self._fitted(image, end_image, request, settings)
             drawn = None if request.sharp else seeded
-            concat = self.ends(given[0], settings.frames, *given[1:], loop=request.loop, noise=drawn)
-        prompts, first = (prompt, *request.then), given[0] if given else None
-        conditionings = self.conditionings(prompts, first, request, settings, concat)
+            concat = self.ends(image, settings.frames, *ends, loop=request.loop, noise=drawn)
+        conditionings = self.conditionings((prompt, *request.then), image, request, settings, concat)
         replay = self.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
             self._model(request, settings, levels, replay),
@@ -147,6 +150,11 @@ class VideoCrafter:
             settings=replace(sampling, together=self._together(request, settings, len(conditionings))),
         )
         return released(steps, replay)
+
+    def _fitted(self, first: Tensor, last: Tensor | None, request: Request, settings: Settings) -> list[Tensor]:
+        """The images of a clip's ends at its size."""
+        given = [first] if last is None else [first, last]
+        return [fit(each, settings.height, settings.width, request.fit) for each in given]
 
     def _together(self, request: Request, settings: Settings, count: int) -> bool:
         """Whether the `count` branches of a step share a pass: as requested, or where they fit together."""
@@ -168,8 +176,7 @@ class VideoCrafter:
     def fits_together(self, positions: int, count: int) -> bool:
         """Whether the passes of a guided step, `count` of so many latent positions each, should be one: where they are
         small, and on a GPU where the memory for all of them is free."""
-        unet = self.parts.unet
-        assert unet is not None
+        unet = self.unet
         free = free_bytes(self.parts.device)
         if free is None:
             return positions <= TOGETHER
@@ -182,8 +189,7 @@ class VideoCrafter:
         refused = any(adapter.recording is Recording.REFUSED for adapter in self.adapters)
         if not (nvidia and self.graphs) or self.compiled or refused:
             return None
-        assert self.parts.unet is not None
-        return Replay(self.parts.unet, CudaRecorder(self.parts.device))
+        return Replay(self.unet, CudaRecorder(self.parts.device))
 
     @torch.inference_mode()
     def ends(
@@ -294,14 +300,8 @@ class VideoCrafter:
     ) -> Tensor:
         """What the network predicts, b c f h w: a `denoising.Model`. `timestep` is b, or b f. `network` is what calls
         the network in this run, see `replay`."""
-        unet = self.parts.unet
-        assert unet is not None
-        dtype = self.parts.dtype
-        given = conditioning.to(dtype=dtype)
-        if given.motion is not None:
-            moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
-            motion = torch.where(moving.to(given.motion.device), given.motion, torch.zeros_like(given.motion))
-            given = replace(given, motion=motion)
+        unet, dtype = self.unet, self.parts.dtype
+        given = self._moving(conditioning.to(dtype=dtype), timestep)
         key, step = (evaluation.key, conditioning.early_text is None), evaluation.step
         known = None if cache is None or step is None else cache.get(key, step)
         deep = None if known is None else Deep(SHALLOW, known)
@@ -313,6 +313,14 @@ class VideoCrafter:
         if cache is not None and step is not None and keep.result is not None:
             cache.add(key, step, keep.result)
         return out
+
+    def _moving(self, conditioning: Conditioning, timestep: Tensor) -> Conditioning:
+        """The conditioning with motion guidance in its share of the timesteps alone."""
+        motion = conditioning.motion
+        if motion is None:
+            return conditioning
+        moving = timestep >= len(self.parts.schedule) * (1 - self.parts.spec.defaults.motion_share)
+        return replace(conditioning, motion=torch.where(moving.to(motion.device), motion, torch.zeros_like(motion)))
 
 
 T = TypeVar("T")

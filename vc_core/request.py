@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from .checks import check_ends, check_settings, check_side
 from .denoising import Guidance, Sampling
@@ -76,31 +77,38 @@ class Request:
     def settle(self, spec: ModelSpec) -> Settings:
         """With the model's defaults in place of each None. Raises UserError for what cannot be made."""
         defaults = spec.defaults
-        cfg = defaults.cfg if self.cfg is None else self.cfg
+        cfg, motion = _given(self.cfg, defaults.cfg), _given(self.motion, defaults.motion)
+        check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
+        settings = Settings(
+            width=_given(self.width, defaults.width),
+            height=_given(self.height, defaults.height),
+            frames=_given(self.frames, defaults.frames),
+            fps=float(_given(self.fps, defaults.fps)),
+            sampling=self._sampling(spec, 1.0 if spec.embeds_guidance else cfg),
+            guidance=cfg if spec.embeds_guidance else None,
+            motion=motion if spec.embeds_motion else None,
+        )
+        self._check(spec, settings)
+        return settings
+
+    def _sampling(self, spec: ModelSpec, scale: float) -> Sampling:
+        """The sampling with a guidance scale."""
+        defaults = spec.defaults
         guidance = Guidance(
-            scale=cfg,
-            rescale=defaults.guidance_rescale if self.guidance_rescale is None else self.guidance_rescale,
+            scale=scale,
+            rescale=_given(self.guidance_rescale, defaults.guidance_rescale),
             temporal=self.temporal_guidance,
             image_scale=self.image_cfg,
         )
-        if spec.embeds_guidance:
-            guidance = replace(guidance, scale=1.0)
-        check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
         sampling = self.sampling or Sampling(
             steps=defaults.steps,
             sampler=defaults.sampler,
             spacing=defaults.spacing,
             eta=defaults.eta if self.windows is None or self.windows.spectral else 0.0,
         )
-        settings = Settings(
-            width=defaults.width if self.width is None else self.width,
-            height=defaults.height if self.height is None else self.height,
-            frames=defaults.frames if self.frames is None else self.frames,
-            fps=float(defaults.fps if self.fps is None else self.fps),
-            sampling=replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache),
-            guidance=cfg if spec.embeds_guidance else None,
-            motion=(defaults.motion if self.motion is None else self.motion) if spec.embeds_motion else None,
-        )
+        return replace(sampling, guidance=guidance, windows=self.reordered, guidance_cache=self.guidance_cache)
+
+    def _check(self, spec: ModelSpec, settings: Settings) -> None:
         if self.windows is not None and self.context is not None:
             raise UserError(
                 "Windows inside the network and windows of whole model calls were both asked for; choose one."
@@ -114,7 +122,13 @@ class Request:
             raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models were trained on 16.")
         if not (math.isfinite(settings.fps) and settings.fps > 0):
             raise UserError(f"The fps condition is {settings.fps:g}; it should be above 0, usually 4 to 30.")
-        return settings
+
+
+T = TypeVar("T")
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 PLAIN = Request()

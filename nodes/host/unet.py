@@ -91,57 +91,32 @@ class NativeUNet(VideoUNet):
         context: Tensor,
         control: Any,
         options: dict[str, Any],
-        *,
-        image: Tensor | None = None,
-        fps: float | None = None,
-        guidance: float | None = None,
-        motion: tuple[float, float] | None = None,
-        text_per_frame: bool = False,
-        image_per_frame: bool = False,
-        early_text: Tensor | None = None,
-        **_: Any,
+        **conditions: Any,
     ) -> Tensor:
-        """`x` holds the image's latent behind the noised one, for networks that read one. `motion` is the motion
-        guidance and the last timestep at which it applies."""
+        """`x` holds the image's latent behind the noised one, for networks that read one."""
         clips = len(options.get("cond_or_uncond") or (0,))
         frames = x.shape[0] // clips
         options["original_shape"] = list(x.shape)
-        context_windows: ContextWindows | None = options.get(CONTEXT)
+        windows: ContextWindows | None = options.get(CONTEXT)
         _check_nested(options)
-        split = options.get(EACH_LEVEL) or (context_windows is not None and frames > context_windows.size)
+        split = options.get(EACH_LEVEL) or (windows is not None and frames > windows.size)
         run: StepRun | None = None if split else options.get(STEP_CACHE)  # a pass of other frames continues none
         features = None if run is None else run.features(options, clips)
         deep, keep = None if features is None else Deep(SHALLOW, features), KeepDeep(SHALLOW)
-        if deep is not None:
-            control = shallow_control(control)
         call = {"x": x, "timesteps": timesteps, "context": context}
-        adapters: list[Adapter] = [keep] if run is not None and deep is None else []
-        adapters += [ControlResiduals(control)] if control else []
-        adapters.append(CorePatches(options, width=self.spec.model_channels, call=call))
-        settings = Pass(
-            SINGLE, options.get(WINDOWS), tuple(adapters), deep
-        )  # no defaults: a compiler cannot trace them
+        own = () if run is None or deep is not None else (keep,)
+        adapters = (*own, *_host_adapters(control if deep is None else shallow_control(control), options, self, call))
+        settings = Pass(SINGLE, options.get(WINDOWS), adapters, deep)  # no defaults: a compiler cannot trace them
         when = timesteps.view(clips, frames) if options.get(EACH_LEVEL) else timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
-
-        def row(value: float | None) -> Tensor | None:
-            return None if value is None else torch.full((clips,), float(value), device=x.device)
-
-        conditioning = Conditioning(
-            text=_of_clips(context, frames, text_per_frame),
-            early_text=None if early_text is None else early_text[::frames],
-            image=None if image is None else _of_clips(image, frames, image_per_frame),
-            fps=row(fps),
-            concat=latents[1] if self.spec.concat_channels else None,
-            guidance=row(guidance),
-            motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),
-        )
+        concat = latents[1] if self.spec.concat_channels else None
+        conditioning = _conditioning(context, when, frames, concat, **conditions)
         model: Model = partial(self._pass, settings, options)
-        if context_windows is not None:
-            _check_windows(control, frames, context_windows)
-            model = windowed(model, context_windows)
+        if windows is not None:
+            _check_windows(control, frames, windows)
+            model = windowed(model, windows)
         evaluation = Evaluation(branches=branches_of(options))
-        if context_windows is not None or early_text is not None:
+        if windows is not None or conditioning.early_text is not None:
             step, steps = _step_of(options)
             evaluation = replace(evaluation, step=step, steps=steps)
         out = with_motion_injection(model)(latents[0], when, conditioning, evaluation)
@@ -170,6 +145,42 @@ class NativeUNet(VideoUNet):
         if deep is None:
             return [*self.input_blocks, self.middle_block, *self.output_blocks]
         return [*self.input_blocks[: deep.shallow], *self.output_blocks[-deep.shallow :]]
+
+
+def _host_adapters(
+    control: Any, options: dict[str, Any], network: VideoUNet, call: dict[str, Tensor]
+) -> tuple[Adapter, ...]:
+    """What ComfyUI does inside of a pass."""
+    patches = CorePatches(options, width=network.spec.model_channels, call=call)
+    return (ControlResiduals(control), patches) if control else (patches,)
+
+
+def _conditioning(
+    context: Tensor,
+    when: Tensor,
+    frames: int,
+    concat: Tensor | None,
+    *,
+    motion: tuple[float, float] | None = None,
+    **given: Any,
+) -> Conditioning:
+    """What ComfyUI gives to the network, for clips. `motion` is the motion guidance and the last timestep at which it
+    applies."""
+
+    def row(name: str) -> Tensor | None:
+        value = given.get(name)
+        return None if value is None else torch.full((len(when),), float(value), device=context.device)
+
+    image, early_text = given.get("image"), given.get("early_text")
+    return Conditioning(
+        text=_of_clips(context, frames, given.get("text_per_frame", False)),
+        early_text=None if early_text is None else early_text[::frames],
+        image=None if image is None else _of_clips(image, frames, given.get("image_per_frame", False)),
+        fps=row("fps"),
+        concat=concat,
+        guidance=row("guidance"),
+        motion=None if motion is None else torch.where(when >= motion[1], motion[0], 0.0).float(),
+    )
 
 
 def _check_nested(options: dict[str, Any]) -> None:

@@ -1,0 +1,168 @@
+"""The job of a command that makes a video: what its options ask for, checked before the weights are read."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+
+from . import bundled
+from .checkpoint import open_checkpoint
+from .checkpoint.lora import lora_spec
+from .checkpoint.statistics import read_statistics
+from .checks import check_ends, check_picture
+from .denoising import AnalyticInit, NoiseSchedule
+from .errors import UserError
+from .frames.pixels import load_image
+from .long import Method
+from .long.method import Feature, Use
+from .long.video import applied, check_method
+from .options import check_used, is_row, long_of, request_of
+from .pipeline import Request
+from .recipe import recipe
+from .specs import ModelSpec
+from .video import check_target, format_of, frame_rate
+from .video.clips import load_clip
+
+log = logging.getLogger(__name__)
+
+NEEDED: tuple[str, ...] = ("unet", "autoencoder", "text_encoder")
+STRENGTH = 0.6
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Job:
+    """A video whose options fit the model and each other.
+
+    parameters: of the network. images: the first frame's, then those that the video comes to. given: the request as the
+    options state it; request: with what the method adds. clip, source: what the video starts from instead of noise.
+    """
+
+    spec: ModelSpec
+    parameters: int
+    images: Sequence[Tensor | None]
+    method: Method
+    given: Request
+    request: Request
+    clip: Tensor | None
+    source: AnalyticInit | None
+    save_fps: Fraction
+
+
+def checked(options: argparse.Namespace) -> Job:
+    """Everything that can be known without the weights. Raises UserError where it does not fit together."""
+    image = None if options.picture is None else load_image(options.picture)
+    checkpoint = open_checkpoint(options.model, preset=options.preset)
+    for part in NEEDED:
+        checkpoint.require(part)
+    spec = lora_spec(checkpoint.spec, options.lora)
+    encoder = {"image_encoder", "image_tokens"} <= set(checkpoint.parts)
+    check_picture(spec, given=image is not None, encoder=encoder)
+    check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
+    check_used(options, spec)
+    ends = [load_image(path) for path in options.end_picture]
+    method, given = _chosen(options, spec)
+    request = applied(method, given, spec)
+    settings = request.settle(spec)
+    unchanged = spec is checkpoint.spec
+    schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
+    settings.sampling.levels(schedule.until(request.start))
+    source, clip = _source(options, settings.shape(spec)), None
+    if options.video is not None:
+        clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
+    save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
+    _warn(options, spec, None if method.name != "off" or ends else settings.frames)
+    return Job(
+        spec=spec,
+        parameters=sum(tensor.numel() for tensor in checkpoint.detection.contents.parts["unet"].values()),
+        images=(image, *ends),
+        method=method,
+        given=given,
+        request=request,
+        clip=clip,
+        source=source,
+        save_fps=save_fps,
+    )
+
+
+def check_output(options: argparse.Namespace) -> None:
+    form = format_of(options.output)
+    check_target(options.output, overwrite=options.overwrite, folder=form.kind == "png")
+
+
+def resolve_names(options: argparse.Namespace) -> None:
+    """Puts the bundled files in the place of their short name."""
+    continues = bool(options.end_picture) or options.loop or options.fit is not None
+    small = bundled.model_for(picture=options.picture is not None, continues=continues)
+    options.model = [bundled.resolved(path, small) for path in options.model]
+    options.lora = [(bundled.resolved(path, bundled.TURBO_LORA), share) for path, share in options.lora]
+
+
+def _source(options: argparse.Namespace, shape: tuple[int, ...]) -> AnalyticInit | None:
+    if options.analytic_init is None:
+        return None
+    source = read_statistics(options.analytic_init)
+    source.check(shape)
+    return source
+
+
+def _chosen(options: argparse.Namespace, spec: ModelSpec) -> tuple[Method, Request]:
+    """The long-video method and the request. Raises UserError where the method does not support the other options."""
+    method, request = long_of(options), request_of(options, spec)
+    if is_row(options) and options.analytic_init is not None:
+        raise UserError("--analytic-init is not supported with a row of key frames. Give one --end-picture.")
+    check_method(method, request, spec, _uses(options), "--long")
+    return method, request
+
+
+def recipe_of(options: argparse.Namespace, job: Job, **more: Any) -> dict[str, Any]:
+    """How the video was made, kept in its file: all settings, and the names of the files that went in."""
+    given = {"picture": options.picture, "video": options.video, "analytic_init": options.analytic_init}
+    return recipe(
+        job.spec,
+        options.prompt,
+        job.request,
+        files=[file.name for file in options.model],
+        preset=options.preset,
+        loras=[[file.name, share] for file, share in options.lora],
+        **{name: file.name for name, file in given.items() if file is not None},
+        **({} if options.video is None else {"strength": options.strength or STRENGTH}),
+        long={"method": job.method.name, **asdict(job.method)},
+        **({"end_pictures": [file.name for file in options.end_picture]} if options.end_picture else {}),
+        **more,
+    )
+
+
+def _warn(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> None:
+    """Warns, before work starts, of what will probably not turn out as wished. whole: frames of a video that is sampled
+    as one clip."""
+    for prompt in (options.prompt, *options.then):
+        words = bundled.warning(spec.name, prompt)
+        if words:
+            log.warning("%s", words)
+    if whole is not None and whole > spec.defaults.frames:
+        log.warning(
+            "All %d frames are made as one clip, though the model was trained on %d; --long freenoise keeps them one "
+            "scene.",
+            whole,
+            spec.defaults.frames,
+        )
+
+
+def _uses(options: argparse.Namespace) -> dict[Feature, Use]:
+    """What a long-video method may not support, by its option."""
+    row = is_row(options)
+    given = {
+        Feature.SOURCE: ("--video", options.video is not None),
+        Feature.KEY_FRAMES: ("--end-picture", row),
+        Feature.END_IMAGE: ("--end-picture", bool(options.end_picture) and not row),
+        Feature.LOOP: ("--loop", options.loop and not row),
+        Feature.ANALYTIC_INIT: ("--analytic-init", options.analytic_init is not None),
+        Feature.IMAGE_SCALE: ("--image-cfg", options.image_cfg is not None),
+    }
+    return {feature: Use(given=name, cure=f"Leave {name} out") for feature, (name, used) in given.items() if used}

@@ -13,13 +13,6 @@ from run import ROOT
 
 FILE_LINES, LINES, ARGUMENTS, COMPLEXITY = 400, 60, 8, 10
 
-TOO_LARGE: set[tuple[str, str]] = set()
-"""Functions that are known to exceed a limit and are still to be simplified. Entries are only ever removed."""
-BUNDLES: set[tuple[str, str]] = set()
-"""Functions that are known to take a tuple of unrelated things. Entries are only ever removed."""
-SAMPLING_LOOPS: set[tuple[str, str]] = set()
-"""Nodes that are known to loop over clips themselves. Entries are only ever removed."""
-
 SAMPLES = {"make", "sample", "sample_custom", "sampling.run"}
 """Calls in `nodes` that run a sampler, by their last name or in full."""
 
@@ -33,42 +26,25 @@ def test_files_stay_small(file: Path):
 @pytest.mark.parametrize("file", syntax.code(), ids=str)
 def test_functions_stay_small(file: Path):
     for name, function in syntax.functions(file):
-        if (file.as_posix(), name) not in TOO_LARGE:
-            assert not list(_excess(file, function)), f"{file}:{function.lineno} {name} has {_said(file, function)}"
+        assert not list(_excess(file, function)), f"{file}:{function.lineno} {name} has {_said(file, function)}"
 
 
 @pytest.mark.parametrize("file", syntax.code(), ids=str)
 def test_arguments_do_not_bundle_unrelated_things(file: Path):
     """A tuple of a few unrelated things is one argument on paper only; a dataclass says what they are together."""
     for name, function in syntax.functions(file):
-        if (file.as_posix(), name) not in BUNDLES:
-            assert not list(_bundles(function)), (
-                f"{file}:{function.lineno} {name}: {', '.join(_bundles(function))}. Pass them one by one, or name what "
-                "they form."
-            )
+        assert not list(_bundles(function)), (
+            f"{file}:{function.lineno} {name}: {', '.join(_bundles(function))}. Pass them one by one, or name what "
+            "they form."
+        )
 
 
 @pytest.mark.parametrize("file", syntax.files("nodes"), ids=str)
 def test_nodes_do_not_loop_over_clips(file: Path):
     """Segments, rounds, key frames and queue positions follow each other in vc_core, which calls the nodes' sampler."""
     for name, function in syntax.functions(file):
-        if (file.as_posix(), name) not in SAMPLING_LOOPS:
-            for line in _sampling_loops(function):
-                raise AssertionError(f"{file}:{line} {name} samples in a loop: let vc_core drive it")
-
-
-def test_known_exceptions_still_exist():
-    """What has been simplified leaves the tables, so that they shrink."""
-    found = {(file.as_posix(), name): (file, it) for file in syntax.code() for name, it in syntax.functions(file)}
-    large = {key for key, (file, function) in found.items() if list(_excess(file, function))}
-    bundles = {key for key, (_, function) in found.items() if list(_bundles(function))}
-    loops = {key for key, (_, function) in found.items() if list(_sampling_loops(function))}
-    for table, name, still in (
-        (TOO_LARGE, "TOO_LARGE", large),
-        (BUNDLES, "BUNDLES", bundles),
-        (SAMPLING_LOOPS, "SAMPLING_LOOPS", loops),
-    ):
-        assert not table - still, f"remove from {name}, as it is no longer needed: {sorted(table - still)}"
+        for line in _sampling_loops(function):
+            raise AssertionError(f"{file}:{line} {name} samples in a loop: let vc_core drive it")
 
 
 def test_complexity_is_counted_as_by_radon():

@@ -25,6 +25,7 @@ from .long.video import applied, check_method
 from .options import check_used, is_row, long_of, request_of
 from .pipeline import Request
 from .recipe import recipe
+from .request import Settings
 from .specs import ModelSpec
 from .video import check_target, format_of, frame_rate
 from .video.clips import load_clip
@@ -72,9 +73,7 @@ def checked(options: argparse.Namespace) -> Job:
     unchanged = spec is checkpoint.spec
     schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
     settings.sampling.levels(schedule.until(request.start))
-    source, clip = _source(options, settings.shape(spec)), None
-    if options.video is not None:
-        clip = load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
+    source, clip = _source(options, settings.shape(spec)), _clip(options, settings)
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
     _warn(options, spec, None if method.name != "off" or ends else settings.frames)
     return Job(
@@ -88,6 +87,13 @@ def checked(options: argparse.Namespace) -> Job:
         source=source,
         save_fps=save_fps,
     )
+
+
+def _clip(options: argparse.Namespace, settings: Settings) -> Tensor | None:
+    """The video to start from, at the size of the new one."""
+    if options.video is None:
+        return None
+    return load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
 
 
 def check_output(options: argparse.Namespace) -> None:

@@ -99,14 +99,13 @@ class NativeUNet(VideoUNet):
         options["original_shape"] = list(x.shape)
         windows: ContextWindows | None = options.get(CONTEXT)
         _check_nested(options)
-        split = options.get(EACH_LEVEL) or (windows is not None and frames > windows.size)
-        run: StepRun | None = None if split else options.get(STEP_CACHE)  # a pass of other frames continues none
-        features = None if run is None else run.features(options, clips)
-        deep, keep = None if features is None else Deep(SHALLOW, features), KeepDeep(SHALLOW)
+        run, deep = _continued(options, clips, frames)
+        keep = (KeepDeep(SHALLOW),) if run is not None and deep is None else ()
         call = {"x": x, "timesteps": timesteps, "context": context}
-        own = () if run is None or deep is not None else (keep,)
-        adapters = (*own, *_host_adapters(control if deep is None else shallow_control(control), options, self, call))
-        settings = Pass(SINGLE, options.get(WINDOWS), adapters, deep)  # no defaults: a compiler cannot trace them
+        adapters = _host_adapters(control if deep is None else shallow_control(control), options, self, call)
+        settings = Pass(  # no defaults: a compiler cannot trace them
+            SINGLE, options.get(WINDOWS), (*keep, *adapters), deep
+        )
         when = timesteps.view(clips, frames) if options.get(EACH_LEVEL) else timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
         concat = latents[1] if self.spec.concat_channels else None
@@ -115,13 +114,10 @@ class NativeUNet(VideoUNet):
         if windows is not None:
             _check_windows(control, frames, windows)
             model = windowed(model, windows)
-        evaluation = Evaluation(branches=branches_of(options))
-        if windows is not None or conditioning.early_text is not None:
-            step, steps = _step_of(options)
-            evaluation = replace(evaluation, step=step, steps=steps)
+        evaluation = _evaluation(options, steps=windows is not None or conditioning.early_text is not None)
         out = with_motion_injection(model)(latents[0], when, conditioning, evaluation)
-        if run is not None and keep.result is not None:
-            run.keep(keep.result)
+        if run is not None:
+            _keep(run, keep)
         return to_frames(out)
 
     def _pass(
@@ -145,6 +141,32 @@ class NativeUNet(VideoUNet):
         if deep is None:
             return [*self.input_blocks, self.middle_block, *self.output_blocks]
         return [*self.input_blocks[: deep.shallow], *self.output_blocks[-deep.shallow :]]
+
+
+def _continued(options: dict[str, Any], clips: int, frames: int) -> tuple[StepRun | None, Deep | None]:
+    """The run whose deep features this pass may continue, and those features where it does. A pass of other frames
+    continues none."""
+    windows: ContextWindows | None = options.get(CONTEXT)
+    split = options.get(EACH_LEVEL) or (windows is not None and frames > windows.size)
+    run: StepRun | None = None if split else options.get(STEP_CACHE)
+    features = None if run is None else run.features(options, clips)
+    return run, None if features is None else Deep(SHALLOW, features)
+
+
+def _keep(run: StepRun, keep: tuple[KeepDeep, ...]) -> None:
+    """Gives the deep features of a pass to its run."""
+    for each in keep:
+        if each.result is not None:
+            run.keep(each.result)
+
+
+def _evaluation(options: dict[str, Any], *, steps: bool) -> Evaluation:
+    """Which evaluation of the network this is, with the number of the step where `steps` asks for it."""
+    evaluation = Evaluation(branches=branches_of(options))
+    if not steps:
+        return evaluation
+    step, count = _step_of(options)
+    return replace(evaluation, step=step, steps=count)
 
 
 def _host_adapters(

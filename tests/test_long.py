@@ -11,6 +11,7 @@ import pytest
 import small_models
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vc_core import cli
 from vc_core.denoising import Sampling, Source, sampling
@@ -140,16 +141,24 @@ def test_models_that_continue_images_make_long_videos(
     assert float(made.diff(dim=0).abs().mean((1, 2, 3)).min()) > 0, "no doubled frames"
 
 
-def test_freeinit_goes_back_to_the_noise_that_a_picture_left(
-    continuing: VideoCrafter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In every round the noise that the first began from, behind what the picture's latent took of the seed."""
-    began, taken = [], []
+@pytest.fixture
+def noises(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
+    """The noise that each run begins with, and the noise that each round of FreeInit is given."""
+    began: list[Tensor] = []
+    taken: list[Tensor] = []
     start, next_start = sampling.start, rounds.next_start
     monkeypatch.setattr(sampling, "start", lambda levels, x, source: (began.append(x), start(levels, x, source))[1])
     monkeypatch.setattr(
         rounds, "next_start", lambda result, x, *more: (taken.append(x), next_start(result, x, *more))[1]
     )
+    return began, taken
+
+
+def test_freeinit_goes_back_to_the_noise_that_a_picture_left(
+    continuing: VideoCrafter, noises: tuple[list[Tensor], list[Tensor]]
+) -> None:
+    """In every round the noise that the first began from, behind what the picture's latent took of the seed."""
+    began, taken = noises
     list(frames(continuing, "a", PICTURE, request=replace(REQUEST, frames=3), method=long("off", free_init=2)))
     assert len(taken) == 2
     assert all(torch.equal(noise, began[0]) for noise in taken)
@@ -334,14 +343,9 @@ def test_windows_come_to_an_end_image_and_close_a_loop(continuing: VideoCrafter)
 
 
 def test_the_first_noise_of_a_video_with_an_end_image_is_that_of_its_rounds(
-    continuing: VideoCrafter, monkeypatch: pytest.MonkeyPatch
+    continuing: VideoCrafter, noises: tuple[list[Tensor], list[Tensor]]
 ) -> None:
-    began, taken = [], []
-    start, next_start = sampling.start, rounds.next_start
-    monkeypatch.setattr(sampling, "start", lambda levels, x, source: (began.append(x), start(levels, x, source))[1])
-    monkeypatch.setattr(
-        rounds, "next_start", lambda result, x, *more: (taken.append(x), next_start(result, x, *more))[1]
-    )
+    began, taken = noises
     request = replace(REQUEST, frames=3)
     way = long("off", free_init=1)
     assert len(list(frames(continuing, "a", PICTURE, request=request, method=way, end_image=PICTURE.flip(0)))) == 3

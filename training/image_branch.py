@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vc_core.conditioning.image_encoder import ImageEncoder
 from vc_core.conditioning.image_tokens import Resampler
+from vc_core.network.attention import Attention
 from vc_core.specs import ImageEncoderSpec, ModelSpec, ResamplerSpec
 from worlds.shapes.world import Scene, render
 
@@ -31,12 +32,12 @@ GREY = 0.0
 class ImageBranch(nn.Module):
     """Images b 3 h w in -1..1 -> tokens b m d. The encoder's unused text tensors are made as small as possible."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, attention: Attention = short_attention) -> None:
         super().__init__()
         if not isinstance(spec.image_encoder, ImageEncoderSpec) or not isinstance(spec.image_tokens, ResamplerSpec):
             raise ValueError(f"{spec.name} has no image encoder with a resampler")
         self.encoder = ImageEncoder(replace(spec.image_encoder, vocab_size=1, context_length=1))
-        self.tokens = Resampler(spec.image_tokens, attention=short_attention)
+        self.tokens = Resampler(spec.image_tokens, attention=attention)
 
     def forward(self, pictures: Tensor) -> Tensor:
         out: Tensor = self.tokens(self.encoder(pictures))
@@ -52,9 +53,9 @@ class ImageBranch(nn.Module):
 class Reader(nn.Module):
     """Image tokens b m d -> latents b c h w: cross-attention with a learned query for every position of the latent."""
 
-    def __init__(self, token_width: int, channels: int, side: int) -> None:
+    def __init__(self, token_width: int, channels: int, side: int, attention: Attention = short_attention) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.attention = side, attention
         self.queries = nn.Parameter(torch.randn(1, side * side, READER_WIDTH))
         self.keys = nn.Linear(token_width, READER_WIDTH)
         self.values = nn.Linear(token_width, READER_WIDTH)
@@ -64,7 +65,7 @@ class Reader(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         queries = self.queries.expand(len(tokens), -1, -1)
-        read = short_attention(queries, self.keys(tokens), self.values(tokens), heads=4)
+        read = self.attention(queries, self.keys(tokens), self.values(tokens), heads=4)
         return self.out(torch.cat([read, queries], dim=-1)).transpose(1, 2).unflatten(2, (self.side, self.side))
 
 

@@ -103,9 +103,8 @@ class NativeUNet(VideoUNet):
         keep = (KeepDeep(SHALLOW),) if run is not None and deep is None else ()
         call = {"x": x, "timesteps": timesteps, "context": context}
         adapters = _host_adapters(control if deep is None else shallow_control(control), options, self, call)
-        settings = Pass(  # no defaults: a compiler cannot trace them
-            SINGLE, options.get(WINDOWS), (*keep, *adapters), deep
-        )
+        # All fields are given, because a compiler cannot trace the defaults.
+        settings = Pass(SINGLE, options.get(WINDOWS), (*keep, *adapters), deep)
         when = timesteps.view(clips, frames) if options.get(EACH_LEVEL) else timesteps[::frames]
         latents = to_clips(x, frames).split([self.spec.latent_channels, self.spec.concat_channels], dim=1)
         concat = latents[1] if self.spec.concat_channels else None

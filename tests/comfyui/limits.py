@@ -91,6 +91,7 @@ LIMITS = {
     "passes on several GPUs": Limit("comfy/model_patcher.py", "deepclone_multigpu"),
     "choices checked before the run": Limit("execution.py", "io.Combo.io_type"),
     "blueprints": Limit("app/subgraph_manager.py", "global_subgraphs"),
+    "combos with inputs of their own": Limit("comfy_api/latest/_io.py", "class DynamicCombo("),
     "replacement of renamed nodes": Limit("app/node_replace_manager.py", "class NodeReplaceManager"),
     **{node: Limit(file, f'"{node}"') for node, file in NODES.items()},
 }

@@ -80,7 +80,7 @@ def test_long_videos_are_those_of_vc_core(base, checkpoints, text_model, way):
 
 def test_settings_of_a_method_take_the_place_of_its_name(comfy, base, checkpoints, text_model):
     """Those of the node are read by vc_core alike."""
-    skip_without_choices(comfy)
+    skip_without("combos with inputs of their own")
     asked = {"method": "continue", "window": 12, "overlap": 3, "correct": 0.5}
     (method,) = comfy.call("VideoCrafterLongVideo", method=asked).values
     assert method == Continue(window=12, overlap=3, correct=0.5)
@@ -94,16 +94,9 @@ def test_settings_of_a_method_take_the_place_of_its_name(comfy, base, checkpoint
         comfy.call("VideoCrafterLongVideo", method={**asked, "overlap": 0})
 
 
-def skip_without_choices(comfy):
-    """ComfyUI before combos that show the inputs of their option has the plain names alone."""
-    kind, *_ = comfy.classes["VideoCrafterLongVideo"].INPUT_TYPES()["required"]["method"]
-    if kind != "COMFY_DYNAMICCOMBO_V3":
-        pytest.skip("this ComfyUI has no dynamic combos")
-
-
 def test_the_nodes_defaults_are_those_of_the_methods(comfy):
     """Of every parameter of every method, and so are the ranges; vc_core's tests hold the command line to the same."""
-    skip_without_choices(comfy)
+    skip_without("combos with inputs of their own")
     sampler = comfy.classes["VideoCrafterKSampler"].INPUT_TYPES()["optional"]
     assert sampler["long_video"][1]["options"] == list(METHODS)
     options = comfy.classes["VideoCrafterLongVideo"].INPUT_TYPES()["required"]["method"][1]["options"]

@@ -8,19 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training import image_branch
+from training.image_branch import Reader
 from training.network import zero_outputs
-from vc_core.conditioning.image_encoder import ImageEncoder
-from vc_core.conditioning.image_tokens import Resampler
 from vc_core.conditioning.openclip import run_blocks
 from vc_core.conditioning.text_encoder import TextEncoder
 from vc_core.conditions import Conditioning
 from vc_core.network.attention import causal_mask, sdpa_attention
 from vc_core.network.unet import VideoUNet
-from vc_core.specs import ImageEncoderSpec, ModelSpec, ResamplerSpec
+from vc_core.specs import ModelSpec
 
 from .vocabulary import Vocabulary
-
-READER_WIDTH = 64
 
 
 class Network(nn.Module):
@@ -62,15 +60,11 @@ class Network(nn.Module):
         return out
 
 
-class ImageBranch(nn.Module):
+class ImageBranch(image_branch.ImageBranch):
     """Images b 3 h w, prepared by `image_encoder.preprocess` -> tokens b m d or b f m d."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        if not isinstance(spec.image_encoder, ImageEncoderSpec) or not isinstance(spec.image_tokens, ResamplerSpec):
-            raise ValueError(f"{spec.name} has no image encoder with a resampler")
-        self.encoder = ImageEncoder(replace(spec.image_encoder, vocab_size=1, context_length=1))
-        self.tokens = Resampler(spec.image_tokens)
+        super().__init__(spec, sdpa_attention)
 
     def forward(self, prepared: Tensor) -> Tensor:
         visual = self.encoder.model.visual
@@ -79,32 +73,6 @@ class ImageBranch(nn.Module):
         x = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding)
         out: Tensor = self.tokens(run_blocks(visual.transformer.resblocks, x))
         return out
-
-    def published_names(self) -> dict[str, Tensor]:
-        """The weights by the names of published files, without the text tensors that nothing uses."""
-        visual = {k: v for k, v in self.encoder.state_dict().items() if k not in self.encoder.optional}
-        named = {f"embedder.{key}": value for key, value in visual.items()}
-        return named | {f"image_proj_model.{key}": value for key, value in self.tokens.state_dict().items()}
-
-
-class Reader(nn.Module):
-    """Image tokens b m d -> latents b c h w: every place of the latent asks the tokens with a learned query."""
-
-    def __init__(self, token_width: int, channels: int, side: int) -> None:
-        super().__init__()
-        self.side = side
-        self.queries = nn.Parameter(torch.randn(1, side * side, READER_WIDTH))
-        self.keys = nn.Linear(token_width, READER_WIDTH)
-        self.values = nn.Linear(token_width, READER_WIDTH)
-        self.out = nn.Sequential(
-            nn.Linear(2 * READER_WIDTH, 4 * READER_WIDTH), nn.GELU(), nn.Linear(4 * READER_WIDTH, channels)
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        queries = self.queries.expand(len(tokens), -1, -1)
-        read = sdpa_attention(queries, self.keys(tokens), self.values(tokens), heads=4)
-        out: Tensor = self.out(torch.cat([read, queries], dim=-1))
-        return out.transpose(1, 2).unflatten(2, (self.side, self.side))
 
 
 class ReadingLesson(nn.Module):
@@ -115,7 +83,7 @@ class ReadingLesson(nn.Module):
         super().__init__()
         self.branch = ImageBranch(spec)
         side = spec.defaults.width // spec.autoencoder.downscale
-        self.reader = Reader(spec.unet.context_dim, spec.autoencoder.latent_channels, side)
+        self.reader = Reader(spec.unet.context_dim, spec.autoencoder.latent_channels, side, sdpa_attention)
 
     def forward(self, prepared: Tensor, latents: Tensor) -> Tensor:
         tokens = self.branch(prepared)

@@ -30,7 +30,7 @@ class Continue(Windowed):
     conflicts = {
         Feature.SOURCE: FROM_NOISE,
         Feature.MASK: FROM_NOISE,
-        Feature.END_IMAGE: "each clip continues the last frame of the one before and comes to no end image",
+        Feature.END_IMAGE: "each clip continues the last frame of the one before and cannot lead to an end image",
         Feature.LOOP: "each clip continues the last frame of the one before and never returns to the first",
         Feature.KEY_FRAMES: "each section between key frames is a clip of its own",
         Feature.ANALYTIC_INIT: "the statistics are those of one clip",

@@ -10,6 +10,7 @@ from . import (
     checkpoint,
     combine,
     conditioning,
+    controls,
     frames,
     ksampler,
     long,
@@ -43,6 +44,7 @@ class VideoCrafterExtension(ComfyExtension):
             frames,
             combine,
             analytic,
+            controls,
         )
         return [node for module in modules for node in module.NODES]
 

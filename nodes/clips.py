@@ -15,6 +15,7 @@ from ..vc_core.long.engine import Clip, Part, Program
 from ..vc_core.network.layers import to_clips, to_frames
 from ..vc_core.specs import Windows
 from .host import sampling
+from .host.controls import with_given_noise
 from .host.long import reused, with_reordered_noise
 from .host.model import PICTURES
 from .host.program import ProgramSampler
@@ -91,7 +92,7 @@ class ModelEngine:
         if noise is None:
             drawn = to_frames(Noise(clip.seed).draw((1, *start.transpose(0, 1).shape)))
         else:
-            model, drawn = with_reordered_noise(model, None), to_frames(noise)
+            model, drawn = with_given_noise(with_reordered_noise(model, None)), to_frames(noise)
         given = {name: self._of_clip(each, clip) for name, each in self.conditionings.items()}
         made = self._sample(model, self.sampler(self.share >= 1), given, drawn, start, mask, clip.seed)
         return to_clips(made, clip.frames)

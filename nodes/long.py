@@ -11,15 +11,17 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.conditioning import text_over_time
+from ..vc_core.control.table import check_each_section
 from ..vc_core.errors import UserError
+from ..vc_core.features import uses_of_controls, uses_of_model
 from ..vc_core.long import METHODS, Method, method_named
 from ..vc_core.long.method import Feature, OneClip, Parameter, Use, Video
 from ..vc_core.long.off import Off
 from ..vc_core.long.table import check, settled, with_eta
-from ..vc_core.long.video import model_uses
 from ..vc_core.specs import ModelSpec, UNetSpec, Windows
 from .frames import check_latents
 from .host.compat import advanced, aliases, choice
+from .host.controls import controls_of
 from .host.long import check_not_nested, with_freenoise
 from .host.model import EARLY_TEXT, PICTURES, check_text_frames
 from .host.sampling import first_level
@@ -248,6 +250,10 @@ def check_used(
     if not method.is_plain(frames):
         check_not_nested(model, f"long_video {method.name}")
     uses = _uses(conditionings, getattr(model.model, "spec", None))
+    controls = [given.control for given in controls_of(model.model_options)]
+    if Feature.KEY_FRAMES in uses:
+        check_each_section(controls)
+    uses.update(uses_of_controls(controls))
     if denoise < 1:
         uses[Feature.SOURCE] = Use(given=f"A denoise of {denoise:g}", cure="Set denoise to 1")
     if latent.get("noise_mask") is not None:
@@ -269,7 +275,7 @@ def _uses(conditionings: Mapping[str, Any], spec: ModelSpec | None) -> dict[Feat
         Feature.CONTROL: (control, Use(given="ControlNet", cure="Leave ControlNet out")),
     }
     used = {feature: use for feature, (is_used, use) in uses.items() if is_used}
-    return used if spec is None else {**model_uses(spec), **used}
+    return used if spec is None else {**uses_of_model(spec), **used}
 
 
 def check_texts(conditionings: Mapping[str, Any], frames: int) -> None:

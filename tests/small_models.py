@@ -13,6 +13,7 @@ from vc_core.checkpoint import METADATA_KEY, PARTS
 from vc_core.checkpoint.building import build_empty
 from vc_core.checkpoint.lora import GUIDANCE, _in_order
 from vc_core.denoising import NoiseSchedule
+from vc_core.network.adapters.motionctrl import POSE, PROJECTION, TrajectoryEncoder
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import (
     AutoencoderSpec,
@@ -112,6 +113,22 @@ def turbo_list(unet: UNetSpec, width: int = 12, seed: int = 3) -> list[torch.Ten
     for name, shape in _in_order(shapes, unet).items():
         items += low_rank((shape[0], width) if name == GUIDANCE else shape, generator)
     return items
+
+
+def motionctrl_weights(spec: ModelSpec, *, levels: tuple[int, ...] = (), seed: int = 1) -> dict[str, torch.Tensor]:
+    """MotionCtrl's added layers for a model, near the identity; with levels, a trajectory encoder as well."""
+    generator = torch.Generator().manual_seed(seed)
+    unet, made = VideoUNet(spec.unet, device="meta").state_dict(), {}
+    for name, tensor in unet.items():
+        block, found, _ = name.partition(".attn2.to_q.weight")
+        if found and unet[f"{block}.attn2.to_k.weight"].shape == tensor.shape:
+            width = tensor.shape[1]
+            change = 0.1 * torch.randn(width, width + POSE, generator=generator)
+            made[f"{block}{PROJECTION}.weight"] = torch.eye(width, width + POSE) + change
+            made[f"{block}{PROJECTION}.bias"] = torch.zeros(width)
+    for name, empty in TrajectoryEncoder(levels, 2, device="meta").state_dict().items() if levels else ():
+        made[f"omcm.{name}"] = 0.2 * torch.randn(empty.shape, generator=generator)
+    return made
 
 
 def low_rank(shape: tuple[int, ...], generator: torch.Generator, rank: int = 2) -> list[torch.Tensor]:

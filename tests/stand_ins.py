@@ -78,6 +78,7 @@ MADE = {
     "20 Video to video, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
     "21 Upscale and interpolate, VideoCrafter2 1024x640": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
     "22 Core KSampler, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
+    "26 Camera moves, MotionCtrl 256x256": (FRAMES, WIDTH, HEIGHT, 10),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""
 
@@ -96,6 +97,8 @@ def put(base: Base) -> None:
         if not boxed_file(name).is_file():
             small.save(spec, base.model("checkpoints", name))
     torch.save(small.turbo_list(small.TEXT_MODEL.unet), base.model("loras", LORA))
+    layers = small.motionctrl_weights(small.TEXT_MODEL, levels=(32, 64, 128))
+    torch.save({**small.state_dict(small.TEXT_MODEL), **layers}, base.model("checkpoints", "motionctrl.pth"))
     save_file(nearest_upscaler(), base.model("upscale_models", "RealESRGAN_x4plus.safetensors"))
     save_file(averaging_interpolator(), base.model("frame_interpolation", "film_net_fp16.safetensors"))
     Image.fromarray(_pattern(3)[0]).resize((117, 83)).save(base.input / "example.png")

@@ -154,10 +154,12 @@ class Branch:
 
     conditioning: the name of its conditioning: "positive", "negative", "image_only" or another.
     temporal: False keeps frames from attending to each other.
+    without: the names of the controls that do not act on it.
     """
 
     conditioning: str
     temporal: bool = True
+    without: frozenset[str] = frozenset()
 
 
 POSITIVE, NEGATIVE, IMAGE_ONLY = Branch("positive"), Branch("negative"), Branch("image_only")
@@ -182,6 +184,11 @@ class Evaluation:
     def temporal(self) -> bool:
         """Whether frames attend to each other."""
         return self.branches[0].temporal
+
+    @property
+    def without(self) -> frozenset[str]:
+        """The names of the controls that do not act, which are the same for all branches of a pass."""
+        return self.branches[0].without
 
     @property
     def left(self) -> int | None:

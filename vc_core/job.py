@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +16,8 @@ from .checkpoint import open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.statistics import read_statistics
 from .checks import check_ends, check_picture
+from .control.options import controls_of
+from .control.running import check_controls, scene_of
 from .denoising import AnalyticInit, NoiseSchedule
 from .errors import UserError
 from .frames.pixels import load_image
@@ -67,7 +69,7 @@ def checked(options: argparse.Namespace) -> Job:
     check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
     check_used(options, spec)
     ends = [load_image(path) for path in options.end_picture]
-    method, given = _chosen(options, spec)
+    method, given = _chosen(options, spec, checkpoint.parts)
     request = applied(method, given, spec)
     settings = request.settle(spec)
     unchanged = spec is checkpoint.spec
@@ -117,9 +119,15 @@ def _source(options: argparse.Namespace, shape: tuple[int, ...]) -> AnalyticInit
     return source
 
 
-def _chosen(options: argparse.Namespace, spec: ModelSpec) -> tuple[Method, Request]:
-    """The long-video method and the request. Raises UserError where the method does not support the other options."""
+def _chosen(options: argparse.Namespace, spec: ModelSpec, parts: tuple[str, ...]) -> tuple[Method, Request]:
+    """The long-video method and the request. Raises UserError where the method or the controls do not support the other
+    options. parts: those in the model's file."""
     method, request = long_of(options), request_of(options, spec)
+    settings = request.settle(spec)
+    request = replace(request, controls=controls_of(options, settings))
+    count = len(settings.sampling.levels(NoiseSchedule.from_spec(spec.diffusion).until(request.start)))
+    scene = scene_of(spec, request, settings, (options.prompt, *request.then), count - 1)
+    check_controls(request, scene, _uses(options), parts)
     if is_row(options) and options.analytic_init is not None:
         raise UserError("--analytic-init is not supported with a row of key frames. Give one --end-picture.")
     check_method(method, request, spec, _uses(options), "--long")

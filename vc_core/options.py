@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from .checkpoint import AUTO, DTYPES
+from .control.options import add_control_options
 from .denoising import SAMPLERS, Sampling
 from .denoising.caching import QUALITIES
 from .errors import UserError
@@ -67,6 +68,7 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     _add_what(parser.add_argument_group("what to make (the model's own default where none is given)"))
     _add_long(parser.add_argument_group("long videos"))
     _add_how(parser.add_argument_group("how to sample (the model's own default where none is given)"))
+    add_control_options(parser)
     machine = parser.add_argument_group("where to compute")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine.add_argument(

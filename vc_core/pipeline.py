@@ -12,7 +12,8 @@ frames = crafter.generate("a boat on the sea", request=Request(seed=7))   # f h 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -26,10 +27,15 @@ from .checkpoint.lora import with_loras
 from .checks import check_compiler, check_ends, check_picture, checked_pixels
 from .conditioning import text_over_time, tokens_for_frames, tokens_of_images
 from .conditions import SINGLE, Conditioning, Evaluation
+from .control.attachment import NOTHING, Attachment
+from .control.control import Control
+from .control.networks import Networks
+from .control.running import attach, check_controls, network_of, scene_of
 from .denoising import AnalyticInit, Level, Model, Noise, NoiseSchedule, NoiseSource, Source, Step, sample
 from .denoising.caching import SHALLOW, Cache, step_cache
 from .denoising.freenoise import with_motion_injection
 from .denoising.windows import windowed
+from .features import uses_of_start
 from .frames.fitting import Fit, fit, fit_ends, image_latent
 from .frames.pixels import to_network, to_unit
 from .network.adapter import Adapter, Recording
@@ -49,6 +55,7 @@ class VideoCrafter:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.adapters: tuple[Adapter, ...] = ()  # of every pass, in this order
+        self.networks = Networks(parts.added, parts.device, parts.dtype)  # of controls
         self.compiled = False
         self.graphs = True  # whether passes are replayed where that is possible, see `replay`
 
@@ -94,6 +101,7 @@ class VideoCrafter:
         source: Source | AnalyticInit | None = None,
         on_step: Callable[[Step], None] | None = None,
         end_image: Tensor | None = None,
+        controls: Sequence[Control] = (),
     ) -> Tensor:
         """The frames of one video, f h w 3 in 0..1.
 
@@ -102,7 +110,10 @@ class VideoCrafter:
             videos, for a start with their mean and variance.
         on_step: called after each step, for progress and previews; what it raises stops the run.
         end_image: as `image`, what the last frame shows; for models that continue an image.
+        controls: of camera, tracks, style and others, see `control`; they follow those of the request.
         """
+        if controls:
+            request = replace(request, controls=(*request.controls, *controls))
         latents = torch.empty(0)
         for step in self.steps(prompt, image, request=request, source=source, end_image=end_image):
             latents = step.x
@@ -124,44 +135,82 @@ class VideoCrafter:
         """The denoising steps of `generate`. Everything given is checked before this returns. `noise` replaces the
         noise of the request's seed in the latents, and is used as it is: windows do not reorder it. The latent of an
         image is still drawn from the seed, before anything else."""
-        spec, schedule = self.parts.spec, self.schedule(request)
-        settings = request.settle(spec)
-        encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
-        check_picture(spec, given=image is not None, encoder=encoder)
+        prompts, seeded, concat = (prompt, *request.then), Noise(request.seed), None
+        settings = self._checked(prompts, image, request, source, end_image)
+        levels = settings.sampling.levels(self.schedule(request))
         self.unet.budget.restart()
-        check_ends(spec, wanted=end_image is not None, loop=request.loop)
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
-        seeded = Noise(request.seed)
-        levels = settings.sampling.levels(schedule)  # a count of steps that cannot be spaced is refused here
-        concat = None
-        if image is not None and spec.continues_images:
+        if image is not None and self.parts.spec.continues_images:
             image, *ends = self._fitted(image, end_image, request, settings)
             drawn = None if request.sharp else seeded
             concat = self.ends(image, settings.frames, *ends, loop=request.loop, noise=drawn)
-        conditionings = self.conditionings((prompt, *request.then), image, request, settings, concat)
-        replay = self.replay() if len(levels) > WORTH_RECORDING else None
+        conditionings = self.conditionings(prompts, image, request, settings, concat)
+        crafter, attachment = self.controlled(prompts, request, settings, conditionings)
+        guidance = attachment.guidance(sampling.guidance)
+        if not set(guidance.conditionings) <= set(conditionings):
+            settings = replace(settings, sampling=replace(sampling, guidance=guidance))
+            conditionings = self.conditionings(prompts, image, request, settings, concat)
+        replay = crafter.replay() if len(levels) > WORTH_RECORDING else None
         steps = sample(
-            self._model(request, settings, levels, replay),
-            schedule,
+            crafter._model(request, settings, levels, replay),
+            self.schedule(request),
             conditionings,
             noise=seeded if noise is None else noise,
-            shape=None if source else settings.shape(spec),
+            shape=None if source else settings.shape(self.parts.spec),
             source=source,
-            settings=replace(sampling, together=self._together(request, settings, len(conditionings))),
+            settings=replace(sampling, guidance=guidance, together=self._together(request, settings, conditionings)),
+            begin=attachment.begin(request.seed) if noise is None else None,
         )
         return released(steps, replay)
+
+    def _checked(
+        self,
+        prompts: Sequence[str],
+        image: Tensor | None,
+        request: Request,
+        source: Source | AnalyticInit | None,
+        end_image: Tensor | None,
+    ) -> Settings:
+        """The settings of a request. Raises UserError for what cannot be made, before work starts."""
+        spec = self.parts.spec
+        settings = request.settle(spec)
+        encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
+        check_picture(spec, given=image is not None, encoder=encoder)
+        check_ends(spec, wanted=end_image is not None, loop=request.loop)
+        count = len(settings.sampling.levels(self.schedule(request)))  # one that cannot be spaced is refused here
+        scene = scene_of(spec, request, settings, prompts, count - 1)
+        check_controls(request, scene, uses_of_start(source, end_image), tuple(self.parts.added))
+        return settings
+
+    def controlled(
+        self, prompts: Sequence[str], request: Request, settings: Settings, conditionings: Mapping[str, Conditioning]
+    ) -> tuple[VideoCrafter, Attachment]:
+        """This model with the adapters of the controls of a request, and all that they add to a run. conditionings: of
+        the run."""
+        if not request.controls:
+            return self, NOTHING
+        steps = len(settings.sampling.levels(self.schedule(request))) - 1
+        scene = scene_of(self.parts.spec, request, settings, prompts, steps)
+        attachment = attach(request.controls, self.networks, self.parts, scene, conditionings)
+        out = copy(self)
+        out.adapters = (*self.adapters, *attachment.adapters)
+        unet = network_of(self.unet, request.controls, self.networks)
+        if unet is not self.unet:
+            out.parts = replace(self.parts, unet=unet)
+            out.compiled = False  # the changed network runs as it is
+        return out, attachment
 
     def _fitted(self, first: Tensor, last: Tensor | None, request: Request, settings: Settings) -> list[Tensor]:
         """The images of a clip's ends at its size."""
         given = [first] if last is None else [first, last]
         return [fit(each, settings.height, settings.width, request.fit) for each in given]
 
-    def _together(self, request: Request, settings: Settings, count: int) -> bool:
-        """Whether the `count` branches of a step share a pass: as requested, or where they fit together."""
+    def _together(self, request: Request, settings: Settings, conditionings: Mapping[str, Conditioning]) -> bool:
+        """Whether the branches of a step share a pass: as requested, or where they fit together."""
         if request.together is not None:
             return request.together
         shape = settings.shape(self.parts.spec)
-        return self.fits_together(request.frames_at_once(settings.frames) * math.prod(shape[3:]), count)
+        return self.fits_together(request.frames_at_once(settings.frames) * math.prod(shape[3:]), len(conditionings))
 
     def _model(self, request: Request, settings: Settings, levels: Sequence[Level], replay: Replay | None) -> Model:
         """The model of a run, with its caches and windows."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from .control.options import described
 from .pipeline import Request
 from .specs import ModelSpec
 
@@ -28,7 +29,10 @@ def recipe(spec: ModelSpec, prompt: str, request: Request, **more: Any) -> dict[
         motion=settings.motion,
         sampling=replace(sampling, spacing=spacing),
     )
-    return {"model": spec.name, "prompt": prompt, **asdict(settled), **more}
+    found = asdict(replace(settled, controls=()))
+    controls = [described(control) for control in request.controls]
+    found = {**found, "controls": controls} if controls else {k: v for k, v in found.items() if k != "controls"}
+    return {"model": spec.name, "prompt": prompt, **found, **more}
 
 
 def tags(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .checks import check_ends, check_settings, check_side
 from .denoising import Guidance, Sampling
@@ -13,6 +13,9 @@ from .denoising.windows import ContextWindows
 from .errors import UserError
 from .frames.fitting import Fit
 from .specs import ModelSpec, Windows
+
+if TYPE_CHECKING:
+    from .control import Control
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Request:
     windows: temporal attention in windows and rescheduled noise (FreeNoise, with eta 0 as published; or FreeLong).
     context: windows of whole model calls instead, see `denoising.windows`. `long` has all methods.
     then: prompts that follow the first one over time, each blending into the next.
+
+    controls: of camera, tracks, style and others, see `control`; they act in this order.
     """
 
     negative: str = ""
@@ -64,6 +69,7 @@ class Request:
     windows: Windows | None = None
     context: ContextWindows | None = None
     then: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
 
     @property
     def reordered(self) -> Windows | None:

@@ -49,6 +49,12 @@ def choice(name: str, options: Mapping[str, Sequence[Any]], *, tooltip: str) -> 
     return dynamic.Input(name, options=found, tooltip=tooltip)
 
 
+def either(widget: Any, *types: str) -> Any:
+    """An input with a widget that also takes connections of other types; before ComfyUI had such inputs, the widget."""
+    kind = getattr(io, "MultiType", None)
+    return widget if kind is None else kind.Input(widget, [io.Custom(name) for name in types])
+
+
 def is_dynamic(patcher: Any) -> bool:
     """Whether the patcher moves and casts each weight when its layer runs (dynamic VRAM, ComfyUI 0.30 and later)."""
     ask: Callable[[], bool] | None = getattr(patcher, "is_dynamic", None)

@@ -38,7 +38,8 @@ class StepRun:
             self.level, self.step = level, step_index(self.starts, level)
             self.numbers.clear()
         window = getattr(options.get("context_window"), "index_list", None)
-        where = (None if window is None else tuple(window), branches_of(options)[0].temporal)
+        branch = branches_of(options)[0]
+        where = (None if window is None else tuple(window), branch.temporal, branch.without)
         names: list[Hashable] = list(options.get("uuids") or range(clips))
         self.keys = [(name, where, self._number((name, where))) for name in names]
         found = [self.cache.get(key, self.step) for key in self.keys]

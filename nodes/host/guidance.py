@@ -25,7 +25,7 @@ def with_combination(model: Any, combination: Combination) -> Any:
     if not changed and not combination.rules:
         return model
     model = model.clone()
-    model.set_model_sampler_post_cfg_function(partial(_after_cfg, terms=changed, rules=combination.rules))
+    model.set_model_sampler_post_cfg_function(partial(after_cfg, terms=changed, rules=combination.rules))
     return model
 
 
@@ -80,14 +80,17 @@ def _is_changed(branch: Branch) -> bool:
     return branch != Branch(branch.conditioning)
 
 
-def _after_cfg(arguments: dict[str, Any], terms: Sequence[Term], rules: Sequence[Rule]) -> Tensor:
+def after_cfg(arguments: dict[str, Any], terms: Sequence[Term], rules: Sequence[Rule]) -> Tensor:
     """ComfyUI's function for what follows classifier-free guidance. Terms are the same of denoised latents as of what
     the network predicts; rules are not, so those see its predictions."""
     out: Tensor = arguments["denoised"]
     conditional: Tensor = arguments["cond_denoised"]
     if terms:
         conds = {POSITIVE.conditioning: arguments["cond"], NEGATIVE.conditioning: arguments["uncond"]}
-        out = summed(out, terms, _predictions(arguments, Combination(terms=tuple(terms)).branches, conds))
+        found = _predictions(arguments, Combination(terms=tuple(terms)).branches, conds)
+        varies = any(term.course is not None for term in terms)
+        timestep = arguments["model"].model_sampling.timestep(arguments["sigma"]) if varies else None
+        out = summed(out, terms, found, timestep)
     if out is not conditional:
         for rule in rules:
             out = _in_network_terms(arguments, rule, out, conditional)

@@ -84,7 +84,7 @@ def _grown(model: Any, width: int) -> Any:
     grown.diffusion_model.load_state_dict(weights, strict=True, assign=True)
     grown.diffusion_model.requires_grad_(False)
     grown.device = old.device
-    grown.image_tokens = old.image_tokens
+    grown.image_tokens, grown.checkpoint = old.image_tokens, old.checkpoint
     out = type(model)(grown, load_device=model.load_device, offload_device=model.offload_device)
     out.patches = {key: list(value) for key, value in model.patches.items()}
     out.patches_uuid = model.patches_uuid

@@ -117,6 +117,7 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         self.spec = config.spec
         self.model_sampling = model_sampling(config)
         self.image_tokens: ImageTokens | None = None
+        self.checkpoint: Checkpoint | None = None  # of a file that also holds the weights of controls
         self.temporal = temporal_prefixes(self)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -311,6 +312,8 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable
         model.to(offload)
     if "image_tokens" in checkpoint.parts:
         model.image_tokens = ImageTokens(checkpoint)
+    if checkpoint.detection.others:
+        model.checkpoint = checkpoint
     return animate(keep_tables(patcher))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,8 +37,19 @@ CONTEXT = "videocrafter_context"
 HANDLER = "context_handler"
 """Where ComfyUI keeps its context windows, in `model_options`."""
 
+ATTACHED = "videocrafter_attached"
+"""What the controls of a run add to its passes (`Acting`), in `transformer_options`."""
+
 EACH_LEVEL = "videocrafter_each_level"
 """Set in `transformer_options` where every frame has its own noise level."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Acting:
+    """The adapters of the passes of a run, and whether they ask for the number of the step."""
+
+    adapters: tuple[Adapter, ...]
+    wants_step: bool
 
 
 class NativeUNet(VideoUNet):
@@ -160,8 +171,13 @@ def _keep(run: StepRun, keep: tuple[KeepDeep, ...]) -> None:
 
 
 def _evaluation(options: dict[str, Any], *, steps: bool) -> Evaluation:
-    """Which evaluation of the network this is, with the number of the step where `steps` asks for it."""
-    evaluation = Evaluation(branches=branches_of(options))
+    """Which evaluation of the network this is, with the number of the step where `steps` or a control asks for it, and
+    for controls with the frames of ComfyUI's own windows."""
+    evaluation, acting = Evaluation(branches=branches_of(options)), _acting(options)
+    if acting is not None:
+        index = getattr(options.get("context_window"), "index_list", None)
+        evaluation = replace(evaluation, window=None if index is None else tuple(index))
+        steps = steps or acting.wants_step
     if not steps:
         return evaluation
     step, count = _step_of(options)
@@ -171,9 +187,17 @@ def _evaluation(options: dict[str, Any], *, steps: bool) -> Evaluation:
 def _host_adapters(
     control: Any, options: dict[str, Any], network: VideoUNet, call: dict[str, Tensor]
 ) -> tuple[Adapter, ...]:
-    """What ComfyUI does inside of a pass."""
+    """What controls and ComfyUI do inside of a pass."""
+    acting = _acting(options)
     patches = CorePatches(options, width=network.spec.model_channels, call=call)
-    return (ControlResiduals(control), patches) if control else (patches,)
+    host: tuple[Adapter, ...] = (ControlResiduals(control), patches) if control else (patches,)
+    return host if acting is None else (*acting.adapters, *host)
+
+
+def _acting(options: dict[str, Any]) -> Acting | None:
+    """What the controls of a run add to its passes, if it has any."""
+    found: Acting | None = options.get(ATTACHED)
+    return found
 
 
 def _conditioning(

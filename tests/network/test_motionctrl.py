@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from golden_models import unet_spec
+from torch import Tensor, nn
 
 from golden_cases import COMMITTED, cases, load, relative_error
+from vc_core.checkpoint import detect
+from vc_core.checkpoint.parts.motionctrl import MOTIONCTRL
 from vc_core.conditions import Conditioning, Evaluation
 from vc_core.errors import UserError
 from vc_core.network.adapter import Adapter
-from vc_core.network.adapters.motionctrl import CameraPoses, CameraProjections, TrajectoryFeatures
+from vc_core.network.adapters.motionctrl import CameraPoses, MotionCtrlNetwork, TrajectoryFeatures
+from vc_core.network.attention import sdpa_attention
 from vc_core.network.call import Pass
 from vc_core.network.unet import VideoUNet
 
@@ -24,7 +28,16 @@ def network(path: Path) -> tuple:
     info, weights, t = load(path)
     model = VideoUNet(unet_spec(info["config"]), device="meta").eval()
     model.load_state_dict({key: value for key, value in weights.items() if "cc_projection" not in key}, assign=True)
-    return model, CameraProjections(weights), info, t
+    return model, projections_of(weights), info, t
+
+
+def projections_of(weights: dict[str, Tensor]) -> dict[str, nn.Module]:
+    """The layers for camera poses of a network's weights."""
+    found = detect({key: value for key, value in weights.items() if "cc_projection" in key})
+    network = MOTIONCTRL.build(found.part_spec("motionctrl"), nn, sdpa_attention)
+    assert isinstance(network, MotionCtrlNetwork)
+    network.load_state_dict(found.contents.parts["motionctrl"], assign=True)
+    return network.projections
 
 
 @pytest.mark.golden
@@ -80,5 +93,5 @@ def test_poses_that_do_not_fit_are_refused_with_the_cure(case: tuple) -> None:
     text = Conditioning(t["pose_f16/in/context"].float())
     with pytest.raises(UserError, match=r"poses for 3 frames, but the clip has 16. Give one pose for each frame"):
         model(t["pose_f16/in/x"].float(), t["pose_f16/in/timesteps"], text, run)
-    with pytest.raises(UserError, match="no layers for camera poses"):
-        CameraProjections(model.state_dict())
+    with pytest.raises(UserError, match="nothing in it is recognised"):
+        projections_of(model.state_dict())

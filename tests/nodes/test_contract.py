@@ -48,7 +48,7 @@ def _settled(node):
         options = spec[1].get("options")
         if name in FILE_LISTS:
             spec[1]["options"] = "files"
-        elif name == "statistics":
+        elif name in ("statistics", "file"):
             spec[1]["options"] = [*options[:1], "files"]
         elif name == "sampler_name":
             spec[1]["options"] = [*options[:2], "the host's"]
@@ -84,8 +84,11 @@ def test_everything_is_explained(comfy):
 
 
 def test_ids_are_literals_that_scanners_can_read(comfy):
+    """All but those of controls, which are the titles of their records."""
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
-    assert set(re.findall(r'node_id="(\w+)"', source)) == set(comfy.ours)
+    controls = {node.__name__ for node in comfy.module("nodes.controls").NODES}
+    assert set(re.findall(r'node_id="(\w+)"', source)) | controls == set(comfy.ours)
+    assert all(re.fullmatch(r"VideoCrafter[A-Z]\w+", name) for name in controls)
 
 
 @pytest.mark.parametrize("name", ["VideoCrafterKSampler", "VideoCrafterSampler"])

@@ -178,12 +178,14 @@ def test_files_to_fetch_are_linked_and_named(file):
         for node in workflow["nodes"]
         if node["type"] != "MarkdownNote"
         for value in node.get("widgets_values", [])
-        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors", ".pt"))
+        if isinstance(value, str) and value.endswith((".ckpt", ".safetensors", ".pt", ".pth"))
         if not stand_ins.boxed_file(value).is_file()
     ]
     assert sorted(chosen) == sorted(model["name"] for model in models(workflow))
     for model in models(workflow):
-        assert re.fullmatch(r"https://huggingface\.co/[^/]+/[^/]+/resolve/main/.+\.(ckpt|safetensors|pt)", model["url"])
+        assert re.fullmatch(
+            r"https://huggingface\.co/[^/]+/[^/]+/resolve/main/.+\.(ckpt|safetensors|pth?)", model["url"]
+        )
         line = next(line for line in note.splitlines() if f"[{model['name']}]" in line)
         assert model["url"].replace("/resolve/", "/blob/") in line
         assert f"ComfyUI/models/{model['directory']}" in line

@@ -67,8 +67,9 @@ def _check_slots(node, described, inputs, saved_by_this_host):
 
 
 def _is_socket(spec):
-    kind = spec[0]
-    return isinstance(kind, str) and kind not in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+    """Whether an input has no widget; one of several types has one if the first type does."""
+    widgets = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+    return isinstance(spec[0], str) and spec[0].split(",")[0] not in widgets
 
 
 def _check_value(kind, widget, value, inputs):

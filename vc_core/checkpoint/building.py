@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from os import PathLike
 from types import ModuleType
@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..network.attention import Attention, sdpa_attention
 from ..network.unet import VideoUNet
 from ..specs import ModelSpec
-from .detection import AUTO, Detection, detect_contents
+from .detection import AUTO, IN_MODEL, Detection, detect_contents
 from .foreign import some
 from .keys import Contents, sort_tensors
 from .parts import PARTS, Part, Shapes
@@ -183,7 +183,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A loaded model; a part is None where the file lacks it. `dtype` is that in which the UNet computes."""
+    """A loaded model; a part is None where the file lacks it. `dtype` is that in which the UNet computes. `added` holds
+    the networks of parts that controls add to a UNet, by name."""
 
     spec: ModelSpec
     schedule: NoiseSchedule
@@ -194,6 +195,7 @@ class Parts:
     text_encoder: TextEncoder | None = None
     image_encoder: ImageEncoder | None = None
     image_tokens: Resampler | LinearTokens | None = None
+    added: Mapping[str, nn.Module] = field(default_factory=dict)
     title: str = ""
     notes: tuple[str, ...] = ()
 
@@ -265,14 +267,14 @@ def load(
     """
     kind = torch_dtype(dtype)
     checkpoint = open_checkpoint(path, preset=preset)
-    parts: dict[str, Any] = {
-        part: checkpoint.build(part, device=device, dtype=kind, attention=attention) for part in checkpoint.parts
-    }
+    built = {part: checkpoint.build(part, device=device, dtype=kind, attention=attention) for part in checkpoint.parts}
+    parts: dict[str, Any] = {part: module for part, module in built.items() if part in IN_MODEL}
     return Parts(
         checkpoint.spec,
         checkpoint.schedule(),
         torch.device(device),
         parts["unet"].time_embed[0].weight.dtype if "unet" in parts else kind or torch.float32,
+        added={part: module for part, module in built.items() if part not in IN_MODEL},
         title=checkpoint.detection.title,
         notes=checkpoint.detection.notes,
         **parts,

@@ -36,18 +36,12 @@ def context_width(shapes: Shapes) -> int | None:
 
 _CHECKPOINTS = "Load it with ComfyUI's own Load Checkpoint node"
 _LORA = "Load it with a LoRA loader, after the model"
-_NOT_SUPPORTED = "This version runs VideoCrafter, DynamiCrafter, ToonCrafter and T2V-Turbo"
 
 RULES = (
     Rule(
         "a LoRA (small changes to a model, not a model)",
         _LORA,
         lambda s: _has(s, "lora_up.", "lora_down.", "lora_A", "lora_B", ".lora.", "hada_w1", "lokr_w1"),
-    ),
-    Rule(
-        "MotionCtrl (camera or object trajectories on VideoCrafter)",
-        _NOT_SUPPORTED,
-        lambda s: _has(s, "cc_projection.", "omcm"),
     ),
     Rule(
         "an AnimateDiff motion module",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .parts import PARTS, Shapes
+from .parts import PARTS, Part, Shapes
 
 SCHEDULE = (
     "betas",
@@ -46,6 +46,8 @@ IGNORED = tuple(
 inference: listed, then ignored."""
 
 PREFIXED = tuple(part for part in PARTS.values() if part.prefix)
+ADDED = tuple(part for part in PARTS.values() if part.inside is not None or part.beside)
+"""Parts that are added to a UNet, which have the tensors among its own that they claim."""
 LAYOUTS = sorted(
     ((part, layout) for part in PARTS.values() for layout in part.layouts), key=lambda pair: pair[1].shape is None
 )
@@ -81,17 +83,30 @@ def sort_tensors(tensors: Mapping[str, Tensor], left_over: Iterable[str] = ()) -
     ignored = list(left_over)
     bare: dict[str, Tensor] = {}
     for name, tensor in unwrap_names(tensors).items():
-        part = next((part for part in PREFIXED if name.startswith(part.prefix)), None)
+        found = _placed(name)
         if any(pattern.match(name) for pattern in IGNORED):
             ignored.append(name)
-        elif part is not None:
-            parts.setdefault(part.name, {})[part.published(name.removeprefix(part.prefix))] = tensor
+        elif found is not None:
+            part, ours = found
+            parts.setdefault(part.name, {})[ours] = tensor
         elif name in SCHEDULE:
             schedule[name] = tensor
         else:
             bare[name] = tensor
     unknown = _sort_bare(bare, parts)
     return Contents(parts, schedule, tuple(ignored), unknown)
+
+
+def _placed(name: str) -> tuple[Part, str] | None:
+    """The part that a tensor belongs to by its name in the file, and our name; None where the name does not say."""
+    for part in ADDED:
+        ours = part.added(name)
+        if ours is not None:
+            return part, ours
+    for part in PREFIXED:
+        if name.startswith(part.prefix):
+            return part, part.published(name.removeprefix(part.prefix))
+    return None
 
 
 def unwrap_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

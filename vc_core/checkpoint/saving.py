@@ -135,10 +135,9 @@ def _planned(checkpoint: Checkpoint, target: Path, split: bool, dtype: torch.dty
 
 def _entries(checkpoint: Checkpoint, part: Part, dtype: torch.dtype | None, *, bare: bool = False) -> list[_Entry]:
     """The tensors of a part, by their published names or, `bare`, by those that other programs expect."""
-    prefix, cut = ("", part.cut or "") if bare else (part.prefix, "")
     return [
         _Entry(
-            prefix + name.removeprefix(cut),
+            name.removeprefix(part.cut or "") if bare else part.in_file(name),
             part.name,
             name,
             tensor,

@@ -49,14 +49,24 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Term:
-    """weight * (prediction of `toward` - prediction of `away`)"""
+    """weight * course(timestep) * (prediction of `toward` - prediction of `away`)
+
+    course: a factor for each timestep, of the shape that it is given; None is 1 throughout.
+    """
 
     weight: float
     toward: Branch
     away: Branch
+    course: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, predictions: Mapping[Branch, Tensor]) -> Tensor:
-        return self.weight * (predictions[self.toward] - predictions[self.away])
+    def __call__(self, predictions: Mapping[Branch, Tensor], timestep: Tensor | None = None) -> Tensor:
+        """timestep: of each row of the predictions, or b f; for terms with a course."""
+        change = self.weight * (predictions[self.toward] - predictions[self.away])
+        if self.course is None or timestep is None:
+            return change
+        factor = self.course(timestep).to(change)
+        each_frame = factor.ndim == 2
+        return change * (factor[:, None, :, None, None] if each_frame else factor.view(-1, *[1] * (change.ndim - 1)))
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -83,26 +93,28 @@ class Combination:
         base + 1 * (a - base) + 1 * (positive - a) = positive."""
         reached = self.base
         for count, term in enumerate(self.terms, start=1):
-            if term.weight != 1 or term.away != reached:
+            if term.weight != 1 or term.away != reached or term.course is not None:
                 break
             reached = term.toward
             if reached == POSITIVE:
                 return replace(self, base=POSITIVE, terms=self.terms[count:])
         return self
 
-    def __call__(self, predictions: Mapping[Branch, Tensor]) -> Tensor:
+    def __call__(self, predictions: Mapping[Branch, Tensor], timestep: Tensor | None = None) -> Tensor:
         """The guided prediction of those of all `branches`, b c f h w. Without terms there is nothing to change, and
-        the rules are left out."""
-        combined = summed(predictions[self.base], self.terms, predictions)
+        the rules are left out. timestep: of the predictions, for terms with a course."""
+        combined = summed(predictions[self.base], self.terms, predictions, timestep)
         for rule in self.rules if self.terms else ():
             combined = rule(combined, predictions[POSITIVE])
         return combined
 
 
-def summed(base: Tensor, terms: Iterable[Term], predictions: Mapping[Branch, Tensor]) -> Tensor:
+def summed(
+    base: Tensor, terms: Iterable[Term], predictions: Mapping[Branch, Tensor], timestep: Tensor | None = None
+) -> Tensor:
     """base + the sum of the terms"""
     for term in terms:
-        base = base + term(predictions)
+        base = base + term(predictions, timestep)
     return base
 
 
@@ -127,6 +139,8 @@ class Guidance:
     rescale: float = 0.0
     temporal: float = 0.0
     image_scale: float | None = None
+    terms: tuple[Term, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale >= 0):
@@ -148,7 +162,7 @@ class Guidance:
         if self.temporal:
             terms.append(Term(self.temporal, POSITIVE, FROZEN))
         rules = (partial(rescale, amount=self.rescale),) if self.rescale else ()
-        return Combination(NEGATIVE, tuple(terms), rules)
+        return Combination(NEGATIVE, (*terms, *self.terms), (*rules, *self.rules))
 
     @property
     def conditionings(self) -> tuple[str, ...]:
@@ -199,7 +213,7 @@ def guide(
             out = model(x, timestep, conditioning, replace(evaluation, branches=branches)).to(x.dtype)
             found.update(zip(branches, out.chunk(len(branches)), strict=True))
             _keep(cache, branches[0], evaluation, found)
-        return combination(found)
+        return combination(found, timestep)
 
     return predict
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,10 +79,12 @@ def sample(
     shape: Sequence[int] | None = None,
     source: Source | AnalyticInit | None = None,
     settings: Sampling = Sampling(),
+    begin: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Step]:
     """Denoise from noise of a `shape` (b c f h w), or from a `source`; exactly one of the two is given.
 
     conditionings: by name, "positive" and what the guidance needs, see `Guidance.conditionings`.
+    begin: changes the first noise, b c f h w.
 
     Yields after each step; `x` of the last step is the result. Latents are float32, on the device of the conditioning.
     All inputs are checked before this returns; nothing runs before the first step is asked for. Raises UserError for
@@ -103,6 +105,8 @@ def sample(
         drawn = noise.draw(shape, positive.text.device, torch.float32)
         if settings.windows is not None:
             drawn = rescheduled(drawn, settings.windows, noise)
+        if begin is not None:
+            drawn = begin(drawn)
         x, left = start(levels, drawn, source)
         sampler = partial(SAMPLERS[settings.sampler], levels=left, noise=noise, eta=settings.eta)
         for step in steps_of(sampler, denoise, x, left, _masked(source, drawn)):

@@ -34,6 +34,7 @@ class Continue(Windowed):
         Feature.LOOP: "each clip continues the last frame of the one before and never returns to the first",
         Feature.KEY_FRAMES: "each section between key frames is a clip of its own",
         Feature.ANALYTIC_INIT: "the statistics are those of one clip",
+        Feature.TIMED_CONTROL: "each clip would begin again with the first frame's value",
     }
 
     overlap: int = field(

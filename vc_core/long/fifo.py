@@ -39,6 +39,7 @@ class Fifo(Windowed):
         Feature.CACHE: f"{IN_THE_QUEUE}, so that no pass is like the one before",
         Feature.FRAME_TEXTS: "its windows move through the video",
         Feature.CONTROL: "its windows move through the video, and each hint belongs to a frame",
+        Feature.TIMED_CONTROL: "its windows move through the video, and each value belongs to a frame",
     }
 
     partitions: int = field(

@@ -9,41 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
 from ..denoising import Level
 from ..denoising.freeinit import check_first
 from ..denoising.windows import ContextWindows
 from ..errors import UserError
+from ..features import Feature, Use
 from ..specs import ModelSpec, Windows
 from .engine import Engine, Part
 from .rounds import in_rounds
 
-
-class Feature(Enum):
-    """What a video may use besides its method."""
-
-    SOURCE = "a video to start from"
-    MASK = "a noise mask"
-    END_IMAGE = "an end image"
-    LOOP = "a loop"
-    KEY_FRAMES = "key frames"
-    ANALYTIC_INIT = "statistics of the first noise"
-    CONTINUING_MODEL = "a model that continues an image"
-    MOTION_MODEL = "a model with motion guidance"
-    IMAGE_SCALE = "a guidance scale for the image"
-    CACHE = "a cache"
-    FRAME_TEXTS = "a text for each frame"
-    CONTROL = "ControlNet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Use:
-    """A feature in the words of the front end, for messages: what was given, and how to do without."""
-
-    given: str
-    cure: str
+__all__ = ["Feature", "Method", "OneClip", "Parameter", "Strided", "Use", "Video", "Windowed", "about"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..errors import UserError
+from ..features import refuse_uses
 from .co_denoising import CoDenoising
 from .continuing import Continue
 from .fifo import Fifo
 from .freelong import FreeLong
 from .freenoise import FreeNoise
 from .loop import Loop
-from .method import Feature, Method, OneClip, Parameter, Use, Video
+from .method import Method, OneClip, Parameter, Video
 from .off import Off
 from .windows import OverlappingWindows
 from .windows_fast import ShiftedWindows
@@ -50,17 +49,11 @@ def check(method: Method, video: Video) -> None:
     if not method.is_plain(video.frames):
         others = [name for name, other in METHODS.items() if not other.conflicts.keys() & video.uses.keys()]
         cure = f"use {', '.join(others)}"
-        _refuse(f"{video.option} {method.name}", method.conflicts, video.uses, cure)
+        refuse_uses(f"{video.option} {method.name}", method.conflicts, video.uses, cure)
     if isinstance(method, OneClip) and method.free_init:
         cure = f"set {video.rounds_option} to 0"
-        _refuse(video.rounds_option, method.round_conflicts, video.uses, cure)
+        refuse_uses(video.rounds_option, method.round_conflicts, video.uses, cure)
     method.check(video)
-
-
-def _refuse(what: str, conflicts: Mapping[Feature, str], uses: Mapping[Feature, Use], cure: str) -> None:
-    for feature, use in uses.items():
-        if feature in conflicts:
-            raise UserError(f"{use.given} is not supported with {what}: {conflicts[feature]}. {use.cure}, or {cure}.")
 
 
 def with_eta(eta: float) -> list[str]:

@@ -12,11 +12,13 @@ from itertools import islice
 from torch import Tensor
 
 from ..checks import check_ends
+from ..control.table import check_each_section
 from ..denoising import AnalyticInit, Level, Noise, NoiseSchedule, Sampling, Source, Step
 from ..denoising.fifo import Estimator, estimator
 from ..denoising.freeinit import GivenStart
 from ..denoising.windows import ContextWindows
 from ..errors import UserError
+from ..features import Feature, Use, uses_of_model, uses_of_request, uses_of_start
 from ..frames.fitting import fit
 from ..network.replay import Replay
 from ..pipeline import Request, VideoCrafter, released
@@ -25,7 +27,7 @@ from ..specs import ModelSpec, Windows
 from .engine import Clip, Part, Program
 from .freenoise import FreeNoise
 from .keyframes import KeyFrames, pairs
-from .method import Feature, Method, Use, Video
+from .method import Method, Video
 from .table import check, settled
 
 OnStep = Callable[[Step], None]
@@ -61,34 +63,9 @@ def check_method(
         spec=spec,
         option=option,
         rounds_option="--free-init" if option.startswith("--") else "free_init",
-        uses={**_uses_of(spec, request), **uses},
+        uses={**uses_of_request(request), **uses_of_model(spec), **uses},
     )
     check(method.settled(spec.unet.temporal_length), video)
-
-
-def _uses_of(spec: ModelSpec, request: Request) -> dict[Feature, Use]:
-    uses = {}
-    if request.image_cfg is not None:
-        given = f"A guidance scale for the image ({request.image_cfg:g})"
-        uses[Feature.IMAGE_SCALE] = Use(given=given, cure="Leave it out")
-    cache = request.step_cache or request.guidance_cache
-    if cache is not None:
-        uses[Feature.CACHE] = Use(given=f"The cache {cache}", cure="Leave the cache off")
-    if request.loop:
-        uses[Feature.LOOP] = Use(given="A loop", cure="Leave it out")
-    return {**uses, **model_uses(spec)}
-
-
-def model_uses(spec: ModelSpec) -> dict[Feature, Use]:
-    """What a method may not support of a model."""
-    uses = {}
-    if spec.continues_images:
-        given = f"{spec.name}, which continues an image,"
-        uses[Feature.CONTINUING_MODEL] = Use(given=given, cure="Choose another model")
-    if spec.embeds_motion:
-        given = f"{spec.name}, which has motion guidance,"
-        uses[Feature.MOTION_MODEL] = Use(given=given, cure="Choose another model")
-    return uses
 
 
 def frames(
@@ -110,7 +87,7 @@ def frames(
     """
     spec = crafter.parts.spec
     request = request or Request()
-    check_method(method, request, spec, _given(source, end_image))
+    check_method(method, request, spec, uses_of_start(source, end_image))
     request = applied(method, request, spec)
     wanted = request.settle(spec).frames
     running = settled(method, trained=spec.unet.temporal_length, frames=wanted)
@@ -125,17 +102,6 @@ def frames(
     ends = [shown for shown in (image, end_image) if shown is not None]
     made = (frame for part in running.run(engine) for frame in _decoded(engine, part, ends))
     yield from islice(made, wanted - request.loop)
-
-
-def _given(source: Source | AnalyticInit | None, end_image: Tensor | None) -> dict[Feature, Use]:
-    uses = {}
-    if isinstance(source, AnalyticInit):
-        uses[Feature.ANALYTIC_INIT] = Use(given="Statistics of the first noise", cure="Leave them out")
-    elif source is not None:
-        uses[Feature.SOURCE] = Use(given="A video to start from", cure="Leave it out")
-    if end_image is not None:
-        uses[Feature.END_IMAGE] = Use(given="An end image", cure="Leave it out")
-    return uses
 
 
 def _decoded(engine: PipelineEngine, part: Part, ends: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -164,6 +130,7 @@ def key_frames(
     """
     request = replace(request or Request(), loop=False, then=())
     check_ends(crafter.parts.spec, wanted=True)
+    check_each_section(request.controls)
     settings = request.settle(crafter.parts.spec)
     row = KeyFrames(sections=len(images) - (not closed), frames=settings.frames, closed=closed)
     row.check_prompts(len(prompts))
@@ -326,12 +293,14 @@ class PipelineSession:
         (image, _), request = engine.images[0], engine.request
         conditionings = crafter.conditionings(engine.texts, image, request, settings)
         conditionings["positive"] = replace(conditionings["positive"], early_text=None)
+        crafter, attachment = crafter.controlled(engine.texts, request, settings, conditionings)
+        replay = self.replay if crafter is engine.crafter else None
         size = math.prod(engine.shape[3:]) * self.length
         return estimator(
-            partial(crafter.predict, network=self.replay),
+            partial(crafter.predict, adapters=crafter.adapters, network=replay),
             self.schedule,
             conditionings,
             frames=settings.frames,
-            guidance=settings.sampling.guidance,
+            guidance=attachment.guidance(settings.sampling.guidance),
             together=request.together or (request.together is None and crafter.fits_together(size, 2)),
         )

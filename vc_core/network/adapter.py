@@ -144,6 +144,7 @@ class Adapter:
     whole_pixels: temporal transformers must not split a map into parts of some rows of pixels.
     sites: the sites in use. Derived from the implemented methods; an instance may narrow it down.
     result: what a pass gave this adapter beside its prediction, where it is recorded with the pass.
+    owner: the name of the control that it belongs to, see `control.Control`; passes without the control leave it out.
     """
 
     whole_frames: bool = False
@@ -151,6 +152,7 @@ class Adapter:
     recording: Recording = Recording.REFUSED
     sites: frozenset[Site] = frozenset()
     result: Tensor | None = None
+    owner: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

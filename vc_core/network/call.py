@@ -43,6 +43,12 @@ class Pass:
     adapters: tuple[Adapter, ...] = ()
     deep: Deep | None = None
 
+    @property
+    def acting(self) -> tuple[Adapter, ...]:
+        """The adapters without those of controls that do not act on these branches."""
+        without = self.evaluation.without
+        return tuple(each for each in self.adapters if each.owner not in without) if without else self.adapters
+
 
 PLAIN = Pass()
 

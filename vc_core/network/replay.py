@@ -146,7 +146,7 @@ class Replay:
 
     def _replayed(self, tensors: dict[str, Tensor], run: Pass) -> tuple[Tensor, ...] | None:
         """The results of a recorded pass, None where it should run without."""
-        refused = any(adapter.recording is Recording.REFUSED for adapter in run.adapters)
+        refused = any(adapter.recording is Recording.REFUSED for adapter in run.acting)
         if self.off or refused or torch.is_grad_enabled():
             return None
         key = kind_of(tensors, run)
@@ -204,4 +204,4 @@ def kind_of(tensors: dict[str, Tensor], run: Pass) -> Hashable:
 
 def included(run: Pass) -> tuple[Adapter, ...]:
     """The adapters of a pass that are recorded with it."""
-    return tuple(adapter for adapter in run.adapters if adapter.recording is Recording.INCLUDED)
+    return tuple(adapter for adapter in run.acting if adapter.recording is Recording.INCLUDED)

@@ -165,7 +165,7 @@ class VideoUNet(nn.Module):
 
     def _call(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, run: Pass) -> Call:
         """What all blocks of a pass receive."""
-        adapters, image = Adapters(run.adapters), conditioning.image
+        adapters, image = Adapters(run.acting), conditioning.image
         place = Place(timesteps, x.shape[2], run.evaluation)
         emb = self._embed(x, timesteps, conditioning)
         for change in adapters.at("on_embedding", place):

@@ -94,6 +94,17 @@ FAMILY = (
             defaults=SamplingDefaults(width=256, height=256, fps=8, cfg=15.0),
         ),
     ),
+    Member(
+        title="MotionCtrl on VideoCrafter (camera and trajectories)",
+        file="TencentARC/MotionCtrl: motionctrl.pth",
+        spec=replace(
+            VIDEOCRAFTER2,
+            name="motionctrl_256",
+            unet=UNetSpec(fps_condition=False),
+            diffusion=DiffusionSpec(rescale=None),
+            defaults=SamplingDefaults(width=256, height=256, cfg=7.5),
+        ),
+    ),
     Member(title="DynamiCrafter 512", file="Doubiiu/DynamiCrafter_512: model.ckpt", spec=DYNAMICRAFTER),
     Member(
         title="DynamiCrafter 512 for interpolation and loops",

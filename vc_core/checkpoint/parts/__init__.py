@@ -8,6 +8,7 @@ from .autoencoder import AUTOENCODER
 from .image_encoder import IMAGE_ENCODER
 from .image_tokens import IMAGE_TOKENS
 from .measuring import Fields, MissingTensorError, Shapes
+from .motionctrl import MOTIONCTRL
 from .part import Base, Layout, Part
 from .sketch_encoder import SKETCH_ENCODER
 from .text_encoder import TEXT_ENCODER
@@ -22,6 +23,7 @@ PARTS: dict[str, Part] = {
         IMAGE_ENCODER,
         IMAGE_TOKENS,
         SKETCH_ENCODER,
+        MOTIONCTRL,
     )
 }
 """In the order in which they are listed and saved."""

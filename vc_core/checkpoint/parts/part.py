@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -52,10 +53,20 @@ class Base:
     exact: bool
 
 
+UNET_PREFIX = "model.diffusion_model."
+"""What the names of a UNet begin with in a published checkpoint."""
+
+
 def always(spec: ModelSpec) -> bool:
     """For parts that every model needs."""
     del spec
     return True
+
+
+def never(spec: ModelSpec) -> bool:
+    """For parts that no model needs to make videos."""
+    del spec
+    return False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +77,9 @@ class Part:
     title: what it is called in messages.
     prefix: what its names begin with in a published checkpoint; empty for one that is published in a file of its own.
     layouts: how it is recognised in a file without the prefix.
+    inside: of a part that is added to a UNet, the pattern of the names that lie under the UNet's prefix in a published
+        checkpoint; the prefix itself is left out.
+    beside: of such a part, what its other names begin with, which have no prefix.
     renamed: beginnings of names that some published files use, and ours.
     ignored: patterns of names, as in the file, that belong to it and that no video needs.
     measure: shapes by the names in our module -> the numbers they give; raises MissingTensorError.
@@ -89,6 +103,8 @@ class Part:
     measure: Callable[[Shapes], Fields]
     complete: Callable[[Base, Fields], Any]
     file: str
+    inside: re.Pattern[str] | None = None
+    beside: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     kind: tuple[str, ...] = ()
@@ -99,6 +115,16 @@ class Part:
     cut: str | None = None
     needed: Callable[[ModelSpec], bool] = always
     fits: Callable[[ModelSpec], None] | None = None
+
+    def added(self, name: str) -> str | None:
+        """Our name of a tensor that this part adds to a UNet, by its name in a file; None for other parts' tensors."""
+        bare = name.removeprefix(UNET_PREFIX)
+        is_inside = self.inside is not None and self.inside.fullmatch(bare) is not None
+        return bare if is_inside or (self.beside and name.startswith(self.beside)) else None
+
+    def in_file(self, name: str) -> str:
+        """The name in a published checkpoint of a tensor that our module calls `name`."""
+        return (UNET_PREFIX if self.inside is not None and self.inside.fullmatch(name) else self.prefix) + name
 
     def published(self, name: str) -> str:
         """A name in the file, without the prefix, as our module has it."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ...specs import ModelSpec
 from .measuring import Fields, Shapes, count, levels, size
-from .part import Base, Layout, Part
+from .part import Base, Layout, Part, never
 
 MIDDLE = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 HINTS = "input_hint_block."
@@ -107,12 +106,6 @@ def _transformer(prefix: str, width: int, context: int) -> dict[str, tuple[int, 
     return out
 
 
-def needed(spec: ModelSpec) -> bool:
-    """No model needs it to make videos."""
-    del spec
-    return False
-
-
 SKETCH_ENCODER = Part(
     name="sketch_encoder",
     title="sketch encoder (ToonCrafter's ControlNet)",
@@ -129,5 +122,5 @@ SKETCH_ENCODER = Part(
     shapes=shapes,
     file="sketch",
     cut="",
-    needed=needed,
+    needed=never,
 )

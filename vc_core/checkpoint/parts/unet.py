@@ -12,7 +12,7 @@ from ...network.attention import Attention
 from ...network.unet import VideoUNet
 from ...specs import UNetSpec
 from .measuring import Fields, Shapes, count, levels, size
-from .part import Base, Layout, Part, merged
+from .part import UNET_PREFIX, Base, Layout, Part, merged
 
 TITLE = "video UNet"
 INIT_ATTENTION_HEADS = 8
@@ -66,7 +66,7 @@ def build(spec: UNetSpec, operations: ModuleType | Any, attention: Attention) ->
 UNET = Part(
     name="unet",
     title=TITLE,
-    prefix="model.diffusion_model.",
+    prefix=UNET_PREFIX,
     layouts=(
         Layout(
             "input_blocks.0.0.weight",

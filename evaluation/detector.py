@@ -76,7 +76,7 @@ def observe(clip: Array) -> Observation:
 
 def look(frame: Array) -> Sighting | None:
     """The object in a frame h w 3 in 0..1, or None."""
-    rough = _object_pixels(frame)
+    rough = object_pixels(frame)
     if rough is None:
         return None
     core = ndimage.binary_erosion(rough, iterations=2)
@@ -93,7 +93,7 @@ def look(frame: Array) -> Sighting | None:
     return Sighting(colour, best_shape(cover, x, y, area), x, y, area, (float(rgb[0]), float(rgb[1]), float(rgb[2])))
 
 
-def _object_pixels(frame: Array) -> npt.NDArray[np.bool_] | None:
+def object_pixels(frame: Array) -> npt.NDArray[np.bool_] | None:
     """The largest connected component of pixels that are closer to an object's colour than to any background's."""
     palette = np.array([*COLOURS.values(), *BACKGROUNDS.values()], dtype=np.float32)
     distances = np.linalg.norm(frame[:, :, None] - palette, axis=-1)

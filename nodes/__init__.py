@@ -11,6 +11,7 @@ from . import (
     combine,
     conditioning,
     controls,
+    dragging,
     frames,
     ksampler,
     long,
@@ -18,6 +19,7 @@ from . import (
     renamed,
     sampler,
     scheduler,
+    views,
     windows,
 )
 from .host import replacing
@@ -35,6 +37,7 @@ class VideoCrafterExtension(ComfyExtension):
             checkpoint,
             conditioning,
             pictures,
+            views,
             ksampler,
             sampler,
             scheduler,
@@ -45,6 +48,7 @@ class VideoCrafterExtension(ComfyExtension):
             combine,
             analytic,
             controls,
+            dragging,
         )
         return [node for module in modules for node in module.NODES]
 

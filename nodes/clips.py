@@ -17,7 +17,7 @@ from ..vc_core.specs import Windows
 from .host import sampling
 from .host.controls import with_given_noise
 from .host.long import reused, with_reordered_noise
-from .host.model import PICTURES
+from .host.model import PICTURES, VIEWS
 from .host.program import ProgramSampler
 from .keyframes import of_section
 
@@ -148,8 +148,18 @@ class ModelEngine:
             values = of_section(values, clip.number)
             if clip.image is not None and PICTURES in values:
                 values = {**values, PICTURES: [to_frames(clip.image)]}
+            if VIEWS in values:
+                values = {**values, VIEWS: self._views(values[VIEWS], clip, index)}
             found.append((cut, values))
         return found
+
+    def _views(self, views: Tensor, clip: Clip, index: Sequence[int]) -> Tensor:
+        """The latents f c h w of a clip's rendered views, the first of which is the image that it continues. Views of
+        another number of frames than the video are left to the model to refuse."""
+        if len(views) != self.frames or (clip.frames == self.frames and clip.image is None):
+            return views
+        cut = views[list(index)]
+        return cut if clip.image is None else torch.cat([to_frames(clip.image).to(cut), cut[1:]])
 
 
 def joined(parts: Iterator[Part]) -> Tensor:

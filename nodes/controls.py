@@ -19,6 +19,8 @@ from .host.controls import encoders_of, with_control
 CATEGORY = "VideoCrafter/control"
 OWN = "in the model's file"
 """The choice of weights that the model's own file holds."""
+NONE = "none"
+"""The choice of no file."""
 STEP = 0.05
 
 
@@ -39,7 +41,7 @@ class ControlNode(io.ComfyNode):
                 io.Model.Input("model", tooltip="The video model."),
                 *([_file(control)] if control.part is not None else []),
                 *(_encoder(name) for name in control.encoders),
-                *(_input(item) for item in control.parameters()),
+                *(_input(item, control) for item in control.parameters()),
             ],
             outputs=[io.Model.Output(tooltip="The model with this control, for any sampler.")],
             **aliases("videocrafter", *control.search),
@@ -47,14 +49,18 @@ class ControlNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> str:
-        name = given.get(FILE, OWN)
-        return OWN if name == OWN else files.fingerprint(cls.control.folder, name)
+        chosen = [FILE, *(item.name for item in cls.control.parameters() if item.kind is Kind.FILE)]
+        names = [given.get(each, NONE) for each in chosen]
+        folder = cls.control.folder
+        return " ".join(name if name in (OWN, NONE) else files.fingerprint(folder, name) for name in names)
 
     @classmethod
     def execute(cls, model: Any, **given: Any) -> io.NodeOutput:
         control, name = cls.control, given.pop(FILE, OWN)
         encoders = encoders_of(clip=given.pop("clip", None), clip_vision=given.pop("clip_vision", None))
-        values = {item.name: _value(item, given[item.name]) for item in control.parameters() if item.name in given}
+        values = {
+            item.name: _value(item, given[item.name], control) for item in control.parameters() if item.name in given
+        }
         file = None if control.part is None or name == OWN else files.resolve(control.folder, name)
         return io.NodeOutput(with_control(model, control(**values), file, encoders))
 
@@ -81,9 +87,11 @@ def _encoder(name: str) -> Any:
     return io.Clip.Input("clip", tooltip="The text encoder of the model.")
 
 
-def _input(item: Parameter) -> Any:
+def _input(item: Parameter, control: type[Control]) -> Any:
     """The widget or the socket of a parameter."""
     tooltip = _sentence(item.help)
+    if item.kind is Kind.FILE:
+        return io.Combo.Input(item.name, options=[NONE, *files.own(control.folder)], default=NONE, tooltip=tooltip)
     if item.kind in (Kind.NUMBER, Kind.INTEGER):
         return _number(item, tooltip)
     if item.kind is Kind.CHOICE:
@@ -95,7 +103,8 @@ def _input(item: Parameter) -> Any:
     if item.kind is Kind.MASK:
         return io.Mask.Input(item.name, optional=not item.required, tooltip=tooltip)
     text = io.String.Input(item.name, default=item.default, multiline=item.kind is not Kind.TEXT, tooltip=tooltip)
-    return either(text, "TRACKS") if item.kind is Kind.TRACKS else text
+    sockets = {Kind.TRACKS: ("TRACKS",), Kind.BOXES: ("BOUNDING_BOX", "TRACKS")}.get(item.kind)
+    return either(text, *sockets) if sockets else text
 
 
 def _number(item: Parameter, tooltip: str) -> Any:
@@ -106,18 +115,25 @@ def _number(item: Parameter, tooltip: str) -> Any:
     return io.Float.Input(item.name, default=item.default, min=low, max=high, step=STEP, tooltip=tooltip)
 
 
-def _value(item: Parameter, value: Any) -> Any:
+def _value(item: Parameter, value: Any, control: type[Control]) -> Any:
     """The value of a parameter in Python."""
+    if item.kind is Kind.FILE:
+        return "" if value == NONE else files.resolve(control.folder, value)
     if item.kind is Kind.IMAGES:
         return () if value is None else tuple(checked_images(value))
     if item.kind is Kind.VIDEO and value is not None:
         return value[..., :3]
-    if item.kind is Kind.TRACKS and isinstance(value, Mapping):
-        return _points(value)
-    return value
+    return _written(value) if item.kind in (Kind.TRACKS, Kind.BOXES) else value
 
 
-def _points(tracks: Mapping[str, Any]) -> str:
+def _written(value: Any) -> Any:
+    """Tracks or boxes of other nodes as text."""
+    if isinstance(value, Mapping) and "track_path" in value:
+        return points_of(value)
+    return value if isinstance(value, str) else json.dumps(value, default=float)
+
+
+def points_of(tracks: Mapping[str, Any]) -> str:
     """ComfyUI's TRACKS as JSON: frames tracks 2 -> a list of points for each track."""
     paths: Tensor = tracks["track_path"]
     return json.dumps([[{"x": x, "y": y} for x, y in track] for track in paths.transpose(0, 1).tolist()])

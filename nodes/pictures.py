@@ -174,7 +174,7 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
         _check_continues(model, frames, ends=loop or len(given) > 1)
         latent = empty_latent(width, height, length(len(given), frames, loop=loop))
         images = [fitted(each, height, width, fit) for each in given]
-        latents = _encode(vae, images, posterior, posterior_seed)
+        latents = encode_posterior(vae, images, posterior, posterior_seed)
         if loop:
             latents.append(latents[0])
         if looks_at_ends(vae):
@@ -195,7 +195,7 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
         return io.NodeOutput(conditioned(positive, 0), conditioned(negative, 1), conditioned(negative, 0), latent)
 
 
-def _encode(vae: Any, images: Sequence[Tensor], posterior: str, seed: int) -> list[Tensor]:
+def encode_posterior(vae: Any, images: Sequence[Tensor], posterior: str, seed: int) -> list[Tensor]:
     """The latents of images h w 3, each 1 c h w as the VAE returns them."""
     if posterior not in POSTERIORS:
         raise UserError(f"posterior is {posterior!r}; it must be one of {', '.join(POSTERIORS)}.")
@@ -207,6 +207,11 @@ def _encode(vae: Any, images: Sequence[Tensor], posterior: str, seed: int) -> li
 
 def _check_continues(model: Any, frames: int, *, ends: bool) -> None:
     spec = getattr(model.model, "spec", None)
+    if spec is not None and spec.follows_views:
+        raise UserError(
+            f"{spec.name} follows rendered views, one for each frame. Use VideoCrafter Views to Video instead of "
+            "VideoCrafter Image to Video."
+        )
     if spec is None or not spec.continues_images:
         name = "The model" if spec is None else spec.name
         raise UserError(

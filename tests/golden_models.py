@@ -55,7 +55,7 @@ def unet_spec(config: Mapping[str, Any]) -> UNetSpec:
     )
 
 
-def diffusion_spec(config: Mapping[str, Any]) -> DiffusionSpec:
+def diffusion_spec(config: Mapping[str, Any], family: str = "") -> DiffusionSpec:
     """Of the arguments of a reference's diffusion, or of the table of them in a case of schedules."""
     given, falls_to = config.get("use_scale", False), config.get("scale_b") or 0.3
     if config.get("use_dynamic_rescale"):
@@ -68,7 +68,7 @@ def diffusion_spec(config: Mapping[str, Any]) -> DiffusionSpec:
         zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
         rescale=round(falls_to, 6) if given else None,  # some files have float32's nearest number
         rescale_steps=config.get("turning_step", config.get("mid_step", 400)),
-        keep_last_rescale=config.get("use_dynamic_rescale", False),
+        keep_last_rescale=config.get("use_dynamic_rescale", False) and family != "viewcrafter",
     )
 
 
@@ -100,9 +100,12 @@ def resampler_spec(config: Mapping[str, Any]) -> ResamplerSpec:
 
 def model_spec(info: Mapping[str, Any]) -> ModelSpec:
     """Of a case that goes from prompts to frames."""
-    config, clip, sizes = info["config"]["params"], info["shrunk"]["clip_arch"], info["shrunk"].get("resampler")
+    config, shrunk = info["config"]["params"], info.get("shrunk", info)
+    own = config.get("image_proj_stage_config", {}).get("params") if shrunk is info else None
+    clip, sizes, family = shrunk["clip_arch"], shrunk.get("resampler", own), info.get("family", "")
     unet = unet_spec(config["unet_config"]["params"])
-    diffusion = diffusion_spec({**config, "use_scale": config.get("use_scale", False) and not unet.guidance_width})
+    scaled = config.get("use_scale", False) and not unet.guidance_width
+    diffusion = diffusion_spec({**config, "use_scale": scaled}, family)
     text, vision = clip["text_cfg"], clip["vision_cfg"]
     shared = {
         "embed_dim": clip["embed_dim"],
@@ -128,6 +131,7 @@ def model_spec(info: Mapping[str, Any]) -> ModelSpec:
         else None,
         image_tokens=resampler_spec(sizes) if sizes else None,
         defaults=SamplingDefaults(width=info["width"], height=info["height"]),
+        views=family == "viewcrafter",
     )
 
 

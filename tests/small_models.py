@@ -12,8 +12,13 @@ from torch import nn
 from vc_core.checkpoint import METADATA_KEY, PARTS
 from vc_core.checkpoint.building import build_empty
 from vc_core.checkpoint.lora import GUIDANCE, _in_order
+from vc_core.conditioning.style import StyleAdapter
 from vc_core.denoising import NoiseSchedule
+from vc_core.network.adapters.camera_features import CameraNetwork
 from vc_core.network.adapters.motionctrl import POSE, PROJECTION, TrajectoryEncoder
+from vc_core.network.adapters.sketch import SketchEncoder
+from vc_core.network.adapters.stylecrafter import text_attentions
+from vc_core.network.transformers import TemporalTransformer
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import (
     AutoencoderSpec,
@@ -22,10 +27,12 @@ from vc_core.specs import (
     ModelSpec,
     ResamplerSpec,
     SamplingDefaults,
+    StyleAdapterSpec,
     TextEncoderSpec,
     UNetSpec,
     to_json,
 )
+from vc_core.specs.sketch import SketchEncoderSpec
 
 TEXT_MODEL = ModelSpec(
     name="small_t2v",
@@ -48,6 +55,13 @@ RELATIVE_MODEL = replace(
     unet=replace(TEXT_MODEL.unet, temporal_conv=False, relative_position=True, temporal_length=5),
     diffusion=DiffusionSpec(rescale=0.3),
 )
+STYLE_MODEL = replace(
+    RELATIVE_MODEL,
+    name="small_v1",
+    unet=replace(RELATIVE_MODEL.unet, fps_condition=False),
+    diffusion=DiffusionSpec(rescale=None),
+)
+"""In the layout of StyleCrafter's base, VideoCrafter1 T2V-512."""
 IMAGE_MODEL = replace(
     TEXT_MODEL,
     name="small_i2v",
@@ -64,11 +78,28 @@ CONTINUING_MODEL = replace(
     diffusion=DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True),
     image_tokens=replace(IMAGE_MODEL.image_tokens, frames=5),
 )
+VIEWED_MODEL = replace(
+    CONTINUING_MODEL,
+    name="small_viewcrafter",
+    unet=replace(CONTINUING_MODEL.unet, default_fps=10, temporal_length=3),
+    diffusion=DiffusionSpec(prediction="v", zero_terminal_snr=True, rescale=0.3),
+    defaults=replace(CONTINUING_MODEL.defaults, frames=3, fps=10, prompt="Rotating view of a scene"),
+    views=True,
+)
 TOON_MODEL = replace(
     CONTINUING_MODEL,
     name="small_tooncrafter",
     autoencoder=replace(CONTINUING_MODEL.autoencoder, reference_levels=(2, 3)),
 )
+SKETCHES = SketchEncoderSpec(
+    hint_widths=(4, 4, 6, 6, 8, 8, 12),
+    model_channels=32,
+    channel_mult=(1, 2, 4),
+    num_res_blocks=1,
+    attention_levels=(0, 1),
+    context_dim=48,
+)
+"""A sketch encoder for the models that continue images."""
 TURBO_MODEL = replace(
     TEXT_MODEL,
     name="small_turbo",
@@ -105,6 +136,36 @@ def save(spec: ModelSpec, path: Path, *, prefixes: tuple[str, ...] = (), seed: i
     return path
 
 
+def sketch_encoder(seed: int = 9) -> dict[str, torch.Tensor]:
+    """The weights of a sketch encoder, as its file has them."""
+    return _randomised(SketchEncoder(SKETCHES, device="meta"), torch.Generator().manual_seed(seed))
+
+
+STYLE_ADAPTER = StyleAdapterSpec(
+    image_width=IMAGE_MODEL.image_encoder.width,
+    text_width=STYLE_MODEL.unet.context_dim,
+    tokens=4,
+    layers=1,
+    scale_layers=1,
+    scales=len(text_attentions(STYLE_MODEL.unet)),
+    attentions=tuple(text_attentions(STYLE_MODEL.unet)),
+)
+"""StyleCrafter's adapter for `STYLE_MODEL`, which reads the image encoder of `IMAGE_MODEL`."""
+
+
+def style_adapter(spec: StyleAdapterSpec = STYLE_ADAPTER, seed: int = 1) -> dict[str, torch.Tensor]:
+    """The tensors of StyleCrafter's adapter file."""
+    return _randomised(StyleAdapter(spec, device="meta"), torch.Generator().manual_seed(seed))
+
+
+def style_temporal(seed: int = 2) -> dict[str, dict[str, torch.Tensor]]:
+    """StyleCrafter's temporal file for `STYLE_MODEL`: the state dict of each temporal transformer by its name."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = VideoUNet(STYLE_MODEL.unet, device="meta").named_modules()
+    layers = {name: module for name, module in modules if isinstance(module, TemporalTransformer)}
+    return {name: _randomised(module, generator) for name, module in layers.items()}
+
+
 def turbo_list(unet: UNetSpec, width: int = 12, seed: int = 3) -> list[torch.Tensor]:
     """A LoRA as T2V-Turbo's: pairs of tensors without names in the network's order, with a guidance embedding."""
     generator = torch.Generator().manual_seed(seed)
@@ -129,6 +190,20 @@ def motionctrl_weights(spec: ModelSpec, *, levels: tuple[int, ...] = (), seed: i
     for name, empty in TrajectoryEncoder(levels, 2, device="meta").state_dict().items() if levels else ():
         made[f"omcm.{name}"] = 0.2 * torch.randn(empty.shape, generator=generator)
     return made
+
+
+def camera_weights(spec: ModelSpec, *, registers: int | None = 4, seed: int = 2) -> dict[str, torch.Tensor]:
+    """CamI2V's added layers for a model at random, or without registers CameraCtrl's, by the names in the module."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = {
+        name.removesuffix(f"{PROJECTION}.weight"): len(tensor)
+        for name, tensor in motionctrl_weights(spec).items()
+        if name.endswith(".weight") and not name.startswith("init_attn")
+    }
+    widths = [mult * spec.unet.model_channels for mult in spec.unet.channel_mult]
+    levels = (*widths, *[widths[-1]] * 4)[:4]
+    network = CameraNetwork(blocks, {"channels": levels, "units": 1, "frames": 8}, registers, device="meta")
+    return {name: 0.2 * torch.randn(tensor.shape, generator=generator) for name, tensor in network.state_dict().items()}
 
 
 def low_rank(shape: tuple[int, ...], generator: torch.Generator, rank: int = 2) -> list[torch.Tensor]:

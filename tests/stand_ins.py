@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comfyui.base import ROOT, Base
+from vc_core.checkpoint import PARTS
 from vc_core.video import write_video
 
 FOLDER = ROOT / "workflows"
@@ -30,11 +31,13 @@ FILES = sorted(FOLDER.glob("*.json"))
 
 CHECKPOINTS = {
     "videocrafter1_t2v_1024.ckpt": small.RELATIVE_MODEL,
+    "videocrafter1_t2v_512.ckpt": small.STYLE_MODEL,
     "videocrafter2_512.ckpt": small.TEXT_MODEL,
     "videocrafter1_i2v_512.ckpt": small.IMAGE_MODEL,
     "dynamicrafter_512.ckpt": small.CONTINUING_MODEL,
     "dynamicrafter_512_interp.ckpt": small.CONTINUING_MODEL,
     "tooncrafter_512.ckpt": small.TOON_MODEL,
+    "viewcrafter_25.ckpt": small.VIEWED_MODEL,
 }
 """The published files, by the names that the workflows give them."""
 BOXED = {
@@ -43,11 +46,14 @@ BOXED = {
     "videocrafter_small_dynamicrafter.safetensors": small.CONTINUING_MODEL,
 }
 LORA = "t2v_turbo_unet_lora.pt"
+VISION = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 
 WIDTH, HEIGHT, FRAMES, STEPS = 40, 24, 5, 4
 VIDEO_RATE = Fraction(12)
 LONG_FRAMES, QUEUE_SIDE = 20, 16
 """Frames of what is a long video in a workflow; pixels of one that takes hundreds of passes."""
+CAMERA, CAMERA_SIDE = "512_cami2v_100k.pt", 64
+"""The file of CamI2V's layers, and the smallest size in pixels that they take."""
 
 SMALL = "no download"
 """What the names of the workflows end with that need nothing but this pack."""
@@ -66,6 +72,8 @@ MADE = {
     f"08 Loop from a prompt, {SMALL}": (LONG_FRAMES, 64, 64, 8),
     f"09 Prompt changes over time, {SMALL}": (LONG_FRAMES, 64, 64, 12),
     f"10 Core KSampler, {SMALL}": (16, 64, 64, 8),
+    f"23 Drag an object, {SMALL}": (16, 64, 64, 8),
+    f"24 Object follows a box, {SMALL}": (16, 64, 64, 8),
     "11 Text to video, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
     "12 Text to video, VideoCrafter1 1024x576": (FRAMES, WIDTH, HEIGHT, 10),
     "13 Text to video in 4 steps, T2V-Turbo 512x320": (FRAMES, WIDTH, HEIGHT, 8),
@@ -78,7 +86,12 @@ MADE = {
     "20 Video to video, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, VIDEO_RATE),
     "21 Upscale and interpolate, VideoCrafter2 1024x640": (2 * FRAMES - 1, 2 * WIDTH, 2 * HEIGHT, 20),
     "22 Core KSampler, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
+    "28 Between two drawings with sketches, ToonCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 8),
+    "29 Along rendered views, ViewCrafter 1024x576": (FRAMES, WIDTH, HEIGHT, 8),
+    "25 Drag an object, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
     "26 Camera moves, MotionCtrl 256x256": (FRAMES, WIDTH, HEIGHT, 10),
+    "30 In the style of an image, StyleCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 10),
+    "27 Camera path, CamI2V 512x320": (FRAMES, CAMERA_SIDE, CAMERA_SIDE, 8),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""
 
@@ -96,12 +109,23 @@ def put(base: Base) -> None:
     for name, spec in BOXED.items():
         if not boxed_file(name).is_file():
             small.save(spec, base.model("checkpoints", name))
+    torch.save(small.sketch_encoder(), base.model("controlnet", "sketch_encoder.ckpt"))
+    torch.save(small.style_adapter(), base.model("checkpoints", "adapter_v1.pth"))
+    torch.save(small.style_temporal(), base.model("checkpoints", "temporal_v1_1.pth"))
+    small.save(small.IMAGE_MODEL, base.model("clip_vision", VISION), prefixes=("embedder.",))
+    layers = small.camera_weights(small.CONTINUING_MODEL)
+    layers = {PARTS["cami2v"].in_file(name): tensor for name, tensor in layers.items()}
+    torch.save(layers, base.model("checkpoints", CAMERA))
     torch.save(small.turbo_list(small.TEXT_MODEL.unet), base.model("loras", LORA))
     layers = small.motionctrl_weights(small.TEXT_MODEL, levels=(32, 64, 128))
     torch.save({**small.state_dict(small.TEXT_MODEL), **layers}, base.model("checkpoints", "motionctrl.pth"))
     save_file(nearest_upscaler(), base.model("upscale_models", "RealESRGAN_x4plus.safetensors"))
     save_file(averaging_interpolator(), base.model("frame_interpolation", "film_net_fp16.safetensors"))
-    Image.fromarray(_pattern(3)[0]).resize((117, 83)).save(base.input / "example.png")
+    example = Image.fromarray(_pattern(3)[0]).resize((117, 83))
+    alpha = Image.new("L", example.size, 255)
+    alpha.paste(0, (40, 30, 77, 53))
+    example.putalpha(alpha)  # transparent is what a mask editor has painted
+    example.save(base.input / "example.png")
     frames = torch.from_numpy(_pattern(7)).float() / 255
     (base.input / "video.mp4").unlink(missing_ok=True)
     write_video(base.input / "video.mp4", frames, fps=float(VIDEO_RATE))
@@ -110,16 +134,22 @@ def put(base: Base) -> None:
 def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt with few steps, frames and pixels; the boxed models keep their size, which is small."""
     smaller: dict[str, Any] = json.loads(json.dumps(prompt))
+    camera = any(node["class_type"] == "VideoCrafterCamI2V" for node in smaller.values())
+    width, height = (CAMERA_SIDE, CAMERA_SIDE) if camera else (WIDTH, HEIGHT)
     queue = any(node["inputs"].get("long_video") == "fifo" for node in smaller.values())
     for node in smaller.values():
         kind, inputs = node["class_type"], node["inputs"]
         if "steps" in inputs:
             inputs["steps"] = STEPS
         if kind in ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo") and inputs["width"] > 64:
-            inputs.update(width=WIDTH, height=HEIGHT, frames=FRAMES)
+            inputs.update(width=width, height=height, frames=FRAMES)
         elif kind == "VideoCrafterEmptyLatent" and inputs["frames"] > 16:
             side = QUEUE_SIDE if queue else inputs["width"]
             inputs.update(width=side, height=side, frames=LONG_FRAMES)
+        if kind == "VideoCrafterSketch":
+            inputs["frames"] = str(FRAMES // 2)
+        if kind == "VideoCrafterViewsToVideo":
+            inputs.update(width=WIDTH, height=HEIGHT)
         if kind == "ImageScale":
             times = inputs["width"] // 512
             inputs.update(width=WIDTH * times, height=HEIGHT * times)

@@ -35,11 +35,13 @@ ARROWS = {
     "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {
+    "image_latents",
     "pipeline",
     "long",
     "cli",
     "control",
     "demo",
+    "dragging",
     "features",
     "job",
     "options",

@@ -36,7 +36,7 @@ def row(member: Member) -> str:
         member.title,
         f"`{spec.name}`",
         member.file,
-        wanted + (", last image" if spec.continues_images else ""),
+        wanted + (", views" if spec.follows_views else "") + (", last image" if spec.continues_images else ""),
         f"{values.width}x{values.height}, {values.frames}",
         f"{'stride ' if values.fps_is_stride else ''}{values.fps}" if spec.unet.fps_condition else "none",
         f"{values.sampler}, {values.spacing}",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .specs import ModelSpec
+from .specs import PRESETS, ModelSpec
 
 
 def check_picture(spec: ModelSpec, *, given: bool, encoder: bool) -> None:
@@ -36,6 +36,28 @@ def check_ends(spec: ModelSpec, *, wanted: bool, loop: bool = False) -> None:
         )
     if wanted and loop:
         raise UserError("A loop ends with the image that it begins with: leave out the last image, or the loop.")
+
+
+def check_views(spec: ModelSpec, count: int | None, frames: int) -> None:
+    """Raises UserError where `count` rendered views (None: not given) do not fit the model or a clip of `frames`."""
+    if count is None:
+        if spec.follows_views:
+            raise UserError(
+                f"{spec.name} follows rendered views, one for each of {frames} frames: give them (--views), beside the "
+                "original image (--picture)."
+            )
+        return
+    if not spec.follows_views:
+        names = ", ".join(name for name, known in PRESETS.items() if known.follows_views)
+        raise UserError(
+            f"Rendered views were given, but {spec.name} does not follow views. A file of ViewCrafter has the same "
+            f"tensors as DynamiCrafter's: if this is one, choose its preset ({names}). Otherwise leave the views out."
+        )
+    if count != frames:
+        raise UserError(
+            f"{count} rendered views were given for a clip of {frames} frames: give one for each frame. {spec.name} "
+            f"was trained on {spec.defaults.frames}."
+        )
 
 
 def check_settings(spec: ModelSpec, *, image_cfg: float | None, motion: float | None) -> None:

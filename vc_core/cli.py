@@ -24,9 +24,10 @@ from .checkpoint import DTYPES, convert, inspect_checkpoint
 from .checkpoint.report import describe, size_of, table
 from .demo import run_demo
 from .denoising import AnalyticInit, Source, Step
+from .dragging import add_drag_options
 from .errors import UserError
-from .job import STRENGTH, check_output, checked, recipe_of, resolve_names
-from .long import Method, frames, key_frames
+from .job import STRENGTH, Job, check_output, checked, recipe_of, resolve_names
+from .long import frames, key_frames
 from .long.off import Off
 from .long.video import applied
 from .machine import choose_device, choose_dtype
@@ -37,7 +38,7 @@ from .options import (
     is_row,
     strength,
 )
-from .pipeline import Request, VideoCrafter
+from .pipeline import VideoCrafter
 from .recipe import tags
 from .terminal import log_to_terminal, printable, say
 from .video import write
@@ -104,20 +105,24 @@ def _parser() -> argparse.ArgumentParser:
     add_video_options(text)
     start = text.add_argument_group("to start from a video instead of noise")
     start.add_argument("--video", type=Path, default=None, help="its first frames are used, cropped to the size")
-    start.add_argument(
-        "--strength",
-        type=strength,
-        default=None,
-        help=f"above 0 (changes little) to 1 (keeps nothing); default: {STRENGTH}",
-    )
+    _add_strength(start)
+    add_drag_options(text)
     text.set_defaults(
-        picture=None, end_picture=[], loop=False, fit=None, image_cfg=None, start_timestep=None, analytic_init=None
+        picture=None,
+        end_picture=[],
+        views=[],
+        loop=False,
+        fit=None,
+        image_cfg=None,
+        start_timestep=None,
+        analytic_init=None,
     )
     image = _command(commands, "image-to-video", "make a video from an image and a prompt", _make_video)
-    image.set_defaults(video=None, strength=None)
+    image.set_defaults(video=None)
     image.add_argument("--picture", "-i", type=Path, required=True, help="the image that the video shows, of any size")
     add_video_options(image)
     add_picture_options(image)
+    _add_strength(add_drag_options(image))
     inspect = _command(commands, "inspect", "say what a model file holds, without loading it", _inspect)
     inspect.add_argument("model", nargs="+", type=Path, metavar="FILE", help="a .ckpt or .safetensors file")
     add_preset(inspect)
@@ -140,6 +145,15 @@ def _command(
     parser.add_argument("--verbose", "-v", action="store_true", help="report what is assumed about the file")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
     return parser
+
+
+def _add_strength(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--strength",
+        type=strength,
+        default=None,
+        help=f"above 0 (changes little) to 1 (keeps nothing); default: {STRENGTH}",
+    )
 
 
 def _add_convert_options(parser: argparse.ArgumentParser) -> None:
@@ -168,9 +182,11 @@ def _make_video(options: argparse.Namespace) -> None:
         crafter.graphs = not options.no_cuda_graphs
         if options.compile:
             crafter.compile()
-        if job.clip is not None:
-            source = Source(crafter.encode(job.clip), options.strength or STRENGTH)
-        sampled = _sampled(crafter, options, job.given, job.method, job.images, source)
+        if job.start.clip is not None:
+            mask = None if job.start.mask is None else job.start.mask[None, None]
+            latents = crafter.encode(job.start.clip)
+            source = Source(latents, options.strength or STRENGTH, mask, job.start.kept_until)
+        sampled = _sampled(crafter, options, job, source)
         made = write(
             options.output,
             sampled,
@@ -199,16 +215,11 @@ def _threads(device: torch.device, parameters: int) -> Iterator[None]:
 
 
 def _sampled(
-    crafter: VideoCrafter,
-    options: argparse.Namespace,
-    request: Request,
-    long: Method,
-    pictures: Sequence[Tensor | None],
-    source: Source | AnalyticInit | None,
+    crafter: VideoCrafter, options: argparse.Namespace, job: Job, source: Source | AnalyticInit | None
 ) -> Tensor | Iterator[Tensor]:
-    """The frames, of long videos one after the other while the rest is sampled. pictures: the first frame's, then those
-    that the video comes to."""
-    picture, *ends = pictures
+    """The frames, of long videos one after the other while the rest is sampled."""
+    picture, *ends = job.images
+    request, long = job.given, job.method
     log.info("Sampling starts on %s in %s.", crafter.parts.device, crafter.parts.dtype)
     bar = tqdm(desc="sampling", unit="step", disable=True if options.quiet else None)
 
@@ -226,7 +237,13 @@ def _sampled(
     if long == Off():
         with bar:
             return crafter.generate(
-                options.prompt, picture, request=request, source=source, on_step=on_step, end_image=end
+                options.prompt,
+                picture,
+                request=request,
+                source=source,
+                on_step=on_step,
+                end_image=end,
+                views=job.views,
             )
     made = frames(
         crafter,

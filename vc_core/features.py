@@ -60,7 +60,7 @@ def uses_of_request(request: Request) -> dict[Feature, Use]:
 
 def uses_of_controls(controls: Iterable[Control]) -> dict[Feature, Use]:
     """What a method may not support of the controls of a run."""
-    timed = [control.title for control in controls if control.timed]
+    timed = [control.title for control in controls if control.is_timed]
     if not timed:
         return {}
     return {Feature.TIMED_CONTROL: Use(given=" and ".join(timed), cure="Leave the control out")}

@@ -15,22 +15,23 @@ from . import bundled
 from .checkpoint import open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.statistics import read_statistics
-from .checks import check_ends, check_picture
+from .checks import check_ends, check_picture, check_views
 from .control.options import controls_of
 from .control.running import check_controls, scene_of
 from .denoising import AnalyticInit, NoiseSchedule
+from .dragging import Start, recipe_of_drag, start_of
 from .errors import UserError
 from .frames.pixels import load_image
 from .long import Method
 from .long.method import Feature, Use
 from .long.video import applied, check_method
-from .options import check_used, is_row, long_of, request_of
+from .options import check_used, is_row, long_of, prompt_of, request_of
 from .pipeline import Request
 from .recipe import recipe
 from .request import Settings
 from .specs import ModelSpec
 from .video import check_target, format_of, frame_rate
-from .video.clips import load_clip
+from .video.clips import load_clip, load_views
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Job:
     """A video whose options fit the model and each other.
 
     parameters: of the network. images: the first frame's, then those that the video comes to. given: the request as the
-    options state it; request: with what the method adds. clip, source: what the video starts from instead of noise.
+    options state it; request: with what the method adds. start, source: what the video starts from instead of noise.
+    views: f h w 3 in 0..1, rendered views for a model that follows them.
     """
 
     spec: ModelSpec
@@ -52,8 +54,9 @@ class Job:
     method: Method
     given: Request
     request: Request
-    clip: Tensor | None
+    start: Start
     source: AnalyticInit | None
+    views: Tensor | None
     save_fps: Fraction
 
 
@@ -68,6 +71,7 @@ def checked(options: argparse.Namespace) -> Job:
     check_picture(spec, given=image is not None, encoder=encoder)
     check_ends(spec, wanted=bool(options.end_picture), loop=options.loop and not options.end_picture)
     check_used(options, spec)
+    options.prompt = prompt_of(options.prompt, spec)
     ends = [load_image(path) for path in options.end_picture]
     method, given = _chosen(options, spec, checkpoint.parts)
     request = applied(method, given, spec)
@@ -75,7 +79,9 @@ def checked(options: argparse.Namespace) -> Job:
     unchanged = spec is checkpoint.spec
     schedule = checkpoint.schedule() if unchanged else NoiseSchedule.from_spec(spec.diffusion)
     settings.sampling.levels(schedule.until(request.start))
+    views = _views(options, spec, settings)
     source, clip = _source(options, settings.shape(spec)), _clip(options, settings)
+    start = start_of(options, image, clip, settings.shape(spec), _strength(options))
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
     _warn(options, spec, None if method.name != "off" or ends else settings.frames)
     return Job(
@@ -85,10 +91,16 @@ def checked(options: argparse.Namespace) -> Job:
         method=method,
         given=given,
         request=request,
-        clip=clip,
+        start=start,
         source=source,
+        views=views,
         save_fps=save_fps,
     )
+
+
+def _strength(options: argparse.Namespace) -> float:
+    """The share of the steps of a run that starts from a video."""
+    return options.strength or STRENGTH
 
 
 def _clip(options: argparse.Namespace, settings: Settings) -> Tensor | None:
@@ -96,6 +108,13 @@ def _clip(options: argparse.Namespace, settings: Settings) -> Tensor | None:
     if options.video is None:
         return None
     return load_clip(options.video, frames=settings.frames, width=settings.width, height=settings.height)
+
+
+def _views(options: argparse.Namespace, spec: ModelSpec, settings: Settings) -> Tensor | None:
+    """The rendered views to follow. Raises UserError where they do not fit the model or the clip."""
+    views = load_views(options.views) if options.views else None
+    check_views(spec, None if views is None else len(views), settings.frames)
+    return views
 
 
 def check_output(options: argparse.Namespace) -> None:
@@ -123,10 +142,13 @@ def _chosen(options: argparse.Namespace, spec: ModelSpec, parts: tuple[str, ...]
     """The long-video method and the request. Raises UserError where the method or the controls do not support the other
     options. parts: those in the model's file."""
     method, request = long_of(options), request_of(options, spec)
+    controls = controls_of(options, request.settle(spec))
+    if controls:
+        request = replace(request, controls=controls)
+        request = replace(request_of(options, request.controlled(spec)), seed=request.seed, controls=controls)
     settings = request.settle(spec)
-    request = replace(request, controls=controls_of(options, settings))
     count = len(settings.sampling.levels(NoiseSchedule.from_spec(spec.diffusion).until(request.start)))
-    scene = scene_of(spec, request, settings, (options.prompt, *request.then), count - 1)
+    scene = scene_of(spec, applied(method, request, spec), settings, (options.prompt, *request.then), count - 1)
     check_controls(request, scene, _uses(options), parts)
     if is_row(options) and options.analytic_init is not None:
         raise UserError("--analytic-init is not supported with a row of key frames. Give one --end-picture.")
@@ -136,6 +158,7 @@ def _chosen(options: argparse.Namespace, spec: ModelSpec, parts: tuple[str, ...]
 
 def recipe_of(options: argparse.Namespace, job: Job, **more: Any) -> dict[str, Any]:
     """How the video was made, kept in its file: all settings, and the names of the files that went in."""
+    rows = {"end_pictures": options.end_picture, "views": options.views}
     given = {"picture": options.picture, "video": options.video, "analytic_init": options.analytic_init}
     return recipe(
         job.spec,
@@ -145,9 +168,10 @@ def recipe_of(options: argparse.Namespace, job: Job, **more: Any) -> dict[str, A
         preset=options.preset,
         loras=[[file.name, share] for file, share in options.lora],
         **{name: file.name for name, file in given.items() if file is not None},
-        **({} if options.video is None else {"strength": options.strength or STRENGTH}),
+        **({"strength": _strength(options)} if options.video is not None or options.drag_mask else {}),
+        **recipe_of_drag(options, job.start.kept_until),
         long={"method": job.method.name, **asdict(job.method)},
-        **({"end_pictures": [file.name for file in options.end_picture]} if options.end_picture else {}),
+        **{name: [file.name for file in files] for name, files in rows.items() if files},
         **more,
     )
 
@@ -170,9 +194,10 @@ def _warn(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> No
 
 def _uses(options: argparse.Namespace) -> dict[Feature, Use]:
     """What a long-video method may not support, by its option."""
-    row = is_row(options)
+    row, start = is_row(options), options.video is not None or bool(options.drag_mask)
     given = {
-        Feature.SOURCE: ("--video", options.video is not None),
+        Feature.SOURCE: ("--drag-mask" if options.video is None else "--video", start),
+        Feature.MASK: ("--drag-mask", bool(options.drag_mask)),
         Feature.KEY_FRAMES: ("--end-picture", row),
         Feature.END_IMAGE: ("--end-picture", bool(options.end_picture) and not row),
         Feature.LOOP: ("--loop", options.loop and not row),

@@ -35,7 +35,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
     """The options of both commands that make videos."""
-    parser.add_argument("prompt", help="what the video shows; about 70 words are read")
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        default=None,
+        help="what the video shows; about 70 words are read. ViewCrafter, which always has the same prompt, needs none",
+    )
     files = parser.add_argument_group("files")
     files.add_argument(
         "--model",
@@ -198,6 +203,17 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="how closely the image is followed; --cfg then counts for the prompt alone",
     )
+    views = parser.add_argument_group("models that follow rendered views (ViewCrafter)")
+    views.add_argument(
+        "--views",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="a view for each frame, rendered along the path of the camera: a video, a folder of images, or image "
+        "files, one after the other. --picture takes the place of the first view, and --end-picture, or --picture with "
+        "--loop, that of the last",
+    )
     begin = parser.add_argument_group("the start of DynamiCrafter-CIL, for more motion")
     begin.add_argument(
         "--start-timestep",
@@ -288,17 +304,36 @@ def request_of(options: argparse.Namespace, spec: ModelSpec) -> Request:
 
 def check_used(options: argparse.Namespace, spec: ModelSpec) -> None:
     """Raises UserError for an option that would have no effect."""
-    if options.strength is not None and options.video is None:
-        raise UserError(f"--strength {options.strength:g} needs a --video to start from. Leave it out, or give one.")
+    if options.strength is not None and options.video is None and not options.drag_mask:
+        start = "--video to start from" if options.picture is None else "--drag-mask"
+        raise UserError(f"--strength {options.strength:g} needs a {start}. Leave it out, or give one.")
     if options.fit is not None and not spec.continues_images:
         raise UserError(
             f"--fit {options.fit} is for models that continue an image (DynamiCrafter, ToonCrafter); {spec.name} sees "
             "images of every shape whole. Leave it out."
         )
+    if options.views:
+        _check_views(options)
     if is_row(options):
         sections = len(options.end_picture) + options.loop
         frames = spec.defaults.frames if options.frames is None else options.frames
         KeyFrames(sections=sections, frames=frames, closed=options.loop).check_prompts(1 + len(options.then))
+
+
+def prompt_of(given: str | None, spec: ModelSpec) -> str:
+    """The prompt, or that of a model that always has the same. Raises UserError where there is neither."""
+    if given is None and not spec.defaults.prompt:
+        raise UserError(f"There is no prompt, and {spec.name} needs one. Say what the video shows, in quotes.")
+    return spec.defaults.prompt if given is None else given
+
+
+def _check_views(options: argparse.Namespace) -> None:
+    """Raises UserError for options that are not supported with rendered views."""
+    if is_row(options):
+        raise UserError("--views is not supported with several key frames. Make a clip from each to the next.")
+    if options.long != "off" or options.free_init:
+        name = f"--long {options.long}" if options.long != "off" else "--free-init"
+        raise UserError(f"--views is not supported with {name}: each clip has views of its own. Leave {name} out.")
 
 
 def is_row(options: argparse.Namespace) -> bool:

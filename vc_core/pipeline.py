@@ -24,8 +24,8 @@ from torch import Tensor
 
 from .checkpoint import Parts, load
 from .checkpoint.lora import with_loras
-from .checks import check_compiler, check_ends, check_picture, checked_pixels
-from .conditioning import text_over_time, tokens_for_frames, tokens_of_images
+from .checks import check_compiler, check_ends, check_picture, check_views, checked_pixels
+from .conditioning import text_over_time, tokens_for_clip, tokens_of_images
 from .conditions import SINGLE, Conditioning, Evaluation
 from .control.attachment import NOTHING, Attachment
 from .control.control import Control
@@ -36,8 +36,9 @@ from .denoising.caching import SHALLOW, Cache, step_cache
 from .denoising.freenoise import with_motion_injection
 from .denoising.windows import windowed
 from .features import uses_of_start
-from .frames.fitting import Fit, fit, fit_ends, image_latent
+from .frames.fitting import Fit, fit_ends
 from .frames.pixels import to_network, to_unit
+from .image_latents import continued, latent_of_ends
 from .network.adapter import Adapter, Recording
 from .network.adapters.contexts import KeptContexts
 from .network.adapters.deep import KeepDeep
@@ -90,7 +91,9 @@ class VideoCrafter:
 
     def schedule(self, request: Request) -> NoiseSchedule:
         """The schedule that a request samples under: the model's, without the timesteps before the request's start."""
-        return self.parts.schedule.until(request.start)
+        keep = self.parts.spec.keeps_last_rescale(request.image_cfg)
+        schedule = self.parts.schedule.until(request.start)
+        return schedule if keep == schedule.keep_last_scale else replace(schedule, keep_last_scale=keep)
 
     def generate(
         self,
@@ -101,6 +104,7 @@ class VideoCrafter:
         source: Source | AnalyticInit | None = None,
         on_step: Callable[[Step], None] | None = None,
         end_image: Tensor | None = None,
+        views: Tensor | None = None,
         controls: Sequence[Control] = (),
     ) -> Tensor:
         """The frames of one video, f h w 3 in 0..1.
@@ -110,12 +114,14 @@ class VideoCrafter:
             videos, for a start with their mean and variance.
         on_step: called after each step, for progress and previews; what it raises stops the run.
         end_image: as `image`, what the last frame shows; for models that continue an image.
+        views: f h w 3 in 0..1, any size; a rendered view for each frame, for models that follow views. `image` takes
+            the place of the first, and `end_image` that of the last; with a loop `image` does.
         controls: of camera, tracks, style and others, see `control`; they follow those of the request.
         """
         if controls:
             request = replace(request, controls=(*request.controls, *controls))
         latents = torch.empty(0)
-        for step in self.steps(prompt, image, request=request, source=source, end_image=end_image):
+        for step in self.steps(prompt, image, request=request, source=source, end_image=end_image, views=views):
             latents = step.x
             if on_step is not None:
                 on_step(step)
@@ -131,19 +137,19 @@ class VideoCrafter:
         source: Source | AnalyticInit | None = None,
         end_image: Tensor | None = None,
         noise: NoiseSource | None = None,
+        views: Tensor | None = None,
     ) -> Iterator[Step]:
         """The denoising steps of `generate`. Everything given is checked before this returns. `noise` replaces the
         noise of the request's seed in the latents, and is used as it is: windows do not reorder it. The latent of an
         image is still drawn from the seed, before anything else."""
         prompts, seeded, concat = (prompt, *request.then), Noise(request.seed), None
-        settings = self._checked(prompts, image, request, source, end_image)
+        settings = self._checked(prompts, image, request, source, end_image, views)
         levels = settings.sampling.levels(self.schedule(request))
         self.unet.budget.restart()
         sampling = settings.sampling if noise is None else replace(settings.sampling, windows=None)
         if image is not None and self.parts.spec.continues_images:
-            image, *ends = self._fitted(image, end_image, request, settings)
             drawn = None if request.sharp else seeded
-            concat = self.ends(image, settings.frames, *ends, loop=request.loop, noise=drawn)
+            image, concat = continued(self.parts, image, end_image, views, request, settings, drawn)
         conditionings = self.conditionings(prompts, image, request, settings, concat)
         crafter, attachment = self.controlled(prompts, request, settings, conditionings)
         guidance = attachment.guidance(sampling.guidance)
@@ -170,16 +176,18 @@ class VideoCrafter:
         request: Request,
         source: Source | AnalyticInit | None,
         end_image: Tensor | None,
+        views: Tensor | None,
     ) -> Settings:
         """The settings of a request. Raises UserError for what cannot be made, before work starts."""
         spec = self.parts.spec
-        settings = request.settle(spec)
+        settings = request.settle(spec).beginning_with(image)
         encoder = self.parts.image_encoder is not None and self.parts.image_tokens is not None
         check_picture(spec, given=image is not None, encoder=encoder)
         check_ends(spec, wanted=end_image is not None, loop=request.loop)
+        check_views(spec, None if views is None else len(views), settings.frames)
         count = len(settings.sampling.levels(self.schedule(request)))  # one that cannot be spaced is refused here
         scene = scene_of(spec, request, settings, prompts, count - 1)
-        check_controls(request, scene, uses_of_start(source, end_image), tuple(self.parts.added))
+        check_controls(request, scene, uses_of_start(source, end_image), self.parts.names)
         return settings
 
     def controlled(
@@ -199,11 +207,6 @@ class VideoCrafter:
             out.parts = replace(self.parts, unet=unet)
             out.compiled = False  # the changed network runs as it is
         return out, attachment
-
-    def _fitted(self, first: Tensor, last: Tensor | None, request: Request, settings: Settings) -> list[Tensor]:
-        """The images of a clip's ends at its size."""
-        given = [first] if last is None else [first, last]
-        return [fit(each, settings.height, settings.width, request.fit) for each in given]
 
     def _together(self, request: Request, settings: Settings, conditionings: Mapping[str, Conditioning]) -> bool:
         """Whether the branches of a step share a pass: as requested, or where they fit together."""
@@ -235,7 +238,7 @@ class VideoCrafter:
         """What replays the passes of a run as CUDA graphs, for `predict`; None where they should run one launch at a
         time: on other devices, with adapters that cannot be recorded, compiled, and where `graphs` is switched off."""
         nvidia = self.parts.device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None
-        refused = any(adapter.recording is Recording.REFUSED for adapter in self.adapters)
+        refused = any(each.recording is Recording.REFUSED and each.steps is None for each in self.adapters)
         if not (nvidia and self.graphs) or self.compiled or refused:
             return None
         return Replay(self.unet, CudaRecorder(self.parts.device))
@@ -252,19 +255,7 @@ class VideoCrafter:
     ) -> Tensor:
         """The latent that is concatenated to the noised one, 1 c f h w, of images h w 3 in 0..1 at the clip's size;
         with `loop` the first is at both ends, exactly the same. `noise` samples the autoencoder's posterior."""
-        latent = self._image_latent(first, noise)
-        end = latent if loop else None if last is None else self._image_latent(last, noise)
-        return image_latent(latent, frames, end)
-
-    def _image_latent(self, image: Tensor, noise: NoiseSource | None) -> Tensor:
-        autoencoder = self.parts.autoencoder
-        assert autoencoder is not None
-        pixels = self._pixels(image[None])
-        if noise is None:
-            return autoencoder.encode(pixels).float()
-        factor = autoencoder.spec.downscale
-        shape = (1, autoencoder.spec.latent_channels, pixels.shape[2] // factor, pixels.shape[3] // factor)
-        return autoencoder.encode_with(pixels, noise.draw(shape, pixels.device, torch.float32)).float()
+        return latent_of_ends(self.parts, first, frames, last, loop=loop, noise=noise)
 
     def conditionings(
         self,
@@ -290,7 +281,7 @@ class VideoCrafter:
         """The conditioning of a clip: prompts one after the other, an image, and what else the network reads."""
         made = self.condition(prompts[0], image, settings.fps)
         if made.image is not None:
-            made = replace(made, image=tokens_for_frames(made.image, settings.frames))
+            made = replace(made, image=tokens_for_clip(self.parts.spec, made.image, settings.frames))
         if len(prompts) > 1:
             texts = torch.cat([self.condition(prompt, None, settings.fps).text for prompt in prompts])
             made = replace(made, text=text_over_time(texts, settings.frames), early_text=texts[-1:])

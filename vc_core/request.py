@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from torch import Tensor
+
 from .checks import check_ends, check_settings, check_side
 from .denoising import Guidance, Sampling
 from .denoising.caching import Quality, check_quality
@@ -80,8 +82,15 @@ class Request:
         """How many frames of a clip a call of the network sees."""
         return frames if self.context is None else min(frames, self.context.size)
 
+    def controlled(self, spec: ModelSpec) -> ModelSpec:
+        """The model with the defaults that the controls change."""
+        for control in self.controls:
+            spec = replace(spec, defaults=replace(spec.defaults, **control.defaults()))
+        return spec
+
     def settle(self, spec: ModelSpec) -> Settings:
         """With the model's defaults in place of each None. Raises UserError for what cannot be made."""
+        spec = self.controlled(spec)
         defaults = spec.defaults
         cfg, motion = _given(self.cfg, defaults.cfg), _given(self.motion, defaults.motion)
         check_settings(spec, image_cfg=self.image_cfg, motion=self.motion)
@@ -143,7 +152,8 @@ PLAIN = Request()
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A request for one model, complete."""
+    """A request for one model, complete. image: height and width of the image that the clip begins with, before it is
+    fitted to the clip."""
 
     width: int
     height: int
@@ -152,6 +162,11 @@ class Settings:
     sampling: Sampling
     guidance: float | None = None
     motion: float | None = None
+    image: tuple[int, int] | None = None
+
+    def beginning_with(self, image: Tensor | None) -> Settings:
+        """The same for a clip that begins with an image h w 3."""
+        return self if image is None else replace(self, image=(image.shape[0], image.shape[1]))
 
     def shape(self, spec: ModelSpec) -> tuple[int, ...]:
         """The shape of the latents, b c f h w."""

@@ -83,6 +83,14 @@ def encode_images(encoder: Any, images: Tensor, *, pooled: bool = False) -> Tens
     return tokens.float().cpu()
 
 
+def normed(encoder: Any, tokens: Tensor) -> Tensor:
+    """Tokens n width of `encode_images` behind the encoder's last norm."""
+    comfy.model_management.load_model_gpu(encoder.patcher)
+    with torch.inference_mode():
+        out: Tensor = encoder.model.vision_model.post_layernorm(tokens.to(encoder.load_device))
+    return out.float().cpu()
+
+
 def encoded_image(output: Any, *, pooled: bool = False) -> Tensor:
     """The same of one image, 1 tokens width or 1 width, from the output of core's CLIP Vision Encode."""
     found: Tensor | None = getattr(output, "image_embeds" if pooled else "last_hidden_state", None)

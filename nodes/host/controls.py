@@ -24,17 +24,22 @@ from ...vc_core.control.attachment import Attachment, Encoders, Scene
 from ...vc_core.control.control import Control
 from ...vc_core.control.networks import no_weights
 from ...vc_core.control.table import Prepared, attached, check
+from ...vc_core.denoising.draft import draft, draft_levels
+from ...vc_core.denoising.windows import ContextWindows
 from ...vc_core.errors import UserError
 from ...vc_core.features import uses_of_model
 from ...vc_core.frames.pixels import to_network
 from ...vc_core.network.layers import to_clips, to_frames
-from .clip_vision import encode_images
+from .caching import GUIDANCE_CACHE
+from .clip_vision import encode_images, normed
 from .compat import remember_types
+from .deep import STEP_CACHE
 from .guidance import after_cfg
 from .long import check_own
 from .model import patcher_class
 from .reading import open_file
-from .unet import ATTACHED, Acting
+from .sampling import host_denoiser, schedule_of
+from .unet import ATTACHED, CONTEXT, HANDLER, Acting
 
 CONTROLS = "videocrafter_controls"
 """The controls of a MODEL (`Given`), among its `transformer_options`."""
@@ -130,8 +135,21 @@ def _sample(
     options["sampler_post_cfg_function"] = [*before, *functions, *behind]
     begin = attachment.begin(extra_args.get("seed") or 0)
     if begin is not None and not passed.get(NOISE_GIVEN):
-        noise = to_frames(begin(to_clips(noise, len(noise))))
+        noise = to_frames(begin(to_clips(noise, len(noise)), partial(_draft, guider, options)))
     return executor(guider, sigmas, {**extra_args, "model_options": options}, callback, noise, *others, **more)
+
+
+def _draft(guider: Any, options: dict[str, Any], drawn: Tensor) -> Tensor:
+    """A draft of the run, b c f h w, from noise, b c f h w: without caches, and without what belongs to some steps."""
+    options = comfy.model_patcher.create_model_options_clone(options)
+    passed = options["transformer_options"]
+    for cache in (STEP_CACHE, GUIDANCE_CACHE):
+        passed.pop(cache, None)
+    always = tuple(adapter for adapter in passed[ATTACHED].adapters if adapter.steps is None)
+    passed[ATTACHED] = replace(passed[ATTACHED], adapters=always)
+
+    denoise = host_denoiser(guider, {"model_options": options, "seed": None})
+    return draft(denoise, draft_levels(schedule_of(guider.model_patcher)), drawn)
 
 
 def _attachment(guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, noise: Tensor) -> Attachment:
@@ -150,12 +168,20 @@ def _attachment(guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, 
         dtype=base.manual_cast_dtype or base.get_dtype(),
         conditionings=_conditionings(guider),
     )
+    scene = replace(scene, passing=_passing(guider.model_options))
     check([each.control for each in given], scene, uses_of_model(base.spec))
     prepared = [
         Prepared(control=each.control, network=_loaded(patcher, each.control), encoded=each.encoded) for each in given
     ]
     with torch.inference_mode():
         return attached(prepared, scene)
+
+
+def _passing(model_options: Mapping[str, Any]) -> int | None:
+    """The frames of a window of whole passes; None without such windows."""
+    own: ContextWindows | None = model_options.get("transformer_options", {}).get(CONTEXT)
+    length: int | None = getattr(model_options.get(HANDLER), "context_length", None) if own is None else own.size
+    return length
 
 
 def _loaded(patcher: Any, control: Control) -> nn.Module | None:
@@ -180,7 +206,11 @@ def encoders_of(clip: Any = None, clip_vision: Any = None) -> Encoders:
     """The encoders that a node has been given."""
     out = Encoders()
     if clip_vision is not None:
-        out = replace(out, image=lambda images: encode_images(clip_vision, to_network(images)))
+        out = replace(
+            out,
+            image=lambda images: encode_images(clip_vision, to_network(images)),
+            image_norm=lambda tokens: normed(clip_vision, tokens),
+        )
     if clip is not None:
         out = replace(out, text=lambda prompts: torch.cat([_text(clip, prompt) for prompt in prompts]))
     return out

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...vc_core.checkpoint.building import Checkpoint
 from ...vc_core.checkpoint.parts import PARTS
 from ...vc_core.checkpoint.reading import METADATA_KEY
-from ...vc_core.conditioning import tokens_for_frames
+from ...vc_core.conditioning import tokens_for_clip
 from ...vc_core.denoising import NoiseSchedule
 from ...vc_core.errors import UserError
 from ...vc_core.frames.fitting import image_latent
@@ -48,14 +48,15 @@ EARLY_TEXT = "videocrafter_early_text"
 FPS = "videocrafter_fps"
 IMAGE_TOKENS = "videocrafter_image_tokens"
 PICTURES = "videocrafter_pictures"
+VIEWS = "videocrafter_views"
 GUIDANCE = "videocrafter_guidance"
 MOTION = "videocrafter_motion"
 KEY_FRAMES = "videocrafter_key_frames"
 """Keys of a CONDITIONING: frames per second (a number); the tokens of an image (1 m d, or frames m d); the latents of
 the image at the beginning and perhaps of the one at the end of a clip (a list of one or two, each 1 c h w, as the VAE
-gives them); the guidance scale and the motion guidance for networks that read them (numbers); and, for a row of key
-frames, which our sampler node makes one interpolation at a time, what each of them adds to the conditioning (see
-`nodes.keyframes`)."""
+gives them); those of the rendered views of all frames (f c h w, as the VAE gives them); the guidance scale and the
+motion guidance for networks that read them (numbers); and, for a row of key frames, which our sampler node makes one
+interpolation at a time, what each of them adds to the conditioning (see `nodes.keyframes`)."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -140,23 +141,33 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
         if image is not None:
             self._check_image(image)
             if image.shape[0] > 1:
-                image = tokens_for_frames(image[None], len(noise))[0]
+                tokens = tokens_for_clip(self.spec, image[None], len(noise))
+                image = tokens if tokens.ndim == 3 else tokens[0]
             out["image"] = comfy.conds.CONDRegular(image.to(kwargs["device"]))
             out["image_per_frame"] = comfy.conds.CONDConstant(image.shape[0] > 1)
-        images = kwargs.get(PICTURES)
         if kwargs.get(KEY_FRAMES) is not None:
             raise UserError(
                 "The conditioning holds a row of key frames, which only VideoCrafter KSampler can sample. Use that "
                 "node, or give VideoCrafter Image to Video two images at most."
             )
-        self._check_images(images, noise)
+        concat = self._concat(kwargs.get(PICTURES), kwargs.get(VIEWS), noise)
         if image is None:
             self._check_no_image(which)
-        if images is not None:
-            latents = [self.process_latent_in(latent) for latent in images]
-            concat = to_frames(image_latent(latents[0], len(noise), *latents[1:]))
+        if concat is not None:
             out["c_concat"] = comfy.conds.CONDNoiseShape(concat.to(kwargs["device"]))
         return out | self._scales(kwargs.get(GUIDANCE), kwargs.get(MOTION))
+
+    def _concat(self, images: list[Tensor] | None, views: Tensor | None, noise: Tensor) -> Tensor | None:
+        """The latent that is concatenated to the noised one, f c h w, of the images at a clip's ends or of the rendered
+        views of its frames; None without any."""
+        self._check_views(views, len(noise))
+        self._check_images(images if views is None else [views], noise)
+        if views is not None:
+            return self.process_latent_in(views)
+        if images is None:
+            return None
+        latents = [self.process_latent_in(latent) for latent in images]
+        return to_frames(image_latent(latents[0], len(noise), *latents[1:]))
 
     def _scales(self, guidance: float | None, motion: float | None) -> dict[str, Any]:
         """The conditions of networks that read guidance scales; the authors' own where none is given."""
@@ -233,6 +244,25 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
             )
         return text
 
+    def _check_views(self, views: Tensor | None, frames: int) -> None:
+        if self.spec.follows_views and views is None:
+            raise UserError(
+                f"{self.spec.name} follows rendered views, and the conditioning holds none. Put VideoCrafter Views to "
+                "Video between the prompts and the sampler."
+            )
+        if views is None:
+            return
+        if not self.spec.follows_views:
+            raise UserError(
+                f"The conditioning holds rendered views, but {self.spec.name} does not follow views. Load a "
+                "ViewCrafter model with its preset, or leave VideoCrafter Views to Video out."
+            )
+        if len(views) != frames:
+            raise UserError(
+                f"The conditioning holds {len(views)} rendered views, but the latent has {frames} frames. Connect the "
+                "latent output of VideoCrafter Views to Video."
+            )
+
     def _check_images(self, images: list[Tensor] | None, noise: Tensor) -> None:
         wanted = self.spec.continues_images
         if wanted and images is None:
@@ -249,9 +279,10 @@ class VideoCrafterModel(comfy.model_base.BaseModel):
             )
         given, size = images[0].shape[-2:], noise.shape[-2:]
         if given != size:
+            node = "Views to Video" if self.spec.follows_views else "Image to Video"
             raise UserError(
                 f"The image was prepared for clips of {given[1] * 8} x {given[0] * 8} pixels, but the latent has "
-                f"{size[1] * 8} x {size[0] * 8}. Connect the latent output of VideoCrafter Image to Video."
+                f"{size[1] * 8} x {size[0] * 8}. Connect the latent output of VideoCrafter {node}."
             )
 
     def _check_no_image(self, which: str) -> None:

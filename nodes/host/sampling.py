@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import Any
 
@@ -37,6 +37,7 @@ class CoreSampler(comfy.samplers.Sampler):
 
     def __init__(self, name: str, eta: float, *, pure: bool | None = None) -> None:
         self.name, self.eta, self.pure = name, eta, pure
+        self.keep_last_scale: bool | None = None  # as the schedule of the model says
 
     def sample(
         self,
@@ -59,7 +60,7 @@ class CoreSampler(comfy.samplers.Sampler):
         skip_orders(stream, reused(extra_args.get("model_options", {})), drawn.shape[2])
         known = torch.zeros_like(drawn) if latent_image is None else _one_clip(latent_image).to(drawn)
         x = self._begin(sampling, levels[0], known, drawn)
-        denoise = _host_denoiser(model_wrap, extra_args)
+        denoise = host_denoiser(model_wrap, extra_args)
         masked = None
         if denoise_mask is not None:
             masked = Masked(known, drawn, _masks(model_wrap, sigmas, extra_args, denoise_mask.to(drawn)))
@@ -82,7 +83,9 @@ class CoreSampler(comfy.samplers.Sampler):
     def _levels(self, sampling: RescaledSampling, sigmas: Tensor) -> list[Level]:
         levels = [sampling.level(float(sigma)) for sigma in sigmas if float(sigma) > 0]
         if len(levels) < len(sigmas):
-            levels.append(sampling.schedule.end(levels, "reference" if self.name == "ddim" else "clean"))
+            schedule, keep = sampling.schedule, self.keep_last_scale
+            schedule = schedule if keep is None else replace(schedule, keep_last_scale=keep)
+            levels.append(schedule.end(levels, "reference" if self.name == "ddim" else "clean"))
         return levels
 
 
@@ -196,7 +199,9 @@ def run(
     conditionings: CONDITIONING by name, "positive", "negative" and, where the guidance has an image scale,
     "image_only", the image with an empty prompt.
     """
-    watch = Watch(model, len(sigmas) - 1)
+    watch, spec = Watch(model, len(sigmas) - 1), getattr(model.model, "spec", None)
+    if spec is not None and spec.follows_views and isinstance(sampler, CoreSampler):
+        sampler.keep_last_scale = spec.keeps_last_rescale(guidance.image_scale)
     model = with_combination(model, guidance.combination).clone()
     model.model_options.setdefault("transformer_options", {})[TICK] = watch.tick
     options: dict[str, Any] = {
@@ -273,7 +278,7 @@ def _masks(model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], mask: Te
     return at
 
 
-def _host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
+def host_denoiser(model_wrap: Any, extra_args: dict[str, Any]) -> Denoiser:
     """The host's guided model as a denoiser of vc_core."""
     sampling = rescaled(model_wrap.inner_model.model_sampling)
     most = float(sampling.sigma_max)

@@ -1,4 +1,4 @@
-"""ToonCrafter's sketch encoder is recognised, measured, reported and converted; nothing runs it."""
+"""ToonCrafter's sketch encoder is recognised, measured, reported, converted and built."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from checkpoint.test_manifests import manifest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vc_core.checkpoint import PARTS, convert, detect, inspect_checkpoint, load
-from vc_core.checkpoint.parts.sketch_encoder import SketchEncoderSpec, shapes
+from vc_core.checkpoint import convert, detect, inspect_checkpoint, open_checkpoint
 from vc_core.checkpoint.report import describe, table
 from vc_core.errors import UserError
+from vc_core.network.adapters.sketch import SketchEncoder
+from vc_core.specs.sketch import SketchEncoderSpec
 
 SMALL = SketchEncoderSpec(
     hint_widths=(4, 6), model_channels=8, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(1,), context_dim=12
 )
+
+
+def shapes(spec: SketchEncoderSpec) -> dict[str, tuple[int, ...]]:
+    network = SketchEncoder(spec, device="meta")
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def tensors(spec: SketchEncoderSpec = SMALL) -> dict[str, Tensor]:
@@ -71,10 +77,14 @@ def test_it_is_converted_and_recognised_again(split: bool, tmp_path: Path) -> No
     assert inspect_checkpoint(made).detection.part_spec("sketch_encoder") == SMALL
 
 
-def test_running_it_is_refused(tmp_path: Path) -> None:
-    assert PARTS["sketch_encoder"].build is None
-    with pytest.raises(UserError, match=r"sketch encoder .* can be inspected and converted, but this version does not"):
-        load(saved(tmp_path, tensors()))
+def test_it_is_built_with_the_weights_of_its_file(tmp_path: Path) -> None:
+    weights = {name: torch.randn(shape) for name, shape in shapes(SMALL).items()}
+    network = open_checkpoint(saved(tmp_path, weights)).build("sketch_encoder")
+    assert isinstance(network, SketchEncoder)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    del weights["zero_convs.1.0.bias"]
+    with pytest.raises(UserError, match=r"sketch encoder .* do not fit its network \(1 missing: zero_convs.1.0.bias"):
+        open_checkpoint(saved(tmp_path, weights)).build("sketch_encoder")
 
 
 def test_a_controlnet_of_another_kind_is_still_one() -> None:

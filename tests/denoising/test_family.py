@@ -22,7 +22,7 @@ from vc_core.denoising.guidance import guide
 from vc_core.denoising.samplers import boundary, posterior_noise
 from vc_core.errors import UserError
 from vc_core.network.layers import scale_sinusoid
-from vc_core.specs import DiffusionSpec, Windows
+from vc_core.specs import DiffusionSpec, ModelSpec, Windows
 
 ROUNDING = 1e-6  # the reference rounds to float32 in between, at 6e-8 each
 TRAJECTORY = 1e-5  # float32 against float64 is 1.2e-6
@@ -108,13 +108,20 @@ class StrideWave(WaveModel):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", cases("dc_ddim_analytic"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", cases("dc_ddim_analytic", "viewcrafter_ddim_analytic"), ids=lambda path: path.stem)
 def test_golden_trajectories(path: Path) -> None:
     info, _, t = load(path)
     assert info["calls"]
     for call in info["calls"]:
-        schedule = of_config(info["per_config"][call["setting"]])
+        spec = ModelSpec(
+            name=info["case"],
+            diffusion=diffusion_spec(info["per_config"][call["setting"]], info.get("family", "")),
+            views=info.get("family") == "viewcrafter",
+        )
+        schedule = NoiseSchedule.from_spec(spec.diffusion)
         settings = sampling_of(call, steps=call["S"])
+        keep = spec.keeps_last_rescale(settings.guidance.image_scale)
+        schedule = replace(schedule, keep_last_scale=keep)
         conditionings = {
             name: Conditioning(text=t[name], fps=t["fs"]) for name in ("cond", "uncond", "img_nonetext") if name in t
         }

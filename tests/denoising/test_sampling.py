@@ -323,3 +323,31 @@ def test_bad_input_is_refused_before_any_work(options: dict[str, Any], message: 
 def test_impossible_settings(build: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_a_part_is_kept_until_a_share_of_the_schedule_and_then_generated() -> None:
+    """The two clocks of Time-to-Move: the run begins at one share of the steps, the mask ends at another."""
+    draw = torch.Generator().manual_seed(5)
+    latents = torch.randn(SHAPE, generator=draw)
+    mask = (torch.rand(SHAPE, generator=draw) > 0.5).float()
+    settings = Sampling(steps=10, eta=0.0)
+
+    def steps_until(until: float, strength: float = 0.8) -> list[Tensor]:
+        source = Source(latents, strength, mask, until)
+        steps = sample(WaveModel(), SCHEDULE, BOTH, noise=Noise(1), source=source, settings=settings)
+        return [step.denoised for step in steps]
+
+    kept = mask == 0
+    for until, released_at in ((0.3, 5), (0.5, 3), (0.8, 0)):
+        denoised = steps_until(until)
+        assert len(denoised) == 8
+        exact = [torch.equal(x0[kept], latents[kept]) for x0 in denoised]
+        assert exact == [index < released_at for index in range(8)], until
+    always, plain = steps_until(0.0), Source(latents, 0.8, mask)
+    steps = sample(WaveModel(), SCHEDULE, BOTH, noise=Noise(1), source=plain, settings=settings)
+    assert all(torch.equal(one, other.denoised) for one, other in zip(always, steps, strict=True))
+    free = sample(WaveModel(), SCHEDULE, BOTH, noise=Noise(1), source=Source(latents, 0.8), settings=settings)
+    assert all(torch.equal(one, other.denoised) for one, other in zip(steps_until(0.8), free, strict=True))
+    for until in (-0.1, 0.9):
+        with pytest.raises(UserError, match=r"kept down to .* from 0 \(to the end\) to the strength of the run, 0.8"):
+            Source(latents, 0.8, mask, until)

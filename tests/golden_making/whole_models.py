@@ -18,6 +18,7 @@ from vc_core.denoising import Guidance, NoiseSchedule
 from vc_core.denoising.freenoise import reordered, with_motion_injection
 from vc_core.denoising.guidance import guide
 from vc_core.frames.fitting import fit, image_latent
+from vc_core.image_latents import latent_of
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import GREY, VideoCrafter
 from vc_core.specs import (
@@ -149,7 +150,7 @@ def dc_e2e(folder: Path) -> Path:
     cropped = [fit(unit(picture), 12, 16, "published") for picture in whole]
     posterior = draw(4, 4, 6, 8)
     ends = [
-        crafter._image_latent(picture, RecordedNoise([noise[None]]))
+        latent_of(crafter.parts, picture, RecordedNoise([noise[None]]))
         for picture, noise in zip(cropped, (posterior[0], posterior[3]), strict=True)
     ]
     concat = image_latent(ends[0], 4, ends[1])

@@ -46,6 +46,10 @@ class Everywhere(Adapter):
         self.noted("convolution", at)
         return convolve(x)
 
+    def temporal_transformer(self, at: Place, transformer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        self.noted("temporal_transformer", at)
+        return transformer(x)
+
     def before_attention(self, at: Place, x: Tensor) -> Tensor:
         self.noted("before_attention", at)
         return x
@@ -76,6 +80,11 @@ class Everywhere(Adapter):
         assert q.shape[-1] == at.heads * at.head_channels
         return attend(q, k, v, mask)
 
+    def attention_logits(self, at: Place, logits: Tensor) -> Tensor:
+        self.noted("attention_logits", at)
+        assert at.relative
+        return logits
+
     def attention_backend(self, at: Place, function: Attention) -> Attention:
         self.noted("attention_backend", at)
         return function
@@ -105,6 +114,9 @@ class Scaled(Adapter):
     def convolution(self, at: Place, convolve: Callable[..., Tensor], x: Tensor) -> Tensor:
         return self.factor * convolve(x)
 
+    def temporal_transformer(self, at: Place, transformer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return self.factor * transformer(x)
+
     def before_attention(self, at: Place, x: Tensor) -> Tensor:
         return self.factor * x
 
@@ -126,6 +138,9 @@ class Scaled(Adapter):
         self, at: Place, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         return attend(q, k if self.factor == 1 else self.factor * k, v, mask)
+
+    def attention_logits(self, at: Place, logits: Tensor) -> Tensor:
+        return self.factor * logits
 
     def attention_backend(self, at: Place, function: Attention) -> Attention:
         def scaled(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:

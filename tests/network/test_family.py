@@ -44,7 +44,7 @@ def windows_of(numbers: Sequence[int]) -> Windows:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", cases("dc_unet"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", cases("dc_unet", "viewcrafter_unet"), ids=lambda path: path.stem)
 @torch.no_grad()
 def test_golden_dynamicrafter(path: Path) -> None:
     model, info, t, tolerance = network(path)

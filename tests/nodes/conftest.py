@@ -20,6 +20,7 @@ def checkpoints(base: Base) -> dict[str, str]:
         "image": small.IMAGE_MODEL,
         "continuing": small.CONTINUING_MODEL,
         "toon": small.TOON_MODEL,
+        "viewed": small.VIEWED_MODEL,
         "turbo": small.TURBO_MODEL,
     }
     for kind, spec in names.items():
@@ -61,6 +62,20 @@ class Loaded:
             vae=self.vae,
             image=image,
             **{**size, **options},
+        ).values
+
+    def viewed(self, views: object, image: object, **options: object) -> tuple:
+        """positive, negative, picture_only and the latent of rendered views f h w 3, frames of 16 x 24."""
+        return self.comfy.call(
+            "VideoCrafterViewsToVideo",
+            positive=self.text("a red square"),
+            negative=self.text(""),
+            model=self.model,
+            clip_vision=self.clip_vision,
+            vae=self.vae,
+            views=views,
+            image=image,
+            **{"width": 16, "height": 24, **options},
         ).values
 
     def latent(self, width: int = 16, height: int = 24, frames: int = 3) -> dict:
@@ -113,6 +128,11 @@ def relative_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
 @pytest.fixture(scope="session")
 def image_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
     return Loaded(comfy, checkpoints["image"], weight_dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def viewed_model(comfy: Comfy, checkpoints: dict[str, str]) -> Loaded:
+    return Loaded(comfy, checkpoints["viewed"], weight_dtype="fp32")
 
 
 @pytest.fixture(scope="session")

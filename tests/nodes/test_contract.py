@@ -48,7 +48,7 @@ def _settled(node):
         options = spec[1].get("options")
         if name in FILE_LISTS:
             spec[1]["options"] = "files"
-        elif name in ("statistics", "file"):
+        elif name in ("statistics", "file", "temporal"):
             spec[1]["options"] = [*options[:1], "files"]
         elif name == "sampler_name":
             spec[1]["options"] = [*options[:2], "the host's"]

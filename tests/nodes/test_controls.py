@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from small_models import TEXT_MODEL, motionctrl_weights, state_dict
 
 from vc_core.checkpoint import METADATA_KEY
-from vc_core.control import CONTROLS, MotionCtrl
+from vc_core.control import CONTROLS, FreeTraj, MotionCtrl
 from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames
 from vc_core.pipeline import Request, VideoCrafter
@@ -183,7 +183,7 @@ def testing(comfy):
             return attachment.Attachment(
                 adapters=(Shift(),),
                 terms=(term,) if self.guidance else (),
-                noise=(lambda drawn, source: drawn + self.noise) if self.noise else None,
+                noise=(lambda drawn, source, draft: drawn + self.noise) if self.noise else None,
             )
 
     return Testing
@@ -205,3 +205,38 @@ def test_terms_and_noise_act_in_every_sampler(comfy, text_model, testing):
     )
     assert relative(guided, plain) > CLOSE
     assert bool(torch.isfinite(bare).all())
+
+
+BOXES = "0, 0.1, 0.6, 0.1, 0.6\n2, 0.4, 0.4"
+FOLLOWED = {"words": "red square", "boxes": BOXES, "prompt": "a red square"}
+
+
+def following(comfy, loaded, **given):
+    return comfy.call("VideoCrafterFreeTraj", model=loaded.model, **{**FOLLOWED, **given}).values[0]
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.5])
+def test_freetraj_gives_what_vc_core_gives(comfy, base, checkpoints, text_model, trace):
+    plain = text_model.sample()
+    out = text_model.sample(following(comfy, text_model, trace=trace))
+    control = FreeTraj(words="red square", boxes=BOXES, trace=trace)
+    assert relative(out, by_vc_core(base, checkpoints["text"], control)) < EXACT
+    assert relative(out, plain) > CLOSE
+    off = following(comfy, text_model, guided_steps=0, noise=False)
+    assert torch.equal(text_model.sample(off), plain)
+
+
+def test_freetraj_takes_boxes_and_tracks_of_core_nodes(comfy, text_model):
+    """Bounding boxes, and tracks with the size of a box: the same as their text."""
+    box = comfy.call("PrimitiveBoundingBox", x=2, y=2, width=8, height=12).values[0]
+    given = text_model.sample(following(comfy, text_model, boxes=box))
+    assert torch.equal(given, text_model.sample(following(comfy, text_model, boxes=json.dumps(box))))
+    tracks = comfy.call("WanMoveTracksFromCoords", track_coords=TRACK).values[0]
+    size = {"box_width": 0.5, "box_height": 0.4, "canvas": 64}
+    given = text_model.sample(following(comfy, text_model, boxes=tracks, **size))
+    assert torch.equal(given, text_model.sample(following(comfy, text_model, boxes=TRACK, **size)))
+
+
+def test_freetraj_needs_the_prompt(comfy, text_model):
+    with pytest.raises(Exception, match=r"FreeTraj looks for words in the prompt. Give it the prompt that is encoded"):
+        text_model.sample(following(comfy, text_model, prompt=""))

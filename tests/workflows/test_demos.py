@@ -11,6 +11,8 @@ from workflows.demos import RECORD, fingerprint
 SMALL = [file.stem for file in stand_ins.FILES if file.stem.endswith(stand_ins.SMALL)]
 FAR = 10
 """Pixels of 64 that can be seen without looking for them."""
+BENT = 1
+"""Pixels by which a path is not straight."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,8 @@ def test_record_is_of_this_workflow(record, name):
         ("02", "blue", "square", "x", 1),
         ("03", "green", "triangle", "y", 1),
         ("04", "blue", "square", "x", 1),
-        ("10", "yellow", "triangle", "y", -1),
+        ("10 Core", "yellow", "triangle", "y", -1),
+        ("24 Object", "red", "circle", "x", 1),
     ],
 )
 def test_shape_moves_as_the_prompt_says(record, number, colour, shape, axis, sign):
@@ -53,6 +56,14 @@ def test_key_frames_are_passed(record):
     clip = seen(record, "05")
     assert clip["x"][4] - clip["x"][0] > FAR
     assert clip["y"][-1] - clip["y"][3] > FAR
+
+
+def test_object_follows_its_box_down_and_up_again(record):
+    """No caption that the model was trained on describes such a motion."""
+    clip = seen(record, "24 Object")
+    middle = max(clip["y"][3:5])
+    assert middle - clip["y"][0] > BENT
+    assert middle - clip["y"][-1] > BENT
 
 
 def test_loop_from_a_picture_goes_there_and_comes_back(record):
@@ -81,3 +92,15 @@ def test_changing_prompt_changes_the_colour(record):
     clip = seen(record, "09")
     assert clip["colour"][:3] == ["red"] * 3
     assert clip["colour"][-3:] == ["blue"] * 3
+
+
+def test_dragged_object_is_on_its_track(record):
+    """From where it is drawn up to the middle of the clip, then to the right; within 8 % of the image."""
+    clip = seen(record, "23 Drag")
+    assert (clip["shape"], set(clip["colour"])) == ("square", {"blue"})
+    for place in range(8):
+        share = place / 7
+        x = 20 + 24 * max(0.0, 2 * share - 1)
+        y = 44 - 24 * min(1.0, 2 * share)
+        assert abs(clip["x"][place] - x) < 0.08 * 64
+        assert abs(clip["y"][place] - y) < 0.08 * 64

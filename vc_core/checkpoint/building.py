@@ -24,6 +24,7 @@ from ..conditioning.text_encoder import TextEncoder
 from ..denoising.schedule import NoiseSchedule, is_rounded
 from ..errors import UserError
 from ..network.attention import Attention, sdpa_attention
+from ..network.fused import Fused
 from ..network.unet import VideoUNet
 from ..specs import ModelSpec
 from .detection import AUTO, IN_MODEL, Detection, detect_contents
@@ -176,8 +177,9 @@ class Checkpoint:
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:
             raise RuntimeError(f"{record.title}: no values were loaded for {some(left)}")
-        if isinstance(module, VideoUNet | Autoencoder):
-            module.fused.arrange(module)
+        fused = getattr(module, "fused", None)
+        if isinstance(fused, Fused):
+            fused.arrange(module)
         return module.requires_grad_(False).eval()
 
 
@@ -198,6 +200,11 @@ class Parts:
     added: Mapping[str, nn.Module] = field(default_factory=dict)
     title: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts that are there."""
+        return tuple(name for name in PARTS if name in self.added or getattr(self, name, None) is not None)
 
     def require(self, *parts: str) -> None:
         """Raise UserError naming the parts that are missing, and the cure."""

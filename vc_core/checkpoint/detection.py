@@ -76,7 +76,7 @@ def detect_contents(
         spec = replace(spec, diffusion=_diffusion(spec, contents))
     else:
         chosen = start.schedule
-        spec = replace(spec, name=chosen.name, diffusion=chosen.diffusion, defaults=chosen.defaults)
+        spec = replace(spec, name=chosen.name, diffusion=chosen.diffusion, defaults=chosen.defaults, views=chosen.views)
     _check_parts_fit(spec, contents)
     others = {name: value for name, value in completed.items() if name not in IN_MODEL}
     return Detection(spec, contents, _title(spec, contents), start.schedule is not None, start.notes, others)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .parts import PARTS, Part, Shapes
+from .parts.part import CHANGED
 
 SCHEDULE = (
     "betas",
@@ -48,6 +49,8 @@ inference: listed, then ignored."""
 PREFIXED = tuple(part for part in PARTS.values() if part.prefix)
 ADDED = tuple(part for part in PARTS.values() if part.inside is not None or part.beside)
 """Parts that are added to a UNet, which have the tensors among its own that they claim."""
+FIRST = "input_blocks.0.0.weight"
+"""The tensor of a UNet that a file with only some of them does not have."""
 LAYOUTS = sorted(
     ((part, layout) for part in PARTS.values() for layout in part.layouts), key=lambda pair: pair[1].shape is None
 )
@@ -82,8 +85,10 @@ def sort_tensors(tensors: Mapping[str, Tensor], left_over: Iterable[str] = ()) -
     schedule: dict[str, Tensor] = {}
     ignored = list(left_over)
     bare: dict[str, Tensor] = {}
-    for name, tensor in unwrap_names(tensors).items():
-        found = _placed(name)
+    unwrapped = unwrap_names(tensors)
+    added = [part for part in ADDED if part.mark is None or any(map(part.mark.match, unwrapped))]
+    for name, tensor in unwrapped.items():
+        found = _placed(name, added)
         if any(pattern.match(name) for pattern in IGNORED):
             ignored.append(name)
         elif found is not None:
@@ -94,12 +99,14 @@ def sort_tensors(tensors: Mapping[str, Tensor], left_over: Iterable[str] = ()) -
         else:
             bare[name] = tensor
     unknown = _sort_bare(bare, parts)
+    _sort_changed(parts, added)
     return Contents(parts, schedule, tuple(ignored), unknown)
 
 
-def _placed(name: str) -> tuple[Part, str] | None:
-    """The part that a tensor belongs to by its name in the file, and our name; None where the name does not say."""
-    for part in ADDED:
+def _placed(name: str, added: Iterable[Part]) -> tuple[Part, str] | None:
+    """The part that a tensor belongs to by its name in the file, and our name; None where the name does not say.
+    added: the parts of the file that are added to a UNet."""
+    for part in added:
         ours = part.added(name)
         if ours is not None:
             return part, ours
@@ -107,6 +114,14 @@ def _placed(name: str) -> tuple[Part, str] | None:
         if name.startswith(part.prefix):
             return part, part.published(name.removeprefix(part.prefix))
     return None
+
+
+def _sort_changed(parts: dict[str, dict[str, Tensor]], added: Iterable[Part]) -> None:
+    """Of a file with a part that is added to a UNet, and only some of the UNet's own tensors: these become the part's,
+    which replaces those of the model with them."""
+    owner = next((part.name for part in added if part.name in parts), None)
+    if owner is not None and "unet" in parts and FIRST not in parts["unet"]:
+        parts[owner].update({CHANGED + name: tensor for name, tensor in parts.pop("unet").items()})
 
 
 def unwrap_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

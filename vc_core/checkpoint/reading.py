@@ -254,6 +254,7 @@ def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
     if not isinstance(data, Mapping):
         raise UserError(f"{path} holds a {type(data).__name__}, not named tensors. Give a model checkpoint.")
     entries, left_over = _entries(data)
+    entries = _flattened(entries)
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     left_over += [name for name in entries if name not in tensors]
     if not tensors:
@@ -272,6 +273,16 @@ def _entries(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
         passed.add(id(data))
         inner = _inner(data)
     return {str(name): value for name, value in data.items()}, left_over
+
+
+def _flattened(entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries that are all state dicts, each of the module that its name gives (StyleCrafter's temporal layers), as one
+    state dict of full names; others as they are."""
+    if not all(
+        isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values()) for state in entries.values()
+    ):
+        return entries
+    return {f"{name}.{key}": tensor for name, state in entries.items() for key, tensor in state.items()}
 
 
 def _inner(data: Mapping[Any, Any]) -> str | None:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from .image_encoder import ImageEncoder, preprocess
-from .image_tokens import LinearTokens, Resampler, build_image_tokens, tokens_for_frames, tokens_of_images
+from .image_tokens import (
+    LinearTokens,
+    Resampler,
+    build_image_tokens,
+    tokens_for_clip,
+    tokens_for_frames,
+    tokens_of_images,
+)
 from .prompts import text_over_time
 from .text_encoder import TextEncoder
 from .tokenizer import tokenize
@@ -17,6 +24,7 @@ __all__ = [
     "preprocess",
     "text_over_time",
     "tokenize",
+    "tokens_for_clip",
     "tokens_for_frames",
     "tokens_of_images",
 ]

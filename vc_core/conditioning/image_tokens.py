@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network.attention import Attention, sdpa_attention
-from ..specs import LinearTokensSpec, ResamplerSpec
+from ..specs import LinearTokensSpec, ModelSpec, ResamplerSpec
 from .image_encoder import ImageEncoder
 from .openclip import Device
 
@@ -162,3 +162,11 @@ def tokens_for_frames(tokens: Tensor, frames: int, *, published: bool = False) -
     above = (below + 1).clamp_max(made - 1)
     share = (place - below)[:, None, None].to(tokens)
     return tokens[:, below] * (1 - share) + tokens[:, above] * share
+
+
+def tokens_for_clip(spec: ModelSpec, tokens: Tensor, frames: int) -> Tensor:
+    """The image tokens of a model, b m d or b f m d, as each frame of a clip of `frames` attends to them: those of
+    `tokens_for_frames`, or all of them together, b (f m) d, where the model shares them (`ModelSpec.shares_tokens`)."""
+    if spec.shares_tokens:
+        return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
+    return tokens_for_frames(tokens, frames)

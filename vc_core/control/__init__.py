@@ -11,8 +11,26 @@ A new control is a file with a record and its row in `table`. Controls that have
 """
 
 from .attachment import Attachment, Scene
+from .cami2v import CamI2V, MotionCtrlI2V
 from .control import Control
+from .freetraj import FreeTraj
+from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
+from .sketch import Sketch
+from .stylecrafter import StyleCrafter
 from .table import CONTROLS, control_named
 
-__all__ = ["CONTROLS", "Attachment", "Control", "MotionCtrl", "Scene", "control_named"]
+__all__ = [
+    "CONTROLS",
+    "Attachment",
+    "CamI2V",
+    "Control",
+    "FreeTraj",
+    "MotionCtrl",
+    "MotionCtrlI2V",
+    "MotionStrength",
+    "Scene",
+    "Sketch",
+    "StyleCrafter",
+    "control_named",
+]

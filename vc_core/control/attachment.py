@@ -12,6 +12,7 @@ from torch import Tensor
 from ..conditions import Conditioning
 from ..denoising import Noise, NoiseSource
 from ..denoising.guidance import Guidance, Rule, Term
+from ..denoising.sampling import Begin, Draft
 from ..network.adapter import Adapter
 from ..specs import ModelSpec
 
@@ -19,8 +20,9 @@ SEEDS = 2**64
 FURTHER = 2**63
 """Lies between the seed of a run and that of the further noise of its controls."""
 
-ChangeNoise = Callable[[Tensor, NoiseSource], Tensor]
-"""(initial noise b c f h w, a source of further noise) -> the initial noise to use, of the same shape"""
+ChangeNoise = Callable[[Tensor, NoiseSource, Draft], Tensor]
+"""(initial noise b c f h w, a source of further noise, a function from noise to a draft of the run's latents) -> the
+initial noise to use, of the same shape"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,12 +30,22 @@ class Encoders:
     """The encoders that a front end has at hand; None where there is none.
 
     text: prompts -> b n d. tokens: prompts -> tokens b n, as the text encoder reads them. image: images n h w 3 in
-    0..1, of any size -> n m d, the image encoder's tokens before its last norm.
+    0..1, of any size -> n m d, the image encoder's tokens before its last norm. image_norm: that norm.
     """
 
     text: Callable[[Sequence[str]], Tensor] | None = None
     tokens: Callable[[Sequence[str]], Tensor] | None = None
     image: Callable[[Tensor], Tensor] | None = None
+    image_norm: Callable[[Tensor], Tensor] | None = None
+
+
+def no_image_encoder(title: str) -> str:
+    """What to say where the control of this title has no image encoder."""
+    return (
+        f"{title} reads images by an image encoder, and there is none: the files of text-to-video models have a text "
+        "encoder alone. Give OpenCLIP ViT-H-14 as well (laion2b_s32b_b79k: open_clip_pytorch_model.bin of "
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K on the Hugging Face Hub)."
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +54,8 @@ class Scene:
 
     spec: the model. frames: of the whole clip. width, height: of the frames, in pixels. steps: of the run. cfg: the
     guidance scale; 1 is without guidance. seed: 0 to 2^64 - 1. device, dtype: those in which the network computes.
+    passing: the frames that a pass of the network sees; None for all of them. image: height and width of the image that
+    the clip begins with, before it is fitted to the clip; None where there is none, or it is not known.
     prompts: as they follow one another; empty where a front end has encoded them before.
     conditionings: of the run, by the names of `conditions.Branch`; empty while a control is only checked.
     encoded: what `Control.encode` has returned.
@@ -54,11 +68,18 @@ class Scene:
     steps: int
     cfg: float
     seed: int = 0
+    passing: int | None = None
+    image: tuple[int, int] | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     prompts: tuple[str, ...] = ()
     conditionings: Mapping[str, Conditioning] = field(default_factory=dict)
     encoded: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def at_once(self) -> int:
+        """The frames that a pass of the network sees."""
+        return self.frames if self.passing is None else min(self.passing, self.frames)
 
     @property
     def guided(self) -> bool:
@@ -99,14 +120,14 @@ class Attachment:
             noise=partial(_changed, changes) if changes else None,
         )
 
-    def begin(self, seed: int) -> Callable[[Tensor], Tensor] | None:
+    def begin(self, seed: int) -> Begin | None:
         """The change of the initial noise of a run with this seed. Its further noise has a stream of its own, so that
         the noise of the steps stays that of a run without controls."""
         change = self.noise
         if change is None:
             return None
         source = Noise((seed + FURTHER) % SEEDS)
-        return lambda drawn: change(drawn, source)
+        return lambda drawn, draft: change(drawn, source, draft)
 
     def guidance(self, given: Guidance) -> Guidance:
         """The guidance with the terms and rules."""
@@ -115,9 +136,9 @@ class Attachment:
         return replace(given, terms=(*given.terms, *self.terms), rules=(*given.rules, *self.rules))
 
 
-def _changed(changes: Sequence[ChangeNoise], drawn: Tensor, source: NoiseSource) -> Tensor:
+def _changed(changes: Sequence[ChangeNoise], drawn: Tensor, source: NoiseSource, draft: Draft) -> Tensor:
     for change in changes:
-        drawn = change(drawn, source)
+        drawn = change(drawn, source, draft)
     return drawn
 
 

@@ -115,12 +115,12 @@ def _behind(before: Tensor, pose: Tensor) -> Tensor:
     return torch.cat([rotation, shift[:, None]], dim=1)
 
 
-def poses_of(text: str, speed: float = 1.0) -> Tensor:
+def poses_of(text: str, speed: float | None = 1.0) -> Tensor:
     """Poses f 12 as a text lists them.
 
     A JSON list of lists of 12 numbers (MotionCtrl's files), and a RealEstate10K file, which has 19 numbers in a line,
     the last 12 of which are the pose, are used as they are. Plain numbers, 12 for each frame, have their translations
-    scaled by `speed` as in MotionCtrl's demo. Raises UserError for anything else.
+    scaled by `speed` as in MotionCtrl's demo; None uses them as they are too. Raises UserError for anything else.
     """
     stripped = text.strip()
     if stripped.startswith("["):
@@ -131,7 +131,8 @@ def poses_of(text: str, speed: float = 1.0) -> Tensor:
     numbers = _numbers(re.split(r"[\s,;]+", stripped))
     if not numbers or len(numbers) % POSE:
         raise UserError(f"{len(numbers)} numbers were given as camera poses; give {POSE} for each frame.")
-    return scaled(_checked([numbers[place : place + POSE] for place in range(0, len(numbers), POSE)]), speed)
+    poses = _checked([numbers[place : place + POSE] for place in range(0, len(numbers), POSE)])
+    return poses if speed is None else scaled(poses, speed)
 
 
 def _records(text: str) -> list[list[float]]:

@@ -31,6 +31,7 @@ class Kind(Enum):
     INTEGER = auto()  # int
     SWITCH = auto()  # bool
     CHOICE = auto()  # str, one of the choices
+    FILE = auto()  # str, the path of a file of further weights; empty for none
     TEXT = auto()  # str of one line
     DOCUMENT = auto()  # str of many lines; on the command line the text itself, or a file that holds it
     TRACKS = auto()  # as DOCUMENT: points over time, see `control.tracks`
@@ -109,7 +110,7 @@ class Control(ABC):
         folder that its file belongs into; None for a control without weights.
     encoders: what `encode` needs, "text" or "image".
     wants_step: whether its adapters read the number of the step, which some front ends have to look for.
-    timed: whether it has a value for each frame.
+    timed: whether it can have a value for each frame; see `is_timed`.
     conflicts: the features, and the names of other controls, that it does not support, and why.
     """
 
@@ -130,6 +131,11 @@ class Control(ABC):
         for item in self.parameters():
             item.check(getattr(self, item.name), self.title)
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether it has a value for each frame, with its present parameters."""
+        return self.timed
+
     @classmethod
     def parameters(cls) -> tuple[Parameter, ...]:
         """The parameters, in the order in which they are shown. The file of the weights is none of them."""
@@ -138,6 +144,10 @@ class Control(ABC):
     def check(self, scene: Scene) -> None:
         """Raises UserError where it cannot act on the scene, before work starts. What it does not support is checked by
         `control.table`; the scene has no conditionings yet."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """The fields of `SamplingDefaults` in which its authors run the model in another way."""
+        return {}
 
     def encode(self, encoders: Encoders) -> Mapping[str, Tensor]:
         """What it takes from encoders, before the network is in memory; the scene has it as `encoded`."""

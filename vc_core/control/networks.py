@@ -13,7 +13,10 @@ from ..checkpoint import open_checkpoint
 from ..checkpoint.building import Checkpoint
 from ..checkpoint.parts import PARTS
 from ..errors import UserError
+from .attachment import no_image_encoder
 from .control import Control, WeightedControl
+
+IMAGE_ENCODER = "image_encoder"
 
 
 class Networks:
@@ -53,7 +56,9 @@ def open_part(control: Control) -> Checkpoint:
 
 def check_weights(control: Control, parts: tuple[str, ...]) -> None:
     """Raises UserError where a control's weights are neither in its file nor among the model's `parts`, before they are
-    read."""
+    read, and where it needs an image encoder that is not among them."""
+    if "image" in control.encoders and IMAGE_ENCODER not in parts:
+        raise UserError(no_image_encoder(control.title))
     if control.part is None:
         return
     if named_file(control):

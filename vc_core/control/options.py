@@ -15,13 +15,13 @@ from ..errors import UserError
 from ..files import expanded
 from ..frames.pixels import load_image
 from ..request import Settings
-from ..video.clips import load_clip
+from ..video.clips import load_clip, load_images
 from .control import FILE, PICTURED, WRITTEN, Control, Kind, Parameter
 from .table import CONTROLS
 
 OWN = "model"
 """The name of the model's own file, where it holds the weights of a control."""
-METAVARS = {Kind.NUMBER: "N", Kind.INTEGER: "N", Kind.CHOICE: None, Kind.TEXT: "TEXT"}
+METAVARS = {Kind.NUMBER: "N", Kind.INTEGER: "N", Kind.CHOICE: None, Kind.TEXT: "TEXT", Kind.FILE: "FILE"}
 TYPES: dict[Kind, Callable[[str], Any]] = {Kind.NUMBER: float, Kind.INTEGER: int}
 
 
@@ -30,16 +30,17 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
     for name, control in CONTROLS.items():
         group = parser.add_argument_group(f"{control.title}: {control.summary} ({control.models})")
         if control.part is None:
-            group.add_argument(f"--{name}", action="store_true", help="use it")
+            group.add_argument(_flag(name), action="store_true", help="use it")
         else:
             words = f"the file with its weights, or '{OWN}' where the model's own file holds them"
-            group.add_argument(f"--{name}", metavar="FILE", default=None, help=words)
+            group.add_argument(_flag(name), metavar="FILE", default=None, help=words)
         for item in control.parameters():
             group.add_argument(_flag(name, item.name), **_argument(item))
 
 
-def _flag(control: str, parameter: str) -> str:
-    return f"--{control}-{parameter.replace('_', '-')}"
+def _flag(*names: str) -> str:
+    """The option of a control, or of its parameter."""
+    return "--" + "-".join(names).replace("_", "-")
 
 
 def _argument(item: Parameter) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _values(options: argparse.Namespace, control: type[Control], *, chosen: bool
         if not chosen:
             flag = _flag(control.name, item.name)
             file = "" if control.part is None else " FILE"
-            raise UserError(f"{flag} works with --{control.name}{file} only. Leave it out, or give that as well.")
+            raise UserError(f"{flag} works with {_flag(control.name)}{file} only. Leave it out, or give that as well.")
         values[item.name] = value
     return values
 
@@ -99,7 +100,7 @@ def _named(control: type[Control], name: str) -> Parameter:
 def _read(value: Any, item: Parameter, settings: Settings) -> Any:
     """The value of a parameter, read from the file that it names where its kind is read from one."""
     if item.kind is Kind.IMAGES:
-        return tuple(load_image(path) for path in value)
+        return tuple(image for path in value for image in load_images(path))
     if item.kind is Kind.MASK:
         return load_image(value)[None, :, :, 0]
     if item.kind is Kind.VIDEO:
@@ -127,11 +128,16 @@ def _text(value: str) -> str:
 def described(control: Control) -> dict[str, Any]:
     """A control for the metadata of a file: its name, and what it is set to as far as that is text or a number."""
     values = {item.name: getattr(control, item.name) for item in fields(control)}
-    file = values.pop(FILE, "")
-    plain = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
-    counts = {name: _size(value) for name, value in values.items() if name not in plain}
-    names = {FILE: Path(fspath(file)).name} if file else {}
-    return {"control": control.name, **names, **plain, **counts}
+    files = _names_of_files(control)
+    shown = {name: value for name, value in values.items() if name not in files}
+    plain = {name: value if isinstance(value, str | int | float) else _size(value) for name, value in shown.items()}
+    return {"control": control.name, **{name: file for name, file in files.items() if file}, **plain}
+
+
+def _names_of_files(control: Control) -> dict[str, str]:
+    """The names of the files that a control reads, without their folders; empty for none."""
+    fields_of_files = [FILE, *(item.name for item in control.parameters() if item.kind is Kind.FILE)]
+    return {name: Path(fspath(getattr(control, name))).name for name in fields_of_files if hasattr(control, name)}
 
 
 def _size(value: Any) -> Any:

@@ -32,6 +32,8 @@ def scene_of(spec: ModelSpec, request: Request, settings: Settings, prompts: Seq
         steps=steps,
         cfg=settings.sampling.guidance.scale,
         seed=request.seed,
+        passing=request.frames_at_once(settings.frames),
+        image=settings.image,
         prompts=tuple(prompts),
     )
 
@@ -72,6 +74,7 @@ def encoders_of(parts: Parts) -> Encoders:
         text=text,
         tokens=lambda prompts: tokenize(prompts, length),
         image=None if image is None else lambda images: image(to_network(images).to(parts.device)),
+        image_norm=None if image is None else image.model.visual.ln_post,
     )
 
 

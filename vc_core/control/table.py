@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..features import Feature, Use, refuse_uses
 from .attachment import NOTHING, Attachment, Scene
+from .cami2v import CamI2V, MotionCtrlI2V
 from .control import Control
+from .freetraj import FreeTraj
+from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
+from .sketch import Sketch
+from .stylecrafter import StyleCrafter
 
-CONTROLS: dict[str, type[Control]] = {control.name: control for control in (MotionCtrl,)}
+CONTROLS: dict[str, type[Control]] = {
+    control.name: control
+    for control in (MotionCtrl, FreeTraj, CamI2V, MotionCtrlI2V, Sketch, StyleCrafter, MotionStrength)
+}
 
 EACH_SECTION = (
     "each section between key frames is a clip of its own, and would begin again with the first frame's value"
@@ -38,7 +46,7 @@ def check(controls: Sequence[Control], scene: Scene, uses: Mapping[Feature, Use]
     """Raises UserError where controls do not support each other or what else is in use, or cannot act on the scene."""
     for place, control in enumerate(controls):
         reasons = {feature: why for feature, why in control.conflicts.items() if isinstance(feature, Feature)}
-        if control.timed:
+        if control.is_timed:
             reasons.setdefault(Feature.KEY_FRAMES, EACH_SECTION)
         refuse_uses(control.title, reasons, uses, f"leave {control.title} out")
         for other in (*controls[:place], *controls[place + 1 :]):

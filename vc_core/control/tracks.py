@@ -15,8 +15,8 @@ Point = tuple[float, float]
 Track = list[Point]
 
 FORMS = (
-    'a JSON list of points {"x": 10, "y": 20} or [10, 20], or of several such lists, or lines "10, 20" with an empty '
-    "line between tracks"
+    'points "10, 20; 30, 40" or one on each line, with an empty line between tracks; or JSON, a list of points '
+    '{"x": 10, "y": 20} or [10, 20], or several such lists'
 )
 
 TRACKS_HELP = (
@@ -26,13 +26,13 @@ TRACKS_HELP = (
 
 
 def tracks_of(text: str) -> list[Track]:
-    """The tracks in a text: JSON as ComfyUI's track nodes and KJNodes write it, or lines of x and y. Raises UserError
-    for anything else."""
+    """The tracks in a text: JSON as ComfyUI's track nodes and KJNodes write it, or points x, y that are typed. Raises
+    UserError for anything else."""
     stripped = text.strip()
     if not stripped.startswith("["):
         return _from_lines(stripped)
     try:
-        found = json.loads(stripped)
+        found = json.loads(stripped.replace("'", '"'))
     except ValueError as error:
         raise UserError(f"The tracks are not JSON ({error}). Give {FORMS}.") from error
     if found and isinstance(found[0], list) and not _is_pair(found[0]):
@@ -43,7 +43,7 @@ def tracks_of(text: str) -> list[Track]:
 def _from_lines(text: str) -> list[Track]:
     tracks = []
     for part in re.split(r"\n\s*\n", text):
-        points = [_point(re.split(r"[,\s]+", line.strip())) for line in part.splitlines() if line.strip()]
+        points = [_point(re.split(r"[,\s]+", point.strip())) for point in re.split("[;\n]", part) if point.strip()]
         if points:
             tracks.append(points)
     return tracks

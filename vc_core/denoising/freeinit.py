@@ -33,10 +33,11 @@ def low_pass(shape: Sequence[int], *, order: int = ORDER, space: float = CUT_SPA
     return 1 / (1 + (distance / space**2) ** order)
 
 
-def mixed(low: Tensor, high: Tensor) -> Tensor:
-    """The low frequencies of one latent b c f h w and the high ones of another, over frames, height and width."""
+def mixed(low: Tensor, high: Tensor, *, time: float = CUT_TIME) -> Tensor:
+    """The low frequencies of one latent b c f h w and the high ones of another, over frames, height and width; `time`
+    as in `low_pass`."""
     axes = (-3, -2, -1)
-    keep = low_pass(low.shape[-3:]).to(low.device)
+    keep = low_pass(low.shape[-3:], time=time).to(low.device)
     spectrum = torch.fft.fftn(low.float(), dim=axes) * keep + torch.fft.fftn(high.float(), dim=axes) * (1 - keep)
     return torch.fft.ifftn(spectrum, dim=axes).real.to(low.dtype)
 

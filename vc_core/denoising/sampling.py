@@ -14,12 +14,19 @@ from ..errors import UserError
 from ..specs import Windows
 from .caching import Quality, check_quality, guidance_cache
 from .denoiser import denoiser
+from .draft import draft, draft_levels
 from .freenoise import rescheduled
-from .guidance import Conditionings, Guidance, Model, guide
+from .guidance import Conditionings, Guidance, Model, Predictor, guide
 from .noise import NoiseSource
 from .samplers import SAMPLERS, Step
 from .schedule import End, Level, NoiseSchedule, Spacing
-from .start import AnalyticInit, Masked, Source, start, steps_of
+from .start import AnalyticInit, Masked, Source, released, start, steps_of
+
+Draft = Callable[[Tensor], Tensor]
+"""noise b c f h w -> the clean latents that a run from it would lead to, roughly"""
+
+Begin = Callable[[Tensor, Draft], Tensor]
+"""(noise b c f h w, a function that makes drafts) -> the noise to begin with"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +86,12 @@ def sample(
     shape: Sequence[int] | None = None,
     source: Source | AnalyticInit | None = None,
     settings: Sampling = Sampling(),
-    begin: Callable[[Tensor], Tensor] | None = None,
+    begin: Begin | None = None,
 ) -> Iterator[Step]:
     """Denoise from noise of a `shape` (b c f h w), or from a `source`; exactly one of the two is given.
 
     conditionings: by name, "positive" and what the guidance needs, see `Guidance.conditionings`.
-    begin: changes the first noise, b c f h w.
+    begin: changes the first noise, b c f h w. It also receives a function from noise to a draft, see `denoising.draft`.
 
     Yields after each step; `x` of the last step is the result. Latents are float32, on the device of the conditioning.
     All inputs are checked before this returns; nothing runs before the first step is asked for. Raises UserError for
@@ -106,10 +113,10 @@ def sample(
         if settings.windows is not None:
             drawn = rescheduled(drawn, settings.windows, noise)
         if begin is not None:
-            drawn = begin(drawn)
+            drawn = begin(drawn, partial(_draft, guided, schedule))
         x, left = start(levels, drawn, source)
         sampler = partial(SAMPLERS[settings.sampler], levels=left, noise=noise, eta=settings.eta)
-        for step in steps_of(sampler, denoise, x, left, _masked(source, drawn)):
+        for step in steps_of(sampler, denoise, x, left, _masked(source, drawn, len(schedule))):
             if not bool(step.x.isfinite().all()):
                 raise UserError(_not_finite(step, left[step.index], settings))
             yield step
@@ -117,12 +124,16 @@ def sample(
     return run()
 
 
-def _masked(source: Source | AnalyticInit | None, drawn: Tensor) -> Masked | None:
-    """The part of a source that its mask keeps."""
+def _draft(guided: Predictor, schedule: NoiseSchedule, drawn: Tensor) -> Tensor:
+    return draft(denoiser(guided, schedule.prediction), draft_levels(schedule), drawn)
+
+
+def _masked(source: Source | AnalyticInit | None, drawn: Tensor, timesteps: int) -> Masked | None:
+    """The part of a source that its mask keeps, in a schedule of so many timesteps."""
     if not isinstance(source, Source) or source.mask is None:
         return None
-    mask = source.mask.to(drawn)
-    return Masked(source.latents.to(drawn), drawn, lambda _: mask)
+    mask, until = source.mask.to(drawn), source.kept_until
+    return Masked(source.latents.to(drawn), drawn, lambda level: released(mask, level, until, timesteps))
 
 
 def _checked_shape(shape: Sequence[int] | None, source: Source | AnalyticInit | None) -> tuple[int, ...]:

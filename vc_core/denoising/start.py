@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -23,6 +24,9 @@ class Source:
     strength: above 0 to 1, the share of the steps that is run. 1 starts from pure noise; the latents then count only
         where the mask keeps them.
     mask: broadcastable to b c f h w, 0..1: 1 is generated, 0 keeps the latents. None generates everything.
+    kept_until: the share of the noise schedule, 0..1, down to which the mask keeps the latents: below the timestep
+        `kept_until` times the number of timesteps everything is generated (the second clock of Time-to-Move,
+        arXiv:2511.08633). 0 keeps them to the end.
 
     Raises UserError for values out of range and shapes that do not fit.
     """
@@ -30,6 +34,7 @@ class Source:
     latents: Tensor
     strength: float = 1.0
     mask: Tensor | None = None
+    kept_until: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.latents.is_floating_point() or not bool(self.latents.isfinite().all()):
@@ -39,6 +44,7 @@ class Source:
             )
         if not 0 < self.strength <= 1:
             raise UserError(f"The strength is {self.strength}; it should be above 0 (changes little) and at most 1.")
+        check_kept_until(self.kept_until, self.strength)
         if self.mask is None:
             return
         sizes = zip(reversed(self.mask.shape), reversed(self.latents.shape), strict=False)
@@ -49,6 +55,20 @@ class Source:
             )
         if not bool(((self.mask >= 0) & (self.mask <= 1)).all()):
             raise UserError("The mask has values outside 0 (keep) to 1 (generate).")
+
+
+def check_kept_until(share: float, strength: float) -> None:
+    """Raises UserError for a share of the noise schedule that is none, or above that at which a run begins."""
+    if not 0 <= share <= strength:
+        raise UserError(
+            f"The object is kept down to {share:g} of the noise schedule; it should be from 0 (to the end) to the "
+            f"strength of the run, {strength:g}."
+        )
+
+
+def released(mask: Tensor, level: Level, kept_until: float, timesteps: int) -> Tensor:
+    """The mask at a noise level: itself, and 1 everywhere below the timestep `kept_until` * `timesteps`."""
+    return mask if level.timestep >= kept_until * timesteps else torch.ones_like(mask)
 
 
 @dataclass(frozen=True, eq=False)

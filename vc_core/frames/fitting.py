@@ -37,12 +37,15 @@ def fit(
     if how not in FITS:
         raise UserError(f"fit is {how!r}; it must be one of {', '.join(FITS)}.")
     h, w = image.shape[:2]
+    return _centred(_scaled(image, scaled_size(h, w, height, width, how), scaling), height, width, fill)
+
+
+def scaled_size(h: int, w: int, height: int, width: int, how: Fit) -> tuple[int, int]:
+    """Height and width of an image of h x w pixels once `fit` has scaled it, before it is cropped and padded."""
     if how == "published":
-        size = _published_size(h, w, min(height, width))
-    else:
-        scale = (max if how == "crop" else min)(height / h, width / w)
-        size = (max(1, round(h * scale)), max(1, round(w * scale)))
-    return _centred(_scaled(image, size, scaling), height, width, fill)
+        return _published_size(h, w, min(height, width))
+    scale = (max if how == "crop" else min)(height / h, width / w)
+    return (max(1, round(h * scale)), max(1, round(w * scale)))
 
 
 def _published_size(h: int, w: int, short: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ costs nothing, and fused kernels compute everything around the sites that are in
 
 | method                 | called                                        | receives -> returns                     |
 |------------------------|-----------------------------------------------|-----------------------------------------|
+| `on_pass`              | once, before everything else                  | latents, conditioning -> nothing        |
 | `on_embedding`         | once, before the first block                  | embedding -> embedding                  |
 | `on_block`             | before each encoder, middle and decoder block | may raise to stop the pass              |
 | `after_encoder_block`  | before the skip connection is stored          | h -> h                                  |
@@ -14,23 +15,26 @@ costs nothing, and fused kernels compute everything around the sites that are in
 | `after_middle_block`   | after the middle block                        | h -> h                                  |
 | `before_decoder_block` | before h and the skip connection are joined   | h, skip -> h, skip                      |
 | `convolution`          | for each 3x3 convolution inside the blocks    | convolve, x -> convolve(x, dilation)    |
+| `temporal_transformer` | for each transformer over frames              | transformer, x -> transformer(x)        |
 | `before_attention`     | before each attention layer and its norm      | tokens -> tokens                        |
 | `after_attention`      | after an attention layer has been added       | tokens -> tokens                        |
 | `around_attention`     | for each attention layer with its projections | layer, tokens -> layer(tokens)          |
 | `attention_inputs`     | before the projections                        | tokens for q, k, v -> the same          |
 | `project_context`      | for keys and values of texts and image tokens | project, layer, tokens -> layer(tokens) |
 | `attention`            | for each attention, between its projections   | attend, q, k, v, mask -> attend(...)    |
+| `attention_logits`     | before the softmax, with relative positions   | logits -> logits                        |
 | `attention_backend`    | where a plain function computes an attention  | function -> function                    |
 
 Each method first receives the `Place` that it is called at. Several adapters are called in the order in which they are
 given: where a site passes a value on, each receives what the one before returned; where a site wraps a function
-(`convolution`, `around_attention`, `project_context`, `attention`), the first adapter is the outermost, and the
-function that it receives leads to the next adapter and finally to the network's own.
+(`convolution`, `temporal_transformer`, `around_attention`, `project_context`, `attention`), the first adapter is the
+outermost, and the function that it receives leads to the next adapter and finally to the network's own.
 
 Feature maps are (b f) c h w. Tokens in spatial transformers are (b f) n d, one for each pixel. Tokens in temporal
 transformers have the frames on axis 1: (b p) f d with p pixels, or b f p d where fused kernels are in use; in
-`attention` and `attention_backend` they are always (b p) f d. In cross-attention, `attention` receives keys and values
-with a row for each row of queries. b counts all conditionings of a pass that joins several of them.
+`attention` and `attention_backend` they are always (b p) f d, and their logits (b p heads) f f. In cross-attention,
+`attention` receives keys and values with a row for each row of queries. b counts all conditionings of a pass that joins
+several of them.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from torch import Tensor, nn
 
-from ..conditions import Evaluation
+from ..conditions import Conditioning, Evaluation
 
 if TYPE_CHECKING:
     from .attention import Attention
@@ -54,6 +58,7 @@ Stage = Literal["input", "init", "middle", "output"]
 AttentionName = Literal["spatial_self", "text", "image", "temporal_1", "temporal_2"]
 
 Site = Literal[
+    "on_pass",
     "on_embedding",
     "on_block",
     "after_encoder_block",
@@ -61,12 +66,14 @@ Site = Literal[
     "after_middle_block",
     "before_decoder_block",
     "convolution",
+    "temporal_transformer",
     "before_attention",
     "after_attention",
     "around_attention",
     "attention_inputs",
     "project_context",
     "attention",
+    "attention_logits",
     "attention_backend",
 ]
 SITES: tuple[Site, ...] = get_args(Site)
@@ -89,19 +96,24 @@ class Recording(Enum):
 class Place:
     """Where in which pass a site is.
 
+    clips: rows of text in the pass, one for each clip and each of its conditionings.
     index, count: the number of the block in its stage, and the number of blocks of the stage.
     layer: the number of the layer in its block. depth: the number of the block inside a transformer.
     convolution: "in_layers" or "out_layers" of a ResBlock, "op" of a Downsample, or "conv" of an Upsample.
     grid: height and width of the feature map; (0, 0) at sites of whole blocks.
     part: None where the whole map is present. Otherwise, in spatial transformers, the frames (rows of the batch axis),
         and in temporal transformers, the rows of pixels that are present.
+    span: in temporal attention in windows, the frames of the window; otherwise None.
     timesteps: b, or b f for a noise level of each frame.
     evaluation: the sampling step, the branches of guidance that share the pass, and the window of a longer clip.
+    positions: of an attention with relative positions: (frames, like) -> what is added to the keys of one head, frames
+        frames d, for (query frame, key frame).
     """
 
     timesteps: Tensor
     frames: int
     evaluation: Evaluation
+    clips: int = 1
     stage: Stage = "input"
     index: int = 0
     count: int = 0
@@ -113,6 +125,13 @@ class Place:
     head_channels: int = 0
     grid: tuple[int, int] = (0, 0)
     part: slice | None = None
+    span: slice | None = None
+    positions: Callable[[int, Tensor], Tensor] | None = None
+
+    @property
+    def relative(self) -> bool:
+        """Whether the attention has relative positions."""
+        return self.positions is not None
 
     @property
     def transformer(self) -> str:
@@ -145,6 +164,8 @@ class Adapter:
     sites: the sites in use. Derived from the implemented methods; an instance may narrow it down.
     result: what a pass gave this adapter beside its prediction, where it is recorded with the pass.
     owner: the name of the control that it belongs to, see `control.Control`; passes without the control leave it out.
+    steps: the number of the first steps that it acts in, and passes of later or unknown steps leave it out; None for
+        all passes.
     """
 
     whole_frames: bool = False
@@ -153,10 +174,17 @@ class Adapter:
     sites: frozenset[Site] = frozenset()
     result: Tensor | None = None
     owner: str = ""
+    steps: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.sites = frozenset(site for site in SITES if getattr(cls, site) is not getattr(Adapter, site))
+
+    def acts(self, evaluation: Evaluation) -> bool:
+        """Whether it takes part in a pass."""
+        if self.owner in evaluation.without:
+            return False
+        return self.steps is None or (evaluation.step is not None and evaluation.step < self.steps)
 
     def uses(self, site: Site, at: Place) -> bool:
         """Whether this adapter acts at this place, for a site in `sites`."""
@@ -166,6 +194,9 @@ class Adapter:
     def recorded_as(self) -> Hashable:
         """Equal for adapters whose launches are the same, where they are recorded with a pass."""
         return type(self).__qualname__
+
+    def on_pass(self, at: Place, x: Tensor, conditioning: Conditioning) -> None:
+        """A pass is about to run: the noised latents, b c f h w, and the conditioning of all branches that share it."""
 
     def on_embedding(self, at: Place, embedding: Tensor) -> Tensor:
         """The embedding of timestep and fps, b d or (b f) d, before its SiLU."""
@@ -193,6 +224,10 @@ class Adapter:
     def convolution(self, at: Place, convolve: Callable[..., Tensor], x: Tensor) -> Tensor:
         """A 3x3 convolution. `convolve(x, dilation=n)` dilates it, with padding that keeps the size."""
         return convolve(x)
+
+    def temporal_transformer(self, at: Place, transformer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """A transformer over frames with its residual connection, (b f) c h w."""
+        return transformer(x)
 
     def before_attention(self, at: Place, x: Tensor) -> Tensor:
         """The stream of tokens before an attention layer and its norm."""
@@ -223,6 +258,11 @@ class Adapter:
         broadcasts to rows heads queries keys. In windows, called for each window; not called where frames attend only
         to themselves (`Evaluation.temporal`)."""
         return attend(q, k, v, mask)
+
+    def attention_logits(self, at: Place, logits: Tensor) -> Tensor:
+        """The logits of an attention over frames with relative positions, whose share they include, and without a
+        mask. Other attentions hold no logits."""
+        return logits
 
     def attention_backend(self, at: Place, function: Attention) -> Attention:
         """The function that computes softmax(q k^T / sqrt(d) + mask) v. Not called for temporal attention with

@@ -8,7 +8,7 @@ are on axis 1.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..specs import Windows
 from . import kernels
-from .adapter import Attend, AttentionName, wrapped
+from .adapter import Attend, AttentionName, Site, wrapped
 from .attention import causal_mask, join_heads, near_mask, split_heads
 from .call import Call
 from .layers import Layers
@@ -33,6 +33,10 @@ def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
 
 Inputs = Callable[[], tuple[Tensor, Tensor, Tensor]]
 """Returns queries, keys and values, n tokens d."""
+
+
+ON_FRAMES: tuple[Site, ...] = ("attention", "attention_logits", "attention_backend")
+"""The sites inside an attention. Over frames, adapters there receive the frames of each pixel in a row."""
 
 
 def triangle(length: int, like: Tensor) -> Tensor:
@@ -216,6 +220,7 @@ class TemporalAttention(AttentionLayer):
         reach = over_time.reach
         self.relative_position_k = RelativePositions(reach, dim // heads, layers) if reach else None
         self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
+        self.place["positions"] = self.relative_position_k
 
     def attended(self, x: Tensor, call: Call) -> Tensor:
         windows = call.run.windows
@@ -257,9 +262,11 @@ class TemporalAttention(AttentionLayer):
         frames = q.shape[1]
         over_frame = [1] * (v.ndim - 2)
         total, weight = torch.zeros_like(v), v.new_zeros(frames, *over_frame)
+        adapted = not call.adapters.by_site.keys().isdisjoint(ON_FRAMES)
         for first, end in windows.spans(frames):
             share, span = triangle(end - first, v).view(-1, *over_frame), slice(first, end)
-            total[:, span] += share * self._over_frames(partial(_of_span, q, k, v, span), call)
+            here = call.within(span=span) if adapted else call
+            total[:, span] += share * self._over_frames(partial(_of_span, q, k, v, span), here)
             weight[first:end] += share
         return total / weight.clamp_min(1)
 
@@ -277,11 +284,11 @@ class TemporalAttention(AttentionLayer):
         if self.relative_position_k is None:
             h = self.attend(q, k, v, call, mask)
         elif wrappers := call.at("attention", **self.place):
-            h = wrapped(self._with_positions, wrappers)(q, k, v, mask)
+            h = wrapped(partial(self._with_positions, call), wrappers)(q, k, v, mask)
         else:
             q, k, v = self._by_head(q, k, v)
             q = scaled(q)
-            h = self._by_distance(q, k, v, mask)
+            h = self._by_distance(q, k, v, mask, call)
         return h if pixels is None else h.unflatten(0, pixels).transpose(1, 2)
 
     def _masked(self, mask: Tensor | None, frames: int, like: Tensor) -> Tensor | None:
@@ -296,17 +303,17 @@ class TemporalAttention(AttentionLayer):
         by_key, by_value = (None if one is None else one.table(q.shape[1], q) for one in positions)
         return kernels.attend_over_frames(q, k, v, self.heads, mask=mask, k_positions=by_key, v_positions=by_value)
 
-    def _with_positions(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _with_positions(self, call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """The attention of n f d with relative positions."""
         q, k, v = self._by_head(q, k, v)
-        return self._by_distance(scaled(q), k, v, mask)
+        return self._by_distance(scaled(q), k, v, mask, call)
 
     def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """n f (heads d) -> (n heads) f d"""
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))
         return q, k, v
 
-    def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: Call) -> Tensor:
         """softmax(q (k + r)^T) (v + s) for scaled q, where r and s depend on the distance between two frames: (n
         heads) f d -> n f (heads d). Of the maps (n heads) f f, two are held at a time."""
         to_k, to_v = self.relative_position_k, self.relative_position_v
@@ -314,7 +321,10 @@ class TemporalAttention(AttentionLayer):
         assert to_v is not None
         frames = q.shape[1]
         bias = torch.einsum("nqd,qkd->nqk", q, to_k(frames, q))
-        logits = torch.baddbmm(bias if mask is None else bias + mask, q, k.transpose(1, 2))
+        if changes := call.at("attention_logits", **self.place):
+            logits = _changed(changes, torch.baddbmm(bias, q, k.transpose(1, 2)), mask)
+        else:
+            logits = torch.baddbmm(bias if mask is None else bias + mask, q, k.transpose(1, 2))
         del bias
         weights = logits.softmax(dim=-1)
         del logits
@@ -325,6 +335,13 @@ class TemporalAttention(AttentionLayer):
 def scaled(q: Tensor) -> Tensor:
     """Queries n f d of one head, scaled before the product, which would overflow in half precision."""
     return q * q.shape[-1] ** -0.5
+
+
+def _changed(changes: Sequence[Callable[[Tensor], Tensor]], logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits as adapters return them, plus the mask."""
+    for change in changes:
+        logits = change(logits)
+    return logits if mask is None else logits + mask
 
 
 def _of_span(q: Tensor, k: Tensor, v: Tensor, span: slice) -> tuple[Tensor, Tensor, Tensor]:

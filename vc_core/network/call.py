@@ -45,9 +45,8 @@ class Pass:
 
     @property
     def acting(self) -> tuple[Adapter, ...]:
-        """The adapters without those of controls that do not act on these branches."""
-        without = self.evaluation.without
-        return tuple(each for each in self.adapters if each.owner not in without) if without else self.adapters
+        """The adapters that take part in this pass."""
+        return tuple(each for each in self.adapters if each.acts(self.evaluation))
 
 
 PLAIN = Pass()

@@ -135,7 +135,7 @@ class Replay:
         if results is None:
             return self.network.in_memory(x, timesteps, conditioning, run)
         for adapter, result in zip(included(run), results[1:], strict=True):
-            adapter.result = result
+            adapter.result = result if result.numel() else None
         return results[0]
 
     def release(self) -> None:
@@ -170,7 +170,7 @@ class Replay:
             x, timesteps, features = inputs.pop("x"), inputs.pop("timesteps"), inputs.pop("features", None)
             deep = None if run.deep is None or features is None else replace(run.deep, features=features)
             out: Tensor = self.network(x, timesteps, Conditioning(**inputs), replace(recorded, deep=deep))
-            return (out, *(adapter.result for adapter in recorded.adapters if adapter.result is not None))
+            return (out, *(out.new_empty(0) if one.result is None else one.result for one in recorded.adapters))
 
         try:
             made = _Pass(self.recorder, work)

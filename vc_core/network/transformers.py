@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .adapter import AttentionName, Site
+from .adapter import Site
 from .attentions import (
+    ON_FRAMES,
     AttentionLayer,
     CrossAttention,
     OverTime,
     SelfAttention,
     TemporalAttention,
     apply,
-    attention_place,
 )
 from .call import Call, repeated
 from .feed_forward import FeedForward
@@ -168,10 +168,13 @@ class TemporalTransformer(nn.Module):
             for _ in range(depth)
         )
         self.proj_out = project(inner, channels)
-        kinds: tuple[AttentionName, ...] = ("temporal_1", "temporal_2")
-        self.places = [attention_place(kind, inner, heads) for kind in kinds]
+        first: Any = self.transformer_blocks[0]
+        self.places = [first.attn1.place, first.attn2.place]
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
+        return call.around("temporal_transformer", partial(self._over_clips, call))(x)
+
+    def _over_clips(self, call: Call, x: Tensor) -> Tensor:
         call = call.within(grid=tuple(x.shape[2:]))
         clips = self.fused.group_norm(self.norm, to_clips(x, call.frames))  # b c f h w
         windows = call.run.windows
@@ -197,8 +200,7 @@ class TemporalTransformer(nn.Module):
 
     def _adapted(self, call: Call) -> bool:
         """Whether adapters compute an attention, for which tokens are those of pixels."""
-        sites: tuple[Site, ...] = ("attention", "attention_backend")
-        return any(call.at(site, **place) for site in sites for place in self.places)
+        return any(call.at(site, **place) for site in ON_FRAMES for place in self.places)
 
     def _project(self, layer: nn.Module, x: Tensor) -> Tensor:
         """layer(x), on the last axis"""

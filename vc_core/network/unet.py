@@ -166,7 +166,9 @@ class VideoUNet(nn.Module):
     def _call(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, run: Pass) -> Call:
         """What all blocks of a pass receive."""
         adapters, image = Adapters(run.acting), conditioning.image
-        place = Place(timesteps, x.shape[2], run.evaluation)
+        place = Place(timesteps, x.shape[2], run.evaluation, len(conditioning.text))
+        for notice in adapters.at("on_pass", place):
+            notice(x, conditioning)
         emb = self._embed(x, timesteps, conditioning)
         for change in adapters.at("on_embedding", place):
             emb = change(emb)

@@ -11,6 +11,7 @@ from .encoders import ImageEncoderSpec, LinearTokensSpec, ResamplerSpec, TextEnc
 from .family import DYNAMICRAFTER, FAMILY, PRESETS, T2V_TURBO, TITLES, VIDEOCRAFTER2, Member
 from .model import ModelSpec, SamplingDefaults
 from .serializing import from_json, to_json
+from .style import StyleAdapterSpec
 from .unet import UNetSpec
 from .windows import Windows
 
@@ -31,6 +32,7 @@ __all__ = [
     "ResamplerSpec",
     "SamplingDefaults",
     "Spacing",
+    "StyleAdapterSpec",
     "TextEncoderSpec",
     "UNetSpec",
     "Windows",

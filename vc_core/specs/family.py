@@ -37,6 +37,16 @@ DYNAMICRAFTER = ModelSpec(
     image_tokens=ResamplerSpec(frames=16),
     defaults=SamplingDefaults(fps=24, cfg=7.5, save_fps=8.0, spacing="trailing", guidance_rescale=0.7),
 )
+VIEWCRAFTER = replace(
+    DYNAMICRAFTER,
+    name="viewcrafter_25",
+    unet=replace(DYNAMICRAFTER.unet, default_fps=10, temporal_length=25),
+    diffusion=DiffusionSpec(prediction="v", zero_terminal_snr=True, rescale=0.3),
+    defaults=replace(
+        DYNAMICRAFTER.defaults, width=1024, height=576, frames=25, fps=10, prompt="Rotating view of a scene"
+    ),
+    views=True,
+)
 T2V_TURBO = ModelSpec(
     name="t2v_turbo_vc2",
     unet=UNetSpec(guidance_width=256),
@@ -141,6 +151,32 @@ FAMILY = (
             unet=replace(DYNAMICRAFTER.unet, image_gate=True, default_fps=3),
             diffusion=DiffusionSpec(rescale=None),
             defaults=SamplingDefaults(width=256, height=256, fps=3, cfg=7.5, save_fps=8.0, fps_is_stride=True),
+        ),
+    ),
+    Member(title="ViewCrafter 25", file="Drexubery/ViewCrafter_25: model.ckpt", spec=VIEWCRAFTER),
+    Member(
+        title="ViewCrafter 25 for sparse views",
+        file="Drexubery/ViewCrafter_25_sparse: model_sparse.ckpt",
+        spec=replace(VIEWCRAFTER, name="viewcrafter_25_sparse"),
+    ),
+    Member(
+        title="ViewCrafter 16",
+        file="Drexubery/ViewCrafter_16: model.ckpt",
+        spec=replace(
+            VIEWCRAFTER,
+            name="viewcrafter_16",
+            unet=replace(VIEWCRAFTER.unet, temporal_length=16),
+            defaults=replace(VIEWCRAFTER.defaults, frames=16),
+        ),
+    ),
+    Member(
+        title="ViewCrafter 25 512",
+        file="Drexubery/ViewCrafter_25_512: model.ckpt",
+        spec=replace(
+            VIEWCRAFTER,
+            name="viewcrafter_25_512",
+            diffusion=replace(VIEWCRAFTER.diffusion, rescale=0.7),
+            defaults=replace(VIEWCRAFTER.defaults, width=512, height=320),
         ),
     ),
     Member(title="T2V-Turbo on VideoCrafter2", file="jiachenli-ucsb/T2V-Turbo-VC2: unet_lora.pt", spec=T2V_TURBO),

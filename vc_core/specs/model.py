@@ -37,6 +37,8 @@ class SamplingDefaults:
     guidance_rescale: float = bounded(0.0, zero=True, most=1)
     motion: float | None = bounded(None, zero=True)
     """The motion guidance of a network that has it (T2V-Turbo v2); None leaves it out."""
+    prompt: str = ""
+    """The prompt of a model that always has the same one (ViewCrafter)."""
     motion_share: float = bounded(0.3, zero=True, most=1)
     """The part of the noise schedule, from the noisiest timestep on, in which the motion guidance acts; after it, it is
     0."""
@@ -54,6 +56,8 @@ class ModelSpec:
     image_encoder: ImageEncoderSpec | None = None
     image_tokens: ResamplerSpec | LinearTokensSpec | None = None
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    views: bool = False
+    """The latent that is concatenated to the noised one is that of a rendered view for each frame (ViewCrafter)."""
 
     @property
     def size_multiple(self) -> int:
@@ -75,6 +79,24 @@ class ModelSpec:
         """The latent of an image is concatenated to the noised latent, so that clips start with that image, end with
         another one, or loop (DynamiCrafter, ToonCrafter)."""
         return self.unet.concat_channels > 0
+
+    @property
+    def follows_views(self) -> bool:
+        """Every frame is made from a rendered view of its own; the first, and perhaps the last, is an image
+        (ViewCrafter)."""
+        return self.views
+
+    @property
+    def shares_tokens(self) -> bool:
+        """Every frame attends to all image tokens, although they were made for the frames of a clip: ViewCrafter's
+        models of 25 frames were trained with the tokens of 16."""
+        tokens = self.image_tokens
+        return self.views and isinstance(tokens, ResamplerSpec) and tokens.frames not in (None, self.defaults.frames)
+
+    def keeps_last_rescale(self, image_scale: float | None) -> bool:
+        """Whether sampling ends at the rescale of the last timestep that was run, given the guidance scale of the image
+        (None without one): DynamiCrafter's does, ViewCrafter's where the image has a scale of its own."""
+        return self.diffusion.keep_last_rescale or (self.views and image_scale is not None)
 
     @property
     def needs_image(self) -> bool:

@@ -5,12 +5,15 @@ and reports read the records.
 """
 
 from .autoencoder import AUTOENCODER
+from .cami2v import CAMERA_LAYERS
 from .image_encoder import IMAGE_ENCODER
 from .image_tokens import IMAGE_TOKENS
 from .measuring import Fields, MissingTensorError, Shapes
 from .motionctrl import MOTIONCTRL
 from .part import Base, Layout, Part
 from .sketch_encoder import SKETCH_ENCODER
+from .style_adapter import STYLE_ADAPTER
+from .style_temporal import STYLE_TEMPORAL
 from .text_encoder import TEXT_ENCODER
 from .unet import UNET
 
@@ -23,7 +26,10 @@ PARTS: dict[str, Part] = {
         IMAGE_ENCODER,
         IMAGE_TOKENS,
         SKETCH_ENCODER,
+        CAMERA_LAYERS,
         MOTIONCTRL,
+        STYLE_ADAPTER,
+        STYLE_TEMPORAL,
     )
 }
 """In the order in which they are listed and saved."""

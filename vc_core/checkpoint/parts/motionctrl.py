@@ -12,7 +12,7 @@ from torch import nn
 from ...network.adapters.motionctrl import CELL, POSE, PROJECTION, MotionCtrlNetwork
 from ...network.attention import Attention
 from .measuring import Fields, MissingTensorError, Shapes, count, size
-from .part import Base, Part, never
+from .part import Base, Part, changed_in, never
 
 TRAJECTORIES = "omcm."
 
@@ -20,11 +20,13 @@ TRAJECTORIES = "omcm."
 @dataclass(frozen=True, kw_only=True)
 class MotionCtrlSpec:
     """blocks: the names and widths of the temporal transformer blocks that read camera poses. levels: the channels of
-    the trajectory encoder at each level of the UNet, () where the file has none. units: of each level."""
+    the trajectory encoder at each level of the UNet, () where the file has none. units: of each level. changed:
+    names and shapes of the UNet's own tensors that come with it."""
 
     blocks: tuple[tuple[str, int], ...]
     levels: tuple[int, ...] = ()
     units: int = 2
+    changed: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 def measure(shapes: Shapes) -> Fields:
@@ -37,7 +39,7 @@ def measure(shapes: Shapes) -> Fields:
             f"the layers for camera poses should read {POSE} numbers beside the tokens"
             + (f", but {wrong[0]} is {list(shapes[wrong[0]])}" if wrong else ", and there are none")
         )
-    return {"blocks": blocks, **_trajectories(shapes)}
+    return {"blocks": blocks, "changed": changed_in(shapes), **_trajectories(shapes)}
 
 
 def _trajectories(shapes: Shapes) -> Fields:
@@ -64,7 +66,8 @@ def complete(base: Base, measured: Fields) -> MotionCtrlSpec:
 def build(spec: MotionCtrlSpec, operations: ModuleType | Any, attention: Attention) -> nn.Module:
     """The network on `meta`."""
     del attention
-    return MotionCtrlNetwork(dict(spec.blocks), spec.levels, spec.units, operations=operations, device="meta")
+    blocks, changed = dict(spec.blocks), dict(spec.changed)
+    return MotionCtrlNetwork(blocks, spec.levels, spec.units, changed, operations=operations, device="meta")
 
 
 MOTIONCTRL = Part(
@@ -78,6 +81,5 @@ MOTIONCTRL = Part(
     complete=complete,
     build=build,
     file="motionctrl",
-    cut="",
     needed=never,
 )

@@ -57,6 +57,10 @@ UNET_PREFIX = "model.diffusion_model."
 """What the names of a UNet begin with in a published checkpoint."""
 
 
+CHANGED = "changed."
+"""What our names begin with of a UNet's own tensors that come with a part that is added to it."""
+
+
 def always(spec: ModelSpec) -> bool:
     """For parts that every model needs."""
     del spec
@@ -67,6 +71,11 @@ def never(spec: ModelSpec) -> bool:
     """For parts that no model needs to make videos."""
     del spec
     return False
+
+
+def changed_in(shapes: Shapes) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The names and shapes of a UNet's own tensors among those of a part that is added to it."""
+    return tuple((name.removeprefix(CHANGED), shape) for name, shape in shapes.items() if name.startswith(CHANGED))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +89,7 @@ class Part:
     inside: of a part that is added to a UNet, the pattern of the names that lie under the UNet's prefix in a published
         checkpoint; the prefix itself is left out.
     beside: of such a part, what its other names begin with, which have no prefix.
+    mark: of such a part that shares names with another, how a name begins that only its own files have.
     renamed: beginnings of names that some published files use, and ours.
     ignored: patterns of names, as in the file, that belong to it and that no video needs.
     measure: shapes by the names in our module -> the numbers they give; raises MissingTensorError.
@@ -105,6 +115,7 @@ class Part:
     file: str
     inside: re.Pattern[str] | None = None
     beside: tuple[str, ...] = ()
+    mark: re.Pattern[str] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     kind: tuple[str, ...] = ()
@@ -124,6 +135,8 @@ class Part:
 
     def in_file(self, name: str) -> str:
         """The name in a published checkpoint of a tensor that our module calls `name`."""
+        if name.startswith(CHANGED):
+            return UNET_PREFIX + name.removeprefix(CHANGED)
         return (UNET_PREFIX if self.inside is not None and self.inside.fullmatch(name) else self.prefix) + name
 
     def published(self, name: str) -> str:

@@ -18,7 +18,7 @@ from ...errors import UserError
 from ..adapter import Adapter, Place, Site
 from ..call import repeated
 from ..layers import to_clips, to_frames
-from .named import NamedLayers
+from .named import NamedLayers, NamedTensors
 
 NAME = "motionctrl"
 """The control that the adapters belong to."""
@@ -40,15 +40,18 @@ class MotionCtrlNetwork(NamedLayers):
         blocks: Mapping[str, int],
         levels: Sequence[int] = (),
         units: int = 2,
+        changed: Mapping[str, tuple[int, ...]] | None = None,
         *,
         operations: Any = nn,
         **where: Any,
     ) -> None:
         """blocks: the widths of the blocks, by their published names. levels, units: of the trajectory encoder; without
-        levels there is none. operations, where: the classes of the layers, and their device and dtype."""
+        levels there is none. changed: shapes of the UNet's own tensors that come with them. operations, where: the
+        classes of the layers, and their device and dtype."""
         super().__init__(
             {f"{name}{PROJECTION}": operations.Linear(width + POSE, width, **where) for name, width in blocks.items()}
         )
+        self.changed = NamedTensors(changed or {}, **where)
         self.omcm = TrajectoryEncoder(levels, units, operations=operations, **where) if levels else None
 
     @property
@@ -115,13 +118,15 @@ class CameraPoses(Adapter):
 
     owner = NAME
 
-    def __init__(self, projections: Mapping[str, nn.Module], poses: Tensor, *, strength: float = 1.0) -> None:
+    def __init__(
+        self, projections: Mapping[str, nn.Module], poses: Tensor, *, strength: float = 1.0, owner: str = NAME
+    ) -> None:
         if poses.ndim != 3 or poses.shape[2] != POSE:
             raise UserError(
                 f"Camera poses should have the shape (clips, frames, {POSE}), the rows of a 3x4 matrix for each frame, "
                 f"but the shape is {tuple(poses.shape)}."
             )
-        self.projections, self.poses, self.strength = projections, poses, strength
+        self.projections, self.poses, self.strength, self.owner = projections, poses, strength, owner
 
     def uses(self, site: Site, at: Place) -> bool:
         return at.attention == "temporal_1" and at.transformer in self.projections

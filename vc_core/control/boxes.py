@@ -1,0 +1,127 @@
+"""Boxes over time, as people type them and as files and nodes give them, become paths."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from .freetraj_path import Keyframe, Path, check_keyframes, path_of_centres, path_of_keyframes
+from .tracks import tracks_of
+
+FORMS = (
+    'lines "frame, top, bottom, left, right" in fractions of the image, of which later ones may be "frame, top, left", '
+    'with an empty line between objects; a JSON list of boxes {"x": 0, "y": 0, "width": 64, "height": 64} in pixels; '
+    'or tracks of the centers, a JSON list of points {"x": 10, "y": 20} in pixels'
+)
+SIDES = ("x", "y", "width", "height")
+
+Box = Mapping[str, float]
+"""x, y, width, height"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """What boxes are drawn on. frames: of the clip. width, height: in pixels, for boxes and points in pixels. box: the
+    height and width, as fractions, of a box around points."""
+
+    frames: int
+    width: float
+    height: float
+    box: tuple[float, float]
+
+
+def paths_of(text: str, canvas: Canvas) -> list[Path]:
+    """The path of each object in a text. Raises UserError for anything but the forms above."""
+    stripped = text.strip()
+    if not stripped.startswith(("[", "{")):
+        blocks = [part for part in re.split(r"\n\s*\n", stripped) if part.strip()]
+        return [path_of_keyframes(_keyframes(block), canvas.frames) for block in blocks]
+    try:
+        found = json.loads(stripped)
+    except ValueError as error:
+        raise UserError(f"The boxes of FreeTraj are not JSON ({error}). Give {FORMS}.") from error
+    boxes = _boxes_of(found)
+    if boxes is None:
+        return [_around(track, canvas) for track in tracks_of(stripped) if track]
+    return [_through(track, canvas) for track in boxes]
+
+
+def _keyframes(block: str) -> list[Keyframe]:
+    """The keyframes of one object, a line each."""
+    found: list[Keyframe] = []
+    for line in block.splitlines():
+        if line.strip():
+            found.append(_keyframe(line, found[0] if found else None))
+    check_keyframes(found)
+    return found
+
+
+def _keyframe(line: str, first: Keyframe | None) -> Keyframe:
+    try:
+        frame, *sides = [float(number) for number in re.split(r"[,;\s]+", line.strip().rstrip(","))]
+    except ValueError:
+        sides, frame = [], 0.5
+    if frame != int(frame) or len(sides) not in ((4,) if first is None else (2, 4)):
+        raise UserError(f"{line.strip()[:60]!r} is not a keyframe of a box. Give {FORMS}.")
+    if len(sides) == 2 and first is not None:
+        top, left = sides
+        sides = [top, top + first.bottom - first.top, left, left + first.right - first.left]
+    return Keyframe(int(frame), *sides)
+
+
+def _boxes_of(found: Any) -> list[list[Box]] | None:
+    """The boxes of each object, in the order of time: of a box, of a list with one for each moment, or of a list of
+    lists with those of all objects at each moment. None where these are no boxes."""
+    if isinstance(found, Mapping):
+        return [[_box(found)]]
+    moments = _moments(found)
+    if not moments or not _has_width(moments[0][0]):
+        return None
+    count = min(len(moment) for moment in moments)
+    return [[_box(moment[number]) for moment in moments] for number in range(count)]
+
+
+def _moments(found: Sequence[Any]) -> list[list[Any]]:
+    """What there is at each moment, where there is anything."""
+    each = [moment if isinstance(moment, list) else [moment] for moment in found]
+    return [moment for moment in each if moment]
+
+
+def _has_width(found: Any) -> bool:
+    return isinstance(found, Mapping) and "width" in found
+
+
+def _box(found: Any) -> Box:
+    try:
+        return {side: float(found[side]) for side in SIDES}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{str(found)[:60]!r} is not a box. Give {FORMS}.") from error
+
+
+def _through(boxes: Sequence[Box], canvas: Canvas) -> Path:
+    """The path through boxes in pixels; its box has the size of the first one."""
+    size = boxes[0]["height"] / canvas.height, boxes[0]["width"] / canvas.width
+    _check_size(size)
+    centres = [
+        ((box["y"] + box["height"] / 2) / canvas.height, (box["x"] + box["width"] / 2) / canvas.width) for box in boxes
+    ]
+    return path_of_centres(centres, size, canvas.frames)
+
+
+def _around(track: Sequence[tuple[float, float]], canvas: Canvas) -> Path:
+    """The path of a box around points x, y in pixels."""
+    _check_size(canvas.box)
+    return path_of_centres([(y / canvas.height, x / canvas.width) for x, y in track], canvas.box, canvas.frames)
+
+
+def _check_size(size: tuple[float, float]) -> None:
+    if not all(0 < side <= 1 for side in size):
+        raise UserError(
+            f"The box of FreeTraj is {size[0]:g} of the image high and {size[1]:g} wide; both should be more than 0 "
+            "and at most 1. Give a box that fits into the image, and as canvas the width of the image that it was "
+            "drawn on."
+        )

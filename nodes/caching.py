@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..vc_core.denoising.caching import QUALITIES
 from .host.caching import with_guidance_cache, with_step_cache
 from .host.compat import aliases
+from .host.graphs import with_switch
 
 CATEGORY = "VideoCrafter/speed"
 
@@ -78,5 +79,37 @@ class VideoCrafterGuidanceCache(io.ComfyNode):
         return io.NodeOutput(with_guidance_cache(model, quality))
 
 
-NODES: list[type[io.ComfyNode]] = [VideoCrafterStepCache, VideoCrafterGuidanceCache]
+class VideoCrafterCUDAGraphs(io.ComfyNode):
+    """Switches the replay of passes as CUDA graphs on or off."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoCrafterCUDAGraphs",
+            display_name="VideoCrafter CUDA Graphs",
+            category=CATEGORY,
+            description="Switches CUDA graphs on or off for a model. They need an NVIDIA GPU and a ComfyUI that was "
+            "started with --disable-cuda-malloc, and are on there without this node: runs of 8 or more steps record a "
+            "pass of the network once and then start it as a whole, which is faster and gives the same video. Switch "
+            "them off to save the memory that a recorded pass keeps during the run.",
+            inputs=[
+                io.Model.Input("model", tooltip="The video model."),
+                io.Boolean.Input(
+                    "enabled",
+                    default=False,
+                    tooltip="On: passes are recorded if ComfyUI was started with --disable-cuda-malloc, all weights "
+                    "are on the GPU and twice the memory of a pass is free. Off: every operation of a pass is "
+                    "launched separately.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with this setting, for any sampler.")],
+            **aliases("videocrafter", "cuda graph", "speed up", "faster", "launches", "vram"),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, enabled: bool = False) -> io.NodeOutput:
+        return io.NodeOutput(with_switch(model, enabled))
+
+
+NODES: list[type[io.ComfyNode]] = [VideoCrafterStepCache, VideoCrafterGuidanceCache, VideoCrafterCUDAGraphs]
 """The nodes of this module."""

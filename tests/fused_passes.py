@@ -58,9 +58,12 @@ class Defined:
         self.calls["layer_norm"] += 1
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
-    def add_layer_norm(self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def add_layer_norm(
+        self, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float, later: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         self.calls["add_layer_norm"] += 1
-        return x + h, F.layer_norm(x + h, x.shape[-1:], weight, bias, eps)
+        total = x + h
+        return total if later is None else total + later, F.layer_norm(total, x.shape[-1:], weight, bias, eps)
 
     def geglu(self, x: Tensor) -> Tensor:
         self.calls["geglu"] += 1
@@ -155,8 +158,8 @@ class Attention(CudaAttention):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             self.trace.launches["attention"] += 1
-            for part in args[:3]:
-                self.trace.reads("attention", part.transpose(1, 2))
+            for part in args[:3]:  # parts of a joint product: the tokens may lie apart
+                self.trace.reads("attention", part.transpose(1, 2)[:1, :1])
         return super().__torch_function__(func, types, args, kwargs)
 
 

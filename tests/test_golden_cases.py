@@ -43,7 +43,7 @@ RUNS: dict[str, Callable[[Path, Path], Any]] = {
     "dc_ddim_analytic": lambda path, folder: family_sampling.test_golden_trajectories(path),
     "turbo_lcm_analytic": lambda path, folder: family_sampling.test_golden_consistency_trajectories(path),
     "e2e": test_pipeline.test_golden_from_prompt_to_frames,
-    "dc_e2e": test_family_pipeline.test_golden_dynamicrafter,
+    "dc_e2e": test_family_pipeline.test_golden_dynamicrafter_and_viewcrafter,
     "turbo_e2e": test_family_pipeline.test_golden_turbo,
     "freenoise_e2e": test_family_pipeline.test_golden_freenoise,
 }

@@ -44,7 +44,7 @@ from .network.adapters.contexts import KeptContexts
 from .network.adapters.deep import KeepDeep
 from .network.call import Deep, Pass
 from .network.memory import free_bytes
-from .network.replay import CudaRecorder, Replay
+from .network.replay import Replay, recorder_for
 from .network.unet import VideoUNet
 from .request import PLAIN, Request, Settings
 from .specs import Windows
@@ -237,11 +237,11 @@ class VideoCrafter:
     def replay(self) -> Replay | None:
         """What replays the passes of a run as CUDA graphs, for `predict`; None where they should run one launch at a
         time: on other devices, with adapters that cannot be recorded, compiled, and where `graphs` is switched off."""
-        nvidia = self.parts.device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None
         refused = any(each.recording is Recording.REFUSED and each.steps is None for each in self.adapters)
-        if not (nvidia and self.graphs) or self.compiled or refused:
+        if not self.graphs or self.compiled or refused:
             return None
-        return Replay(self.unet, CudaRecorder(self.parts.device))
+        recorder = recorder_for(self.parts.device)
+        return None if recorder is None else Replay(self.unet, recorder)
 
     @torch.inference_mode()
     def ends(

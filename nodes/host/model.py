@@ -31,6 +31,7 @@ from ...vc_core.network.layers import to_frames
 from ...vc_core.specs import ModelSpec, to_json
 from . import towers
 from .compat import is_dynamic, keep_tables
+from .graphs import with_graphs
 from .image_tokens import ImageTokens
 from .latents import latent_format
 from .memory import free_bytes
@@ -345,7 +346,7 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default", *, disable
         model.image_tokens = ImageTokens(checkpoint)
     if checkpoint.detection.others:
         model.checkpoint = checkpoint
-    return animate(keep_tables(patcher))
+    return with_graphs(animate(keep_tables(patcher)))
 
 
 def load_model_file(path: Path, preset: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:

@@ -15,7 +15,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...vc_core.network.adapter import Adapter, Attend, Place, Site
+from ...vc_core.network.adapter import Adapter, Attend, Place, Recording, Site
 from ...vc_core.network.attention import Attention
 
 ATTENTION_PRECISION = torch.float32
@@ -43,10 +43,14 @@ class BlockEntry(Adapter):
 
     def on_block(self, at: Place) -> None:
         if not torch.compiler.is_compiling():  # a compiled network stays one graph, and is interrupted between steps
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            if self.tick is not None:
-                self.tick()
+            self.notice()
         self.fetch()
+
+    def notice(self) -> None:
+        """Raises ComfyUI's own exception where the user has cancelled, and updates previews."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if self.tick is not None:
+            self.tick()
 
 
 class ControlResiduals(Adapter):
@@ -86,7 +90,7 @@ class CorePatches(Adapter):
         self.extra: dict[str, Any] = {}  # of the attention layer that runs
         options["transformer_index"] = -1
         if not self.whole_frames:
-            self.sites = frozenset({"on_block"})
+            self.sites, self.recording = frozenset({"on_block"}), Recording.OMITTED
 
     def uses(self, site: Site, at: Place) -> bool:
         """Patches know spatial attention over pixels and text; an override takes part in every attention."""

@@ -27,6 +27,7 @@ from .deep import STEP_CACHE, StepRun, shallow_control
 from .operations import weights_of
 from .patches import BlockEntry, ControlResiduals, CorePatches, host_attention
 from .prefetch import prefetch
+from .replay import REPLAY, HostReplay
 
 WINDOWS = "videocrafter_windows"
 """Set in `transformer_options` for temporal attention in windows (`specs.Windows`)."""
@@ -140,9 +141,13 @@ class NativeUNet(VideoUNet):
         evaluation: Evaluation = SINGLE,
         /,
     ) -> Tensor:
+        run = replace(settings, evaluation=evaluation)
+        replay: HostReplay | None = None if torch.compiler.is_compiling() else options.get(REPLAY)
+        replayed = None if replay is None else replay.attempt(self, options, (x, when, conditioning, run))
+        if replayed is not None:
+            return replayed
         entry = BlockEntry(options, prefetch(self._blocks(settings.deep), x.device, options))
-        run = replace(settings, evaluation=evaluation, adapters=(entry, *settings.adapters))
-        out = super().forward(x, when, conditioning, run)
+        out = super().forward(x, when, conditioning, replace(run, adapters=(entry, *settings.adapters)))
         entry.fetch()
         return out
 

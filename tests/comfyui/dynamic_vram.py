@@ -96,8 +96,7 @@ def emulate() -> None:
 
     args.disable_pinned_memory = True
     comfy_aimdo.model_vbar.ModelVBAR = Slots
-    comfy_aimdo.model_vbar.vbar_fault = lambda slot: None if slot.owner.full else slot.owner.generation
-    comfy_aimdo.model_vbar.vbar_signature_compare = lambda new, old: new is not None and new == old
+    comfy_aimdo.model_vbar.vbar_fault = _signature
     comfy_aimdo.model_vbar.vbar_unpin = lambda slot: None
     comfy_aimdo.torch.aimdo_to_tensor = lambda slot, device: slot.memory
     comfy_aimdo.host_buffer.HostBuffer = HostBuffer
@@ -113,6 +112,12 @@ def emulate() -> None:
     _cast_into_slots()
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
     comfy.memory_management.aimdo_enabled = True
+
+
+def _signature(slot: Any) -> Any:
+    """What tells the present contents of a slot from earlier ones, None where there is no memory."""
+    owner = slot[0]
+    return None if owner.full else (ctypes.c_uint32 * 1)(owner.generation)
 
 
 def _cast_into_slots() -> None:

@@ -133,6 +133,10 @@ def test_layer_norm(d: int, dtype: torch.dtype) -> None:
     total, found = kernels.add_layer_norm(x, h, w, b, 1e-5)
     check(total, x.double() + h.double())
     check(found, expected(total))
+    later = torch.randn(d).to(dtype)
+    more, same = kernels.add_layer_norm(x, h, w, b, 1e-5, later)
+    check(more, total.double() + later.double())
+    assert torch.equal(same, found)
 
 
 @pytest.mark.parametrize("d", [5, 40, 300])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import small_models as small
 import torch
+from network.recording import StandIn
 from network.tiny import ALONE
 
 from vc_core.conditions import Conditioning
@@ -20,40 +21,10 @@ from vc_core.network.adapter import Adapter
 from vc_core.network.adapters.contexts import KeptContexts
 from vc_core.network.adapters.deep import KeepDeep
 from vc_core.network.call import PLAIN, Deep, Pass
-from vc_core.network.replay import MOST_KINDS, CudaRecorder, Replay
+from vc_core.network.replay import MOST_KINDS, CudaRecorder, Replay, recorder_for
 from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import WORTH_RECORDING, Request, VideoCrafter
 from vc_core.specs import Windows
-
-
-class StandIn:
-    """Records work as a graph does: what runs again reads the tensors of the recording and writes the same results."""
-
-    def __init__(self, fails_at=None):
-        self.recorded = self.replayed = self.released = 0
-        self.fails_at = fails_at
-        self.bytes = 0
-
-    def record(self, work):
-        self.recorded += 1
-        self.bytes += 100
-        if self.recorded == self.fails_at:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        results = work()
-
-        def again():
-            self.replayed += 1
-            for kept, new in zip(results, work(), strict=True):
-                kept.copy_(new)
-            return results
-
-        for result in results:
-            result.fill_(float("nan"))  # recording runs nothing
-        return again
-
-    def release(self):
-        self.released += 1
-        self.bytes = 0
 
 
 @pytest.fixture
@@ -303,6 +274,7 @@ class Card:
 
     def __init__(self, monkeypatch):
         self.reserved, self.current, self.graphs, self.emptied = 500, "usual", [], 0
+        self.backend = "native"
         card = self
 
         class Graph:
@@ -348,6 +320,7 @@ class Card:
             "synchronize": lambda *_: None,
             "empty_cache": empty,
             "memory_reserved": lambda device: card.reserved,
+            "get_allocator_backend": lambda: self.backend,
         }
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
@@ -378,3 +351,21 @@ def test_graphs_share_their_memory_and_give_it_back(monkeypatch):
     assert [graph.is_reset for graph in card.graphs] == [True, True, False]
     assert recorder.bytes == 0
     assert card.emptied == before + 1
+
+
+@pytest.mark.parametrize(
+    ("device", "hip", "backend", "records"),
+    [
+        ("cuda", None, "native", True),
+        ("cuda", None, "cudaMallocAsync", False),  # the default of ComfyUI
+        ("cuda", "6.4", "native", False),
+        ("cpu", None, "native", False),
+    ],
+)
+def test_passes_are_recorded_with_the_native_allocator_of_nvidia(crafter, monkeypatch, device, hip, backend, records):
+    Card(monkeypatch).backend = backend
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert (recorder_for(torch.device(device)) is not None) == records
+    on_device = VideoCrafter(replace(crafter.parts, device=torch.device(device)))
+    assert (on_device.replay() is not None) == records

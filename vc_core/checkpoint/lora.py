@@ -116,6 +116,7 @@ def with_loras(parts: Parts, loras: Iterable[tuple[Location, float]]) -> Parts:
             parts = replace(parts, spec=spec, unet=unet, schedule=NoiseSchedule.from_spec(spec.diffusion))
         assert parts.unet is not None
         apply(parts.unet, lora, strength)
+        parts.unet.fused.arrange(parts.unet)
         log.info("%s: %d weights changed, strength %g", path, len(lora.changes), strength)
     return parts
 

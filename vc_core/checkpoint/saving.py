@@ -24,6 +24,7 @@ from ..specs import ModelSpec, to_json
 from .building import Checkpoint, check_finite, open_checkpoint, refuse, torch_dtype
 from .detection import AUTO
 from .parts import PARTS, Part
+from .parts.part import CHANGED
 from .reading import METADATA_KEY
 
 SAFETENSORS_NAMES = {
@@ -137,7 +138,7 @@ def _entries(checkpoint: Checkpoint, part: Part, dtype: torch.dtype | None, *, b
     """The tensors of a part, by their published names or, `bare`, by those that other programs expect."""
     return [
         _Entry(
-            name.removeprefix(part.cut or "") if bare else part.in_file(name),
+            name.removeprefix(part.cut or "") if bare and not name.startswith(CHANGED) else part.in_file(name),
             part.name,
             name,
             tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,16 +62,24 @@ def _keyframes(block: str) -> list[Keyframe]:
 
 
 def _keyframe(line: str, first: Keyframe | None) -> Keyframe:
-    try:
-        frame, *sides = [float(number) for number in re.split(r"[,;\s]+", line.strip().rstrip(","))]
-    except ValueError:
-        sides, frame = [], 0.5
-    if frame != int(frame) or len(sides) not in ((4,) if first is None else (2, 4)):
+    numbers = _numbers(line)
+    allowed = (5,) if first is None else (3, 5)
+    if len(numbers) not in allowed or numbers[0] != int(numbers[0]):
         raise UserError(f"{line.strip()[:60]!r} is not a keyframe of a box. Give {FORMS}.")
-    if len(sides) == 2 and first is not None:
+    frame, *sides = numbers
+    if first is not None and len(sides) == 2:
         top, left = sides
         sides = [top, top + first.bottom - first.top, left, left + first.right - first.left]
     return Keyframe(int(frame), *sides)
+
+
+def _numbers(line: str) -> list[float]:
+    """The numbers of a line; none where anything else is in it, or no frame."""
+    try:
+        found = [float(number) for number in re.split(r"[,;\s]+", line.strip().rstrip(","))]
+    except ValueError:
+        return []
+    return found if math.isfinite(found[0]) else []
 
 
 def _boxes_of(found: Any) -> list[list[Box]] | None:
@@ -78,20 +87,19 @@ def _boxes_of(found: Any) -> list[list[Box]] | None:
     lists with those of all objects at each moment. None where these are no boxes."""
     if isinstance(found, Mapping):
         return [[_box(found)]]
-    moments = _moments(found)
-    if not moments or not _has_width(moments[0][0]):
+    moments = [moment for moment in map(_together, found) if moment]
+    if not moments or not _is_box(moments[0][0]):
         return None
-    count = min(len(moment) for moment in moments)
+    count = min(map(len, moments))
     return [[_box(moment[number]) for moment in moments] for number in range(count)]
 
 
-def _moments(found: Sequence[Any]) -> list[list[Any]]:
-    """What there is at each moment, where there is anything."""
-    each = [moment if isinstance(moment, list) else [moment] for moment in found]
-    return [moment for moment in each if moment]
+def _together(found: Any) -> list[Any]:
+    """What is given for one moment, of one object or of several."""
+    return found if isinstance(found, list) else [found]
 
 
-def _has_width(found: Any) -> bool:
+def _is_box(found: Any) -> bool:
     return isinstance(found, Mapping) and "width" in found
 
 

@@ -57,12 +57,14 @@ class AttentionLayer(nn.Module, ABC):
         self, dim: int, heads: int, layers: Layers, name: AttentionName, context_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.heads, self.backend = heads, layers.attention
+        self.heads, self.backend, self.fused = heads, layers.attention, layers.fused
         self.place = attention_place(name, dim, heads)
         self.to_q = layers.linear(dim, dim, bias=False)
         self.to_k = layers.linear(context_dim or dim, dim, bias=False)
         self.to_v = layers.linear(context_dim or dim, dim, bias=False)
         self.to_out = nn.Sequential(layers.linear(dim, dim), nn.Identity())  # the Identity was a dropout
+        if context_dim is None:
+            layers.fused.join([self.to_q, self.to_k, self.to_v])
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """Normed tokens -> what is added to the stream, n tokens d."""
@@ -81,6 +83,9 @@ class AttentionLayer(nn.Module, ABC):
         tokens = (x, context, context)
         for change in call.at("attention_inputs", **self.place):
             tokens = change(*tokens)
+        if tokens[0] is tokens[1] is tokens[2]:
+            q, k, v = self.fused.products([self.to_q, self.to_k, self.to_v], tokens[0])
+            return q, k, v
         project = self.project(call)
         return self.to_q(tokens[0]), project(self.to_k, tokens[1]), project(self.to_v, tokens[2])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..conditions import SINGLE, Evaluation
 from ..specs import Windows
@@ -59,6 +59,8 @@ class Call:
     rows: the rows (b f) of the feature map before the first text.
     copies: the conditionings of each clip; behind the first text the map has `copies` times as many rows.
     size: height and width that an Upsample should return.
+    shifts: what ResBlocks add to their maps, m c each, where it is computed for all of them at once: the embedding, and
+        the embedding plus the bias of the first convolution.
     """
 
     emb: Tensor  # b d, or (b f) d, behind a SiLU
@@ -70,6 +72,7 @@ class Call:
     adapters: Adapters
     place: Place
     size: torch.Size | None = None
+    shifts: Mapping[nn.Module, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -86,9 +89,9 @@ class Call:
         """The number of parts of `all_rows` equal rows each of which has a text and image tokens of its own."""
         return math.gcd(len(self.text), self.all_rows if self.image is None else len(self.image))
 
-    def emb_of(self, h: Tensor) -> Tensor:
-        """The embedding for the clips in h, which are one for each conditioning from the first text on."""
-        return self.emb if h.shape[0] == self.rows else repeated(self.emb, self.copies * len(self.emb))
+    def for_clips(self, rows: Tensor, h: Tensor) -> Tensor:
+        """Rows as those of `emb` for the clips in h, which are one for each conditioning from the first text on."""
+        return rows if h.shape[0] == self.rows else repeated(rows, self.copies * len(rows))
 
     def within(self, **where: Any) -> Call:
         """This call at a more precise place."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,9 +32,26 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, layers: Layers) -> None:
         super().__init__()
-        self.plan = layers.plan
+        self.plan, self.fused = layers.plan, layers.fused
         self.net = nn.Sequential(GEGLU(dim, 4 * dim, layers), nn.Identity(), layers.linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, stream: Tensor) -> Tensor:
-        """stream + net(x); `stream` may be overwritten."""
-        return self.plan.add_over_tokens(self.net, x, stream)
+    def forward(self, x: Tensor, stream: Tensor, *, biased: bool = False) -> Tensor:
+        """stream + net(x); `stream` may be overwritten. With `biased` it holds the last bias already, and the last
+        product adds to it on its own."""
+        if not biased:
+            return self.plan.add_over_tokens(self.net, x, stream)
+        first: Any = self.net[0]
+        last: Any = self.net[-1]
+        weight = last.weight.t()
+        return self.plan.accumulate_over_tokens(lambda part, result: result.addmm_(first(part), weight), x, stream)
+
+    def accumulates(self, x: Tensor) -> bool:
+        """Whether the stream should come `biased`: with fused kernels and torch's own layers."""
+        return self.fused.own and self.fused(x)
+
+    @property
+    def last_bias(self) -> Tensor:
+        """d, the bias of the last layer."""
+        last: Any = self.net[-1]
+        bias: Tensor = last.bias
+        return bias

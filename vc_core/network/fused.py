@@ -6,6 +6,7 @@ other. Every method returns what its plain layers return, and where kernels cann
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Protocol
@@ -37,17 +38,45 @@ class Fused:
         self.own = operations is nn
         self.wanted = self.own or weights is not None
         self.weights = own_weights if weights is None else weights
+        self.groups: list[list[tuple[Any, str]]] = []
 
     def __call__(self, x: Tensor) -> bool:
         """Whether fused kernels compute what follows x."""
         return self.wanted and kernels.usable(x)
 
+    def join(self, layers: Sequence[nn.Module], name: str = "weight") -> None:
+        """Lets `arrange` put these parameters of layers behind one another, so that `products` needs one product."""
+        self.groups.append([(layer, name) for layer in layers])
+
     @torch.no_grad()
     def arrange(self, network: nn.Module) -> None:
-        """Brings the weights of a network's convolutions into the memory format of its maps, on its device."""
+        """Brings the weights of a network's convolutions into the memory format of its maps, on its device, and those
+        of joined layers behind one another."""
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Conv3d) and self(layer.weight.data):
                 layer.weight.data = channels_last(layer.weight.data)
+        for group in self.groups if self.own else []:
+            parts = [getattr(layer, name).data for layer, name in group]
+            if self(parts[0]) and adjoining(parts) is None:
+                views = torch.cat(parts).split([len(part) for part in parts])
+                for (layer, name), view in zip(group, views, strict=True):
+                    getattr(layer, name).data = view
+
+    def products(self, layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
+        """layer(x) of each of these linear layers; views of one product where their weights are joined."""
+        joint = self.joint_product(layers, x)
+        return tuple(layer(x) for layer in layers) if joint is None else split_as(joint, layers)
+
+    def joint_product(self, layers: Sequence[Any], x: Tensor) -> Tensor | None:
+        """The results of linear layers behind one another on the last axis; None where their weights are not joined,
+        because a LoRA has replaced some for example."""
+        if not self.own or not self(x):
+            return None
+        weight = adjoining([layer.weight for layer in layers])
+        bias = None if layers[0].bias is None else adjoining([layer.bias for layer in layers])
+        if weight is None or (bias is None) != (layers[0].bias is None):
+            return None
+        return F.linear(x, weight, bias)
 
     def suited(self, x: Tensor) -> Tensor:
         """n c h w in the memory format in which its device computes convolutions and norms fastest: channels last where
@@ -73,13 +102,13 @@ class Fused:
         with self.weights(layer, x) as (weight, bias):
             return kernels.layer_norm(x, weight, bias, layer.eps)
 
-    def add_layer_norm(self, layer: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """x + h, and layer(x + h)"""
+    def add_layer_norm(self, layer: Any, x: Tensor, h: Tensor, later: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x + h + later, and layer(x + h). `later` is d, or None for nothing."""
         if self(x) and h.dtype == x.dtype:
             with self.weights(layer, x) as (weight, bias):
-                return kernels.add_layer_norm(x, h, weight, bias, layer.eps)
+                return kernels.add_layer_norm(x, h, weight, bias, layer.eps, later)
         x = x + h
-        return x, self.layer_norm(layer, x)
+        return x if later is None else x + later, self.layer_norm(layer, x)
 
     def convolution(self, layer: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """layer(x), perhaps without its bias, 1 c, which the caller then adds together with something else."""
@@ -100,6 +129,23 @@ class Fused:
             return out
         with self.weights(layer, x) as (weight, bias):
             return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+
+
+def split_as(joint: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The part of each layer of a joint result, as views."""
+    return joint.split([len(layer.weight) for layer in layers], dim=-1)
+
+
+def adjoining(parts: Sequence[Tensor]) -> Tensor | None:
+    """The parts joined along their first axis, as a view, where they lie behind one another in memory; else None."""
+    first = parts[0]
+    storage, end = first.untyped_storage()._cdata, first.storage_offset()
+    for part in parts:
+        if part.untyped_storage()._cdata != storage or part.storage_offset() != end or not part.is_contiguous():
+            return None
+        end += part.numel()
+    rows = sum(len(part) for part in parts)
+    return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -181,15 +181,20 @@ class ResBlock(nn.Module):
         self.temopral_conv = TemporalConv(c_out, layers) if temporal_conv else None
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        h = self.plan.over_frames(partial(self._in_space, call), x, self.emb_layers(call.emb_of(x)))
+        shifts = call.shifts.get(self) or (self.emb_layers(call.for_clips(call.emb, x)),)
+        if len(shifts) == 2:
+            shifts = tuple(call.for_clips(shift, x) for shift in shifts)
+        h = self.plan.over_frames(partial(self._in_space, call), x, *shifts)
         if self.temopral_conv is not None:
             h = to_frames(self.temopral_conv(to_clips(h, call.frames)))
         return h
 
-    def _in_space(self, call: Call, x: Tensor, e: Tensor) -> Tensor:
-        """Both convolutions and the residual. `e`, m c, is the embedding for each of m equal parts of the rows."""
+    def _in_space(self, call: Call, x: Tensor, e: Tensor, biased: Tensor | None = None) -> Tensor:
+        """Both convolutions and the residual. `e`, m c, is the embedding for each of m equal parts of the rows, and
+        `biased` with the first convolution's bias added where that is known."""
         h, bias = self.in_layers.deferred(x, None, adapted(self.in_layers[-1], "in_layers", call, x))
-        e = e if bias is None else e + bias
+        if bias is not None:
+            e = e + bias if biased is None else biased
         h, bias = self.out_layers.deferred(h, e, adapted(self.out_layers[-1], "out_layers", call, h))
         return self.fused.add(self.fused.pointwise(self.skip_connection, x), h, bias)
 

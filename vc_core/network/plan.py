@@ -86,6 +86,13 @@ class Plan:
             result.add_(layer(part))
         return stream
 
+    def accumulate_over_tokens(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, stream: Tensor) -> Tensor:
+        """The stream after layer(x, stream), n d each, which adds to it in place and sees every token alone."""
+        rows, stream = self.budget.tokens(x, self.fused(x)), stream.contiguous()
+        for part, result in zip(x.flatten(0, -2).split(rows), stream.flatten(0, -2).split(rows), strict=True):
+            layer(part, result)
+        return stream
+
     def over_time(self, stages: Sequence[Stage], x: Tensor) -> tuple[Tensor, Tensor | None]:
         """b c f h w through stages of convolutions over frames, and the bias that is left to add."""
         bias = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol
@@ -28,6 +29,10 @@ Work = Callable[[], tuple[Tensor, ...]]
 
 MOST_KINDS = 8
 """How many kinds of passes a run records; those of further kinds are not recorded."""
+
+Holding = Callable[[], AbstractContextManager[Hashable | None]]
+"""Keeps the weights of a network in their places while the context is open. Its value is equal as long as the same
+weights are at the same addresses, and None where they are not all on the device."""
 
 SPARE = 2
 """How many times the memory of a pass must be free to record one: what a graph uses can be used by nothing else."""
@@ -87,6 +92,17 @@ class CudaRecorder:
         torch.cuda.empty_cache()
 
 
+def recorder_for(device: torch.device) -> Recorder | None:
+    """What records passes on a device, None where nothing does: on devices other than NVIDIA's, and with PyTorch's
+    backend `cudaMallocAsync`, where memory allocated during a recording has no address that Triton accepts."""
+    if device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip is not None:
+        return None
+    if torch.cuda.get_allocator_backend() != "native":
+        log.debug("No pass is recorded as a CUDA graph: PyTorch's memory allocator is not its native one.")
+        return None
+    return CudaRecorder(device)
+
+
 class _Pass:
     """One recorded pass: the tensors that it reads, and how to run it again."""
 
@@ -110,30 +126,50 @@ class _Pass:
         return tuple(result.clone() for result in self.again())
 
 
+def always() -> AbstractContextManager[Hashable | None]:
+    """For weights that nobody moves."""
+    return nullcontext("in place")
+
+
 class Replay:
     """Calls a network as `VideoUNet.in_memory` does. The first pass of each kind (shapes, types and options) runs
     without recording, the second is recorded, and all later ones are replayed.
 
-    Where a pass cannot be recorded or there is little memory, no pass is recorded from then on. Passes with gradients
-    are never recorded, nor those with an adapter that refuses it. Texts, image tokens and the image's latent must not
-    be changed in place while a run lasts. `release` ends the run.
+    Where a pass cannot be recorded, there is little memory or the weights have moved, no pass is recorded from then on.
+    Passes with gradients are never recorded, nor those with an adapter that refuses it. Texts, image tokens and the
+    image's latent must not be changed in place while a run lasts. `release` ends the run.
+
+    `holding` is for a host that moves weights; `free` tells how many bytes of a device are free, None where that is not
+    known.
     """
 
     CONSTANT = frozenset({"text", "image", "fps", "concat", "guidance", "early_text"})
 
-    def __init__(self, network: VideoUNet, recorder: Recorder) -> None:
-        self.network, self.recorder = network, recorder
+    def __init__(
+        self,
+        network: VideoUNet,
+        recorder: Recorder,
+        holding: Holding = always,
+        free: Callable[[torch.device], int | None] | None = None,
+    ) -> None:
+        self.network, self.recorder, self.holding, self.free = network, recorder, holding, free
         self.off = False
+        self.weights: Hashable | None = None
         self.passes: dict[Any, _Pass | None] = {}
 
     def __call__(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, run: Pass = PLAIN) -> Tensor:
         """The prediction, see `VideoUNet.forward`."""
+        out = self.attempt(x, timesteps, conditioning, run)
+        return self.network.in_memory(x, timesteps, conditioning, run) if out is None else out
+
+    def attempt(self, x: Tensor, timesteps: Tensor, conditioning: Conditioning, run: Pass = PLAIN) -> Tensor | None:
+        """The prediction of a recorded pass, None where this pass should run one launch at a time."""
         given = {"x": x, "timesteps": timesteps, **conditioning.tensors()}
         if run.deep is not None:
             given["features"] = run.deep.features
         results = self._replayed(given, run)
         if results is None:
-            return self.network.in_memory(x, timesteps, conditioning, run)
+            return None
         for adapter, result in zip(included(run), results[1:], strict=True):
             adapter.result = result if result.numel() else None
         return results[0]
@@ -141,6 +177,7 @@ class Replay:
     def release(self) -> None:
         """Lets go of everything recorded, so that later passes are recorded again."""
         self.passes.clear()
+        self.weights = None
         self.recorder.release()
         self.network.budget.held = 0
 
@@ -158,8 +195,13 @@ class Replay:
         if known is None and not self._has_room(tensors["x"], tensors["text"]):
             self._stop()
             return None
-        with torch.inference_mode(False), torch.no_grad():
-            return self._first(key, tensors, run) if known is None else known(tensors, self.CONSTANT)
+        with self.holding() as weights:
+            if weights is None or self.weights not in (None, weights):
+                self._stop()
+                return None
+            self.weights = weights
+            with torch.inference_mode(False), torch.no_grad():
+                return self._first(key, tensors, run) if known is None else known(tensors, self.CONSTANT)
 
     def _first(self, key: Any, tensors: dict[str, Tensor], run: Pass) -> tuple[Tensor, ...] | None:
         """Records a pass of a kind, and runs it."""
@@ -169,7 +211,8 @@ class Replay:
             inputs = dict(inputs)
             x, timesteps, features = inputs.pop("x"), inputs.pop("timesteps"), inputs.pop("features", None)
             deep = None if run.deep is None or features is None else replace(run.deep, features=features)
-            out: Tensor = self.network(x, timesteps, Conditioning(**inputs), replace(recorded, deep=deep))
+            # by its class, as a host's subclass may have other arguments
+            out = VideoUNet.forward(self.network, x, timesteps, Conditioning(**inputs), replace(recorded, deep=deep))
             return (out, *(out.new_empty(0) if one.result is None else one.result for one in recorded.adapters))
 
         try:
@@ -187,7 +230,7 @@ class Replay:
         """Whether maps are whole, and much memory is free."""
         budget = self.network.budget
         needed = self.network.whole_bytes(len(text) * x[0, 0].numel(), x.element_size())
-        free = free_bytes(x.device)
+        free = (self.free or free_bytes)(x.device)
         return budget.is_whole and (free is None or free - budget.held >= SPARE * needed)
 
     def _stop(self) -> None:

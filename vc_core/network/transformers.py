@@ -49,13 +49,26 @@ class Block(nn.Module):
         )
         self.behind: tuple[tuple[Site, dict[str, Any]], ...] = (("after_attention", attn2.place),)
 
+    def later(self, x: Tensor, call: Call) -> Tensor | None:
+        """The bias of the feed-forward's last layer where it is added to the stream beforehand, so that the last
+        product can add to that; None where the feed-forward is computed as a whole."""
+        adapted = any(call.at(site, **place) for site, place in self.behind)
+        return None if adapted or not self.ff.accumulates(x) else self.ff.last_bias
+
     def added(
-        self, x: Tensor, h: Tensor, norm: nn.Module, call: Call, sites: tuple[tuple[Site, dict[str, Any]], ...]
+        self,
+        x: Tensor,
+        h: Tensor,
+        norm: nn.Module,
+        call: Call,
+        sites: tuple[tuple[Site, dict[str, Any]], ...],
+        later: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x + h, as adapters at these sites return it, and its norm."""
+        """x + h, as adapters at these sites return it, and its norm. Without adapters `later` is added to the sum, but
+        not before the norm."""
         changes = [change for site, place in sites for change in call.at(site, **place)]
         if not changes:
-            return self.fused.add_layer_norm(norm, x, h)
+            return self.fused.add_layer_norm(norm, x, h, later)
         x = x + h
         for change in changes:
             x = change(x)
@@ -68,13 +81,18 @@ class SpatialBlock(Block):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         x = call.changed("before_attention", x, **self.attn1.place)
-        x = x + self.attn1(self.fused.layer_norm(self.norm1, x), call)
-        for site, place in self.between:
-            x = call.changed(site, x, **place)
-        x = repeated(x, call.all_rows)
-        h = self.attn2(self.fused.layer_norm(self.norm2, x), call)
-        x, h = self.added(x, h, self.norm3, call, self.behind)
-        out: Tensor = self.ff(h, x)
+        h = self.attn1(self.fused.layer_norm(self.norm1, x), call)
+        if len(x) == call.all_rows:
+            x, h = self.added(x, h, self.norm2, call, self.between)
+        else:
+            x = x + h
+            for site, place in self.between:
+                x = call.changed(site, x, **place)
+            x = repeated(x, call.all_rows)
+            h = self.fused.layer_norm(self.norm2, x)
+        later = self.later(x, call)
+        x, h = self.added(x, self.attn2(h, call), self.norm3, call, self.behind, later)
+        out: Tensor = self.ff(h, x, biased=later is not None)
         return out
 
 
@@ -85,8 +103,9 @@ class TemporalBlock(Block):
         x = call.changed("before_attention", x, **self.attn1.place)
         h = self.attn1(self.fused.layer_norm(self.norm1, x), call)
         x, h = self.added(x, h, self.norm2, call, self.between)
-        x, h = self.added(x, self.attn2(h, call), self.norm3, call, self.behind)
-        out: Tensor = self.ff(h, x)
+        later = self.later(x, call)
+        x, h = self.added(x, self.attn2(h, call), self.norm3, call, self.behind, later)
+        out: Tensor = self.ff(h, x, biased=later is not None)
         return out
 
 

@@ -22,7 +22,7 @@ from .adapter import Adapters, Place
 from .attention import Attention, sdpa_attention
 from .attentions import OverTime
 from .call import PLAIN, Call, Pass, repeated
-from .fused import Weights
+from .fused import Weights, adjoining, split_as
 from .layers import (
     Downsample,
     Layers,
@@ -114,6 +114,15 @@ class VideoUNet(nn.Module):
                     block.append(Upsample(channels, build.layers))
                 self.output_blocks.append(block)
         self.out = Stage(channels, build.layers, build.layers.conv2d(channels, spec.out_channels))
+        self.res_blocks = [layer for layer in self.modules() if isinstance(layer, ResBlock)]
+        embeddings, convolutions = self._shifting()
+        self.fused.join(embeddings)
+        self.fused.join(embeddings, "bias")
+        self.fused.join(convolutions, "bias")
+
+    def _shifting(self) -> tuple[list[Any], list[Any]]:
+        """The linear layers of all ResBlocks to which the embedding goes, and the convolutions before them."""
+        return [block.emb_layers[-1] for block in self.res_blocks], [block.in_layers[-1] for block in self.res_blocks]
 
     def fit(self, free: int | None, positions: int, itemsize: int) -> None:
         """Makes passes work on as much at once as `free` bytes allow, None where that is not known. `positions` is
@@ -172,8 +181,9 @@ class VideoUNet(nn.Module):
         emb = self._embed(x, timesteps, conditioning)
         for change in adapters.at("on_embedding", place):
             emb = change(emb)
+        emb = F.silu(emb)
         return Call(
-            emb=F.silu(emb),
+            emb=emb,
             text=_rows(conditioning.text),
             image=None if image is None else _rows(image),
             rows=x.shape[0] * x.shape[2],
@@ -181,7 +191,18 @@ class VideoUNet(nn.Module):
             run=run,
             adapters=adapters,
             place=place,
+            shifts=self._shifts(emb),
         )
+
+    def _shifts(self, emb: Tensor) -> dict[nn.Module, tuple[Tensor, ...]]:
+        """`Call.shifts`, empty where the weights of the ResBlocks are not joined."""
+        embeddings, convolutions = self._shifting()
+        joint = self.fused.joint_product(embeddings, emb)
+        biases = None if joint is None else adjoining([convolution.bias for convolution in convolutions])
+        if joint is None or biases is None:
+            return {}
+        pairs = zip(split_as(joint, embeddings), split_as(joint + biases, embeddings), strict=True)
+        return dict(zip(self.res_blocks, pairs, strict=True))
 
     def _encode(self, x: Tensor, call: Call, count: int) -> tuple[Tensor, list[Tensor]]:
         """The first `count` encoder blocks -> their result, and the skip connections."""

@@ -81,5 +81,6 @@ MOTIONCTRL = Part(
     complete=complete,
     build=build,
     file="motionctrl",
+    cut="",
     needed=never,
 )

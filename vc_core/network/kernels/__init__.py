@@ -98,9 +98,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return _in("layer_norms").layer_norm(x, weight, bias, eps)
 
 
-def add_layer_norm(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x and h, ... d -> (x + h, layer_norm(x + h)), in one pass."""
-    return _in("layer_norms").add_layer_norm(x, h, weight, bias, eps)
+def add_layer_norm(
+    x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float, later: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """x and h, ... d -> (x + h + later, layer_norm(x + h)), in one pass; `later` is d. Both are contiguous."""
+    return _in("layer_norms").add_layer_norm(x, h, weight, bias, eps, later)
 
 
 def geglu(x: Tensor) -> Tensor:

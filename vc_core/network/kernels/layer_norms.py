@@ -21,14 +21,16 @@ def _layer_norm(
     out: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
+    later: tl.tensor,
     eps: tl.tensor,
     rows: tl.tensor,
     d: tl.tensor,
     tile: tl.constexpr,
     width: tl.constexpr,
     has_add: tl.constexpr,
+    has_later: tl.constexpr,
 ) -> None:
-    """rows d -> rows d; with `h` also the sum."""
+    """rows d -> rows d; with `h` also the sum, plus `later` where it is given."""
     first = tl.program_id(0) * tile
     channel = tl.arange(0, width)
     inside = channel < d
@@ -38,7 +40,11 @@ def _layer_norm(
     y = tl.load(x + offsets, mask=mask, other=0.0)
     if has_add:
         y = (y.to(tl.float32) + tl.load(h + offsets, mask=mask, other=0.0).to(tl.float32)).to(y.dtype)
-        tl.store(total + offsets, y, mask=mask)
+        kept = y
+        if has_later:
+            added = tl.load(later + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
+            kept = (y.to(tl.float32) + added).to(y.dtype)
+        tl.store(total + offsets, kept, mask=mask)
     y = y.to(tl.float32)
     y = tl.where(inside[None, :], y - (tl.sum(y, 1) / d)[:, None], 0.0)
     y *= tl.rsqrt(tl.sum(y * y, 1) / d + eps)[:, None]
@@ -66,21 +72,35 @@ def layer_plan(d: int) -> Rows:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None = None) -> Tensor:
     """See `kernels.layer_norm`."""
     x = x.contiguous()
-    return _normed(x, None, x, weight, bias, eps, cut)
+    return _normed((x, x, x), (weight, bias, weight), eps, cut, (False, False))
 
 
 def add_layer_norm(
-    x: Tensor, h: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None = None
+    x: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    later: Tensor | None = None,
+    cut: Rows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `kernels.add_layer_norm`."""
     x, h = x.contiguous(), h.contiguous()
     total = torch.empty_like(x)
-    return total, _normed(x, h, total, weight, bias, eps, cut)
+    vectors = (weight, bias, weight if later is None else later)
+    return total, _normed((x, h, total), vectors, eps, cut, (True, later is not None))
 
 
 def _normed(
-    x: Tensor, h: Tensor | None, total: Tensor, weight: Tensor, bias: Tensor, eps: float, cut: Rows | None
+    maps: tuple[Tensor, Tensor, Tensor],
+    vectors: tuple[Tensor, Tensor, Tensor],
+    eps: float,
+    cut: Rows | None,
+    given: tuple[bool, bool],
 ) -> Tensor:
+    """`maps` are x, h and where their sum goes; `vectors` weight, bias and `later`; `given` tells whether h and `later`
+    count."""
+    x, h, total = maps
     out = torch.empty_like(x)
     d = x.shape[-1]
     rows = x.numel() // d
@@ -89,7 +109,7 @@ def _normed(
         _layer_norm,
         -(-rows // cut.tile),
         cut.warps,
-        (x, x if h is None else h, total, out, weight, bias),
-        (eps, rows, d, cut.tile, cut.width, h is not None),
+        (x, h, total, out, *vectors),
+        (eps, rows, d, cut.tile, cut.width, *given),
     )
     return out

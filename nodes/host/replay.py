@@ -47,9 +47,7 @@ class HeldWeights:
         if addresses is None or not paged:
             yield addresses
             return
-        slots = [layer._v for layer in paged]
-        first, end = min(slot[1] for slot in slots), max(slot[1] + slot[2] for slot in slots)
-        whole = (slots[0][0], first, end - first)
+        whole = joined([layer._v for layer in paged])
         found = pages.vbar_fault(whole)
         try:
             yield (addresses, bytes(found)) if found is not None and self._all_there(paged, bytes(found)) else None
@@ -58,27 +56,32 @@ class HeldWeights:
                 pages.vbar_unpin(whole)
 
     def _addresses(self) -> tuple[int, ...] | None:
-        """The addresses of all weights that have no pages, None where one is not on the device or is changed on the way
-        to its layer."""
-        found: list[int] = []
-        for layer in self.layers:
-            if getattr(layer, "weight_function", None) or getattr(layer, "bias_function", None):
-                return None
-            if "_v" in vars(layer):
-                continue
-            for weight in layer._parameters.values():
-                if weight is None:
-                    continue
-                if weight.device not in self.devices:
-                    return None
-                found.append(weight.data_ptr())
-        return tuple(found)
+        """The addresses of all weights that have no pages, None where one is not on the device or where functions
+        change weights when their layer runs."""
+        if any(map(is_changed, self.layers)):
+            return None
+        placed = [layer._parameters.values() for layer in self.layers if "_v" not in vars(layer)]
+        weights = [weight for values in placed for weight in values if weight is not None]
+        if any(weight.device not in self.devices for weight in weights):
+            return None
+        return tuple(weight.data_ptr() for weight in weights)
 
     def _all_there(self, paged: list[Any], found: bytes) -> bool:
         """Whether the pages hold the weights of every layer, patches included. Asked once for the same pages."""
         if found != self.complete and all(map(is_resident, paged)):
             self.complete = found
         return found == self.complete
+
+
+def joined(slots: list[tuple[Any, int, int]]) -> tuple[Any, int, int]:
+    """The slot (owner, address, bytes) that reaches from the first of these to the last."""
+    first, end = min(slot[1] for slot in slots), max(slot[1] + slot[2] for slot in slots)
+    return slots[0][0], first, end - first
+
+
+def is_changed(layer: Any) -> bool:
+    """Whether functions change the weights of a layer whenever it runs."""
+    return bool(getattr(layer, "weight_function", None) or getattr(layer, "bias_function", None))
 
 
 def is_resident(layer: Any) -> bool:

@@ -200,6 +200,25 @@ def test_weights_of_convolutions_lie_as_their_maps_do(kernels: Defined) -> None:
     assert all(torch.equal(weight, names[name]) for name, weight in network.state_dict().items())
 
 
+@pytest.mark.parametrize("ending", ["attn1.to_k.weight", "emb_layers.1.bias", "in_layers.2.bias"])
+def test_a_joined_weight_that_is_replaced_is_read(kernels: Defined, ending: str) -> None:
+    """As by a LoRA, before the network is arranged again."""
+    network = network_of()
+    network.fused.arrange(network)
+    inputs, results = given(network), []
+    with torch.no_grad():
+        before = network(**inputs)
+        for name, weight in list(network.named_parameters()):
+            if name.endswith(ending):
+                owner, _, last = name.rpartition(".")
+                setattr(network.get_submodule(owner), last, nn.Parameter(weight * 2 + 0.1))
+        for wanted in (True, False):
+            network.fused.wanted = wanted
+            results.append(network(**inputs))
+    assert relative_error(results[0], results[1]) < EXACT
+    assert relative_error(results[0], before) > 100 * EXACT
+
+
 @needs_triton
 def test_a_pass_in_the_interpreter_of_triton() -> None:
     done = interpreted("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted_pass.py"))

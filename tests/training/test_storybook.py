@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_storybook import SIDE, SMALL
 from torch import nn
 
 from evaluation.storybook.cases import draw_cases
@@ -15,15 +15,17 @@ from evaluation.storybook.making import Settings, clips
 from evaluation.storybook.recogniser import Recogniser, RecogniserLesson
 from evaluation.storybook.report import Judge
 from training.storybook.autoencoder import AutoencoderLesson, FrameBatches
+from training.storybook.camera import CameraBatches, CameraLesson
 from training.storybook.fitting import Plan, Trainer, finished, under
 from training.storybook.gallery import Gallery, Painters, to_network
 from training.storybook.lessons import ReadingBatches, VideoBatches, VideoLesson
 from training.storybook.networks import ImageBranch, Network, ReadingLesson
 from training.storybook.painting import paint
 from training.storybook.plot import plot
+from training.storybook.running import Recipe, Run
 from training.storybook.saving import save_model
 from training.storybook.specs import STANDARD, TINY
-from training.storybook.stages import Recipe, Run, start, train_text_to_video
+from training.storybook.stages import start, train_stills, train_text_to_video
 from vc_core.autoencoder.autoencoder import Autoencoder
 from vc_core.checkpoint.lora import read_lora
 from vc_core.conditioning.tokenizer import tokenize
@@ -31,22 +33,7 @@ from vc_core.errors import UserError
 from vc_core.pipeline import VideoCrafter
 from worlds.storybook.drawing import render
 
-SIDE = 32
 ENCODED = TINY.text_to_video.autoencoder
-
-
-def small(spec):
-    """The spec for frames of 32 pixels."""
-    image = spec.image_encoder and replace(spec.image_encoder, image_size=SIDE, patch_size=8)
-    return replace(spec, image_encoder=image, defaults=replace(spec.defaults, width=SIDE, height=SIDE))
-
-
-SMALL = replace(
-    TINY,
-    text_to_video=small(TINY.text_to_video),
-    image_to_video=small(TINY.image_to_video),
-    continuing=small(TINY.continuing),
-)
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +88,16 @@ def test_only_clips_of_training_are_kept_as_latents(arrays, encoded):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["text", "hinted", "image", "continuing", "reading"])
+@pytest.mark.parametrize("kind", ["text", "hinted", "image", "continuing", "reading", "camera"])
 def test_a_lesson_of_each_kind_learns(kind, dtype, encoded, tmp_path):
     spec = {"image": SMALL.image_to_video, "continuing": SMALL.continuing}.get(kind, SMALL.text_to_video)
     if kind == "reading":
         lesson: nn.Module = ReadingLesson(SMALL.image_to_video)
         draw = ReadingBatches(encoded, 2)
+    elif kind == "camera":
+        lesson = CameraLesson(Network(spec, encoded.words.size))
+        nn.init.normal_(lesson.network.unet.out[-1].weight, std=0.1)
+        draw = CameraBatches(encoded, lesson, 2)
     else:
         lesson = lesson_of(spec, encoded, with_image=kind in ("image", "continuing"), hinted=kind == "hinted")
         draw = VideoBatches(encoded, lesson, 2)
@@ -202,7 +193,7 @@ def test_all_of_it_from_drawings_to_a_judged_model(gallery, tmp_path: Path):
     lesson = ReadingLesson(SMALL.image_to_video)
     Trainer(lesson, Plan(seconds=1), tmp_path, "reading").save()
     weights = start(run, SMALL.continuing)
-    trainer = run.trainer(run.network(SMALL.continuing, with_image=True), 1.0, "continuing")
+    trainer = run.trainer(run.network(SMALL.continuing, with_image=True), "continuing")
     trainer.start_from(weights)
     model = run.network(SMALL.continuing, with_image=True)
     save_model(run.models, model, trainer.averaged, run.autoencoder(), gallery.words)
@@ -225,6 +216,46 @@ def test_all_of_it_from_drawings_to_a_judged_model(gallery, tmp_path: Path):
     assert torch.equal(crafter.parts.unet.state_dict()[name].float(), value.half().float())
     made = clips(crafter, scenes, Settings(steps=1, cfg=1.0), drawn)
     assert made.shape == (2, 16, 3, SIDE, SIDE)
+
+
+def test_captions_for_the_camera_layers_do_not_name_the_camera(encoded):
+    draw = CameraBatches(encoded, CameraLesson(Network(SMALL.text_to_video, encoded.words.size)), 2)
+    texts = ["at night, a red car drives left", "at night, a red car drives left, the camera pans up", "a red ball"]
+    rows = torch.from_numpy(encoded.words.rows(texts)).long()
+    found = draw.without_camera(rows)
+    assert torch.equal(found[0], rows[0])
+    assert torch.equal(found[1], rows[0])
+    assert torch.equal(found[2], rows[2])
+
+
+def test_progress_is_judged_during_training(gallery, tmp_path: Path, monkeypatch):
+    run = Run(
+        folder=tmp_path,
+        models=tmp_path / "models",
+        device="cpu",
+        seconds=2000.0,
+        recipe=Recipe(still_clips_at_once=1, stills_of_clip=2, watched=1, watch_seconds=0),
+        specs=SMALL,
+    )
+    run.gallery = gallery
+    gallery.most = gallery.count
+    torch.manual_seed(0)
+    torch.save(Autoencoder(ENCODED).state_dict(), tmp_path / "normal_autoencoder.pt")
+    gallery.encode(run.autoencoder(), 1)
+    run.models.mkdir()
+    Recogniser().save(run.models / "storybook_judge.safetensors")
+    np.save(tmp_path / "cases.npy", np.stack([render(draw_cases(1)[0].scene, size=SIDE)]))
+
+    class AskedError(Exception):
+        pass
+
+    def ask(self, name, path, settings, count):
+        assert path.exists()
+        raise AskedError(name, len(self.drawn))
+
+    monkeypatch.setattr(Judge, "ask", ask)
+    with pytest.raises(AskedError, match="stills_1', 1"):
+        train_stills(run)
 
 
 def test_painters_leave_whole_files_and_stop(tmp_path):

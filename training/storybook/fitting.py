@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ EPS = 1e-16
 """AdamW's; the gradients of the innermost layers are near 1e-9 late in training, and the usual 1e-8 would stop them."""
 WARMUP = 0.03
 """The share of the budget in which the learning rate rises."""
+LAST_WATCH = 0.9
+"""The share of the budget behind which no progress is looked at any more."""
+MORE = 5.0
+"""Seconds that a resumed run goes on at least."""
 WARM_PASSES = 3
 """Passes before a graph is recorded, in which libraries choose their kernels."""
 
@@ -46,65 +50,8 @@ class Plan:
     """Averaged weights forget by this factor a step; at the start they forget faster."""
     clip: float = 1.0
     log_every: int = 25
-    save_seconds: float = 60.0
-
-
-class Gradients:
-    """Computes the gradients of a lesson, which gives the loss of a batch; `zero` clears them. `graphs`: whether to
-    record a CUDA graph of it all, with the first batch, and to replay that."""
-
-    def __init__(self, lesson: nn.Module, zero: Callable[[], object], *, graphs: bool) -> None:
-        self.lesson, self.zero, self.graphs = lesson, zero, graphs
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: Batch = ()
-        self._loss = torch.zeros(())
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """Set the gradients of all parameters; returns the loss."""
-        if self.graphs and self._graph is None:
-            try:
-                self._record(batch)
-            except RuntimeError:
-                logger.exception("The step cannot be recorded; it runs one launch at a time")
-                self.graphs = False
-                torch.cuda.synchronize()
-        if self._graph is None:
-            return self._plain(batch)
-        for kept, value in zip(self._batch, batch, strict=True):
-            kept.copy_(value)
-        self._graph.replay()
-        return self._loss
-
-    def _plain(self, batch: Batch) -> Tensor:
-        self.zero()
-        loss: Tensor = self.lesson(*batch)
-        loss.backward()
-        return loss.detach()
-
-    def _record(self, batch: Batch) -> None:
-        self._batch = tuple(value.clone() for value in batch)
-        side = torch.cuda.Stream()
-        graph = torch.cuda.CUDAGraph()
-        with _measured_kernels():
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_PASSES):
-                    self._plain(self._batch)
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(graph):
-                self._loss = self._plain(self._batch)
-        self._graph = graph
-
-
-@contextlib.contextmanager
-def _measured_kernels() -> Iterator[None]:
-    """Inside, cuDNN measures which of its kernels is the fastest for a shape that it sees for the first time."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    save_seconds: float = 30.0
+    watch_seconds: float = 60.0
 
 
 class Flat:
@@ -125,14 +72,103 @@ class Flat:
         for name, view in self.views(self.master).items():
             view.copy_(self.named[name].detach())
         self.values, self.gradients = self.master.to(dtype, copy=True), torch.zeros(size, device=device, dtype=dtype)
-        gradients = self.views(self.gradients)
         for name, view in self.views(self.values).items():
             self.named[name].data = view
-            self.named[name].grad = gradients[name]
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """The parts of a vector of this size, by name."""
         return {name: vector[at : at + shape.numel()].view(shape) for name, (at, shape) in self.spans.items()}
+
+
+class Gradients:
+    """Computes the gradients of a lesson, which gives the loss of a batch, into the vector of its `Flat`. `graphs`:
+    whether to record a CUDA graph of it all, with the first batch, and to replay that."""
+
+    def __init__(self, lesson: nn.Module, flat: Flat, *, graphs: bool) -> None:
+        self.lesson, self.flat, self.graphs = lesson, flat, graphs
+        self.places = list(flat.views(flat.gradients).values())
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch: Batch = ()
+        self._loss = torch.zeros(())
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Set the gradients of all parameters; returns the loss."""
+        if self.graphs and self._graph is None:
+            try:
+                self._record(batch)
+            except Exception:  # compilers and drivers raise errors of many types
+                torch.cuda.synchronize()
+                self.graphs = retreats(self.lesson)
+                how = "it is tried with simpler blocks" if self.graphs else "it runs one launch at a time"
+                logger.exception("The step cannot be recorded; %s", how)
+                return self(batch)
+        if self._graph is None:
+            return self._plain(batch)
+        for kept, value in zip(self._batch, batch, strict=True):
+            kept.copy_(value)
+        self._graph.replay()
+        return self._loss
+
+    def again(self) -> None:
+        """Forget what was recorded, because the lesson computes itself in another manner from now on."""
+        self._graph, self._batch = None, ()
+
+    def _plain(self, batch: Batch) -> Tensor:
+        loss: Tensor = self.lesson(*batch)
+        found = torch.autograd.grad(loss, list(self.flat.named.values()), allow_unused=True)
+        used = [(place, value) for place, value in zip(self.places, found, strict=True) if value is not None]
+        torch._foreach_copy_([place for place, _ in used], [value.contiguous() for _, value in used])
+        return loss.detach()
+
+    def _record(self, batch: Batch) -> None:
+        self._batch = tuple(value.clone() for value in batch)
+        side = torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
+        with _measured_kernels():
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_PASSES):
+                    self._plain(self._batch)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                self._loss = self._plain(self._batch)
+        self._graph = graph
+
+
+def retreats(lesson: nn.Module) -> bool:
+    """Asks a lesson to compute itself in a simpler manner, by its method `retreat`; whether there was one."""
+    retreat: Callable[[], bool] | None = getattr(lesson, "retreat", None)
+    return retreat is not None and retreat()
+
+
+@contextlib.contextmanager
+def _measured_kernels() -> Iterator[None]:
+    """Inside, cuDNN measures which of its kernels is the fastest for a shape that it sees for the first time."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _nothing() -> None:
+    """What a run does in between, unless it is given something."""
+
+
+class _Recent:
+    """The sum of the losses and the number of the steps since a time of the run."""
+
+    def __init__(self, device: torch.device, began: float) -> None:
+        self.total, self.steps, self.began = torch.zeros((), device=device), 0, began
+
+    def add(self, loss: Tensor) -> None:
+        self.total += loss
+        self.steps += 1
+
+    def restart(self, now: float) -> None:
+        self.total.zero_()
+        self.steps, self.began = 0, now
 
 
 class Trainer:
@@ -165,8 +201,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             [self.master], lr=plan.lr, betas=(0.9, 0.99), eps=EPS, weight_decay=plan.weight_decay, fused=True
         )
-        self.gradients = Gradients(self.lesson, self.flat.gradients.zero_, graphs=graphs and on_gpu)
+        self.gradients = Gradients(self.lesson, self.flat, graphs=graphs and on_gpu)
         self.step = 0
+        self.last: Batch = ()
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -191,32 +228,48 @@ class Trainer:
         cosine = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
         return self.plan.lr * min(1.0, (progress + 1e-3) / WARMUP, (self.step + 1) / 50) * cosine
 
-    def run(self, draw: Draw, *, samples: int, between: Callable[[], None] | None = None) -> None:
-        """Train to the end of the budget, with `samples` in each batch. `between` is called now and then."""
-        total = torch.zeros((), device=self.device)
-        saved = logged = self.seconds
-        since = 0
+    def run(
+        self,
+        draw: Draw,
+        *,
+        samples: int,
+        between: Callable[[], None] = _nothing,
+        watch: Callable[[], None] = _nothing,
+        keep: Callable[[], None] = _nothing,
+    ) -> None:
+        """Train to the end of the budget, with `samples` in each batch. `between` is called every few steps, `watch`
+        every `watch_seconds`, `keep` whenever a checkpoint is written."""
+        recent = _Recent(self.device, self.seconds)
+        saved = watched = self.seconds
         while (progress := self.progress) < 1:
-            total += self._step(draw(progress), progress)
-            since += 1
-            if self.step % 5 == 0 and between is not None:
+            recent.add(self._step(draw(progress), progress))
+            if self.step % 5 == 0:
                 between()
             if self.step % self.plan.log_every == 0:
-                loss = float(total) / since  # waits for the device, so that not too many steps are under way
-                now = self.seconds
-                if self.step % (4 * self.plan.log_every) == 0 or self.step <= 50:
-                    self.log(loss=loss, lr=self.rate(progress), samples_per_second=since * samples / (now - logged))
-                total.zero_()
-                since, logged = 0, now
+                self._log_recent(recent, samples)
+            if self.seconds - watched > self.plan.watch_seconds and self.progress < LAST_WATCH:
+                watch()
+                watched = self.seconds
+                recent.restart(watched)
             if self.seconds - saved > self.plan.save_seconds:
                 self.save()
+                keep()
                 saved = self.seconds
         self.save()
         self.log(finished=True, memory=self._memory())
 
+    def _log_recent(self, recent: _Recent, samples: int) -> None:
+        """The mean loss since the last call, which waits for the device, so that few steps are under way."""
+        loss = float(recent.total) / recent.steps
+        each = (self.seconds - recent.began) / recent.steps
+        if self.step % (4 * self.plan.log_every) == 0 or self.step <= 50:
+            self.log(loss=loss, lr=self.rate(self.progress), ms=1000 * each, samples_per_second=samples / each)
+        recent.restart(self.seconds)
+
     def _step(self, batch: Batch, progress: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(progress)
+        self.last = batch
         loss = self.gradients(batch)
         assert self.master.grad is not None
         self.master.grad.copy_(self.flat.gradients)
@@ -266,6 +319,7 @@ class Trainer:
         self.flat.values.copy_(state["master"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.earlier = state["step"], state["seconds"]
+        self.plan = replace(self.plan, seconds=max(self.plan.seconds, self.earlier + MORE))
         logger.info("%s continues at step %d", self.name, self.step)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ from .painting import CLIPS, Arrays
 from .vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
+GENTLY = ("nice", "-n", "15") if shutil.which("nice") else ()
+"""Drawing leaves the processor's cores to training and compiling."""
 ENCODED_AT_ONCE = 1024
 """Frames that the autoencoder encodes in one pass on a GPU."""
 CHUNKS_MIXED = 4
@@ -44,7 +47,14 @@ class Painters:
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         began = time.time_ns() % 2**31  # a resumed run sees other clips
         for number in range(self.processes):
-            command = [sys.executable, "-m", "training.storybook.painting", "--folder", str(self.folder.resolve())]
+            command = [
+                *GENTLY,
+                sys.executable,
+                "-m",
+                "training.storybook.painting",
+                "--folder",
+                str(self.folder.resolve()),
+            ]
             command += ["--number", str(number), "--seed", str(self.seed + began), "--clips", str(self.clips)]
             self._running.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **single}))
         return self
@@ -87,10 +97,10 @@ class Gallery:
         self.device, self.most = device, most
         self.words = Vocabulary(spec.text_encoder.vocab_size, spec.text_encoder.context_length)
         self.waiting: list[dict[str, Tensor]] = []
-        self.parts: list[dict[str, Tensor]] = []
         self.kept: list[dict[str, Tensor]] = []
         """Clips with their pixels, for the judge: the first that came."""
-        self.joined: dict[str, Tensor] = {}
+        self.stored: dict[str, Tensor] = {}
+        self.encoded = 0
         self.count = 0
 
     @property
@@ -158,22 +168,27 @@ class Gallery:
             part = {name: chunk[name][wanted] for name in ("rows", "names", "poses", "camera", "around")}
             part["latents"] = torch.cat(latents).unflatten(0, (-1, FRAMES))[wanted].half()
             part["firsts"] = chunk["frames"][wanted, 0]
-            self.parts.append(part)
+            self._store(part)
             done += 1
-        if done:
-            self._join()
         return done
 
-    def _join(self) -> None:
-        parts = ([self.joined] if self.joined else []) + self.parts
-        self.joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        self.parts = []
+    def _store(self, part: dict[str, Tensor]) -> None:
+        """Keep encoded clips, in memory that is reserved once for as many as are wanted."""
+        if not self.stored:
+            self.stored = {
+                name: torch.empty((self.most, *value.shape[1:]), dtype=value.dtype, device=value.device)
+                for name, value in part.items()
+            }
+        room = min(len(part["latents"]), self.most - self.encoded)
+        for name, value in part.items():
+            self.stored[name][self.encoded : self.encoded + room] = value[:room]
+        self.encoded += room
 
     def __len__(self) -> int:
-        return len(self.joined["latents"]) if self.joined else 0
+        return self.encoded
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.joined[name]
+        return self.stored[name][: self.encoded]
 
 
 def to_network(frames: Tensor) -> Tensor:

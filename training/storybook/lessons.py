@@ -13,6 +13,7 @@ from vc_core.network.transformers import SpatialTransformer
 from worlds.storybook.world import FRAMES
 
 from .fitting import Batch
+from .forward import Blocks
 from .gallery import Gallery, to_network
 from .networks import ImageBranch, Network
 
@@ -27,6 +28,10 @@ SKEW = 0.85
 often than the other. 1 would be the even choice of the published training."""
 HINT_UNTIL, HINT_WEIGHT = 0.5, 0.15
 """The hints count until this share of the run, less and less, and so much at its start."""
+ACTOR_WEIGHT, ACTOR_REACH = 3.0, 1.1
+"""How much more the places of actors count than the scenery, and the radius of these in half heights."""
+CLEAR = 0.1
+"""The ratio of signal to noise at which half of that weight is given."""
 TWO_ENDS, LOOP = 0.4, 0.15
 """Shares of the clips of which both ends are shown, and of those that run to their end and back again."""
 TURN = [*range(0, FRAMES, 2), *range(FRAMES - 2, -1, -2)]
@@ -46,10 +51,10 @@ class MotionHints(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(layer.proj_out.out_features, targets) for layer in found)  # type: ignore[arg-type]
 
     def error(self, features: Sequence[Tensor], targets: Tensor, mask: Tensor) -> Tensor:
-        """The mean squared error over transformers; features (b f) c h w, targets and mask b f 12."""
+        """The mean squared error over transformers; features' means (b f) c, targets and mask b f 12."""
         total = targets.new_zeros(())
         for reader, out in zip(self.maps, features, strict=True):
-            mean = out.mean((2, 3)).unflatten(0, (len(targets), -1))
+            mean = out.unflatten(0, (len(targets), -1))
             evened = mean / (mean.float().square().mean((1, 2), keepdim=True).sqrt() + 1e-6).to(mean.dtype)
             total = total + ((reader(evened).float() - targets) * mask).square().mean()
         return total / len(self.maps)
@@ -58,10 +63,9 @@ class MotionHints(nn.Module):
 class VideoLesson(nn.Module):
     """A network, perhaps with an image branch and with hints. Its call gives the loss of a batch.
 
-    Arguments: noised latents and the velocity, b c f h w; weights of the clips' errors, timesteps and fps, b; rows, b
-    n; then with a branch the
-    prepared images, b 3 h w; where the network reads latents beside the clip those, b c f h w; and with hints their
-    targets and mask, b f 12, and their weight.
+    Arguments: noised latents and the velocity, b c f h w; weights of their errors, b 1 f h w; timesteps, b or b f; fps,
+    b; rows, b n; then with a branch the prepared images, b 3 h w; where the network reads latents beside the clip
+    those, b c f h w; and with hints their targets and mask, b f 12, and their weight.
     """
 
     def __init__(self, network: Network, branch: ImageBranch | None = None, *, hinted: bool = False) -> None:
@@ -69,21 +73,28 @@ class VideoLesson(nn.Module):
         self.network, self.branch = network, branch
         self.beside = network.spec.continues_images
         self.hints = MotionHints(network) if hinted else None
+        plain = Blocks()
+        self.simpler = [] if network.blocks == plain else [plain]
+        """Blocks to fall back on, the last one first."""
+
+    def retreat(self) -> bool:
+        """Compute the network with simpler blocks from now on; whether there were any."""
+        if not self.simpler:
+            return False
+        self.network.blocks = self.simpler.pop()
+        return True
+
+    def advance(self, blocks: Blocks) -> None:
+        """Compute the network with other blocks from now on, and fall back on the present ones."""
+        self.simpler.append(self.network.blocks)
+        self.network.blocks = blocks
 
     def forward(self, x: Tensor, velocity: Tensor, weights: Tensor, timesteps: Tensor, *more: Tensor) -> Tensor:
         fps, rows, *rest = more
         image = None if self.branch is None else self.branch(rest.pop(0))
         concat = rest.pop(0) if self.beside else None
-        features: list[Tensor] = []
-        hooks = [] if self.hints is None else [
-            layer.register_forward_hook(lambda _, __, out: features.append(out))
-            for layer in self.network.unet.modules()
-            if isinstance(layer, SpatialTransformer)
-        ]  # fmt: skip
-        out = self.network(x, timesteps, rows, fps, image, concat)
-        for hook in hooks:
-            hook.remove()
-        loss = ((out.float() - velocity).square().mean((1, 2, 3, 4)) * weights).mean()
+        out, features = self.network(x, timesteps, rows, fps, image, concat)
+        loss = ((out.float() - velocity).square() * weights).mean()
         if self.hints is None:
             return loss
         targets, mask, weight = rest
@@ -95,11 +106,14 @@ class VideoBatches:
 
     A clip's weight makes the squared error of the velocity the sum of those of the noise and of the clean latents: with
     the noised latents a * s * x0 + b * noise it is a^2 + (b / s)^2. Without it a signal that falls to s = 0.3 would
-    make the content of noisy clips count a tenth.
+    make the content of noisy clips count a tenth. Places of actors have more weight where little noise is left, so
+    that it is clear where they are.
+
+    `stills`: instead of all frames in their order, so many random ones of each clip, each with a timestep of its own.
     """
 
-    def __init__(self, gallery: Gallery, lesson: VideoLesson, size: int) -> None:
-        self.gallery, self.size = gallery, size
+    def __init__(self, gallery: Gallery, lesson: VideoLesson, size: int, *, stills: int = 0) -> None:
+        self.gallery, self.size, self.stills = gallery, size, stills
         self.with_image, self.beside, self.hinted = lesson.branch is not None, lesson.beside, lesson.hints is not None
         schedule = NoiseSchedule.from_spec(lesson.network.spec.diffusion)
         alpha = schedule.alphas_cumprod
@@ -108,23 +122,29 @@ class VideoBatches:
         self.weights = self.alpha.square() + (self.sigma / self.scale).square()
         self.device = gallery.device
         self.turn = torch.tensor(TURN, device=self.device)
+        self.chosen = torch.empty(0)
+        """The clips of the last batch."""
 
     def __call__(self, progress: float) -> Batch:
         gallery, size = self.gallery, self.size
-        chosen = torch.randint(len(gallery), (size,), device=self.device)
-        clips = gallery["latents"][chosen].float()  # b f c h w
+        chosen = self.chosen = torch.randint(len(gallery), (size,), device=self.device)
+        clips, poses = gallery["latents"][chosen].float(), gallery["poses"][chosen]  # b f c h w, b f 2 4
         fps = gallery["around"][chosen, 4]
         concat = None
         if self.beside:
-            clips, fps, concat = self._ends(clips, fps)
+            clips, poses, fps, concat = self._ends(clips, poses, fps)
+        if self.stills:
+            clips, poses = self._some_frames(clips, poses)
         clips = clips.transpose(1, 2)
         timesteps = self._timesteps()
-        alpha, scale, sigma = (t[timesteps].view(-1, 1, 1, 1, 1) for t in (self.alpha, self.scale, self.sigma))
+        wide = (size, 1, self.stills or 1, 1, 1)
+        alpha, scale, sigma = (t[timesteps].view(wide) for t in (self.alpha, self.scale, self.sigma))
         noise = torch.randn_like(clips)
         x = alpha * scale * clips + sigma * noise
         velocity = alpha * noise - sigma * scale * clips
         rows, dropped = self._rows(chosen)
-        batch: list[Tensor] = [x, velocity, self.weights[timesteps], timesteps, fps, rows]
+        weights = self.weights[timesteps].view(wide) * self._at_actors(poses, (alpha * scale / sigma).square())
+        batch: list[Tensor] = [x, velocity, weights, timesteps, fps, rows]
         if self.with_image:
             batch.append(self._images(chosen, dropped))
         if concat is not None:
@@ -134,10 +154,28 @@ class VideoBatches:
         return tuple(batch)
 
     def _timesteps(self) -> Tensor:
-        """One timestep from each of `size` equal shares of the range, in random order."""
-        count = len(self.alpha)
-        even = (torch.randperm(self.size, device=self.device) + torch.rand(self.size, device=self.device)) / self.size
-        return (count * even**SKEW).long().clamp(max=count - 1)
+        """One timestep from each of as many equal shares of the range as are needed, in random order: b, or b f for
+        stills."""
+        count, several = len(self.alpha), self.size * (self.stills or 1)
+        even = (torch.randperm(several, device=self.device) + torch.rand(several, device=self.device)) / several
+        timesteps = (count * even**SKEW).long().clamp(max=count - 1)
+        return timesteps.view(self.size, -1) if self.stills else timesteps
+
+    def _some_frames(self, clips: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """`stills` frames of each clip, b n ..."""
+        frames = torch.rand(self.size, FRAMES, device=self.device).argsort(1)[:, : self.stills]
+        index = torch.arange(self.size, device=self.device)[:, None]
+        return clips[index, frames], poses[index, frames]
+
+    def _at_actors(self, poses: Tensor, signal: Tensor) -> Tensor:
+        """Weights b 1 f h w, for poses b f 2 4 and the ratio of signal to noise."""
+        side = self.gallery["latents"].shape[-1]
+        place = (torch.arange(side, device=self.device) + 0.5) / side
+        x, y, reach = (poses[..., index, None, None] for index in range(3))  # b f 2 1 1
+        reach = (ACTOR_REACH * reach).clamp_min(1e-4)
+        far = ((place - x) / reach).square() + ((place[:, None] - y) / reach).square()
+        inside = (far < 1).any(2)[:, None].float()  # b 1 f h w
+        return 1 + ACTOR_WEIGHT * signal / (signal + CLEAR) * inside
 
     def _rows(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Words b n, some left out; and by clip a chance in 0..1 that decided it."""
@@ -162,17 +200,19 @@ class VideoBatches:
         hidden = (chance < BOTH_DROPPED) | (chance > 1 - ONE_DROPPED)
         return preprocess(images.masked_fill(hidden[:, None, None, None], 0.0), images.shape[-1])
 
-    def _ends(self, clips: Tensor, fps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Clips, some of them run to their end and back; their fps; and the latents beside them, b c f h w."""
+    def _ends(self, clips: Tensor, poses: Tensor, fps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clips, some of them run to their end and back; their poses and fps; and the latents beside them, b c f h
+        w."""
         chance = torch.rand(self.size, device=self.device)
         wide = (-1, 1, 1, 1, 1)
         loops, both = chance < LOOP, chance < LOOP + TWO_ENDS
         clips = torch.where(loops.view(wide), clips[:, self.turn], clips)
+        poses = torch.where(loops.view(wide[:-1]), poses[:, self.turn], poses)
         fps = torch.where(loops, fps // 2, fps)
         ends = torch.zeros_like(clips)
         ends[:, 0], ends[:, -1] = clips[:, 0], clips[:, -1]
         beside = torch.where(both.view(wide), ends, clips[:, :1].expand_as(clips))
-        return clips, fps, beside.transpose(1, 2).contiguous()
+        return clips, poses, fps, beside.transpose(1, 2).contiguous()
 
     def _hints(self, chosen: Tensor, rows: Tensor, progress: float) -> list[Tensor]:
         """Targets and mask b f 12, and the weight."""

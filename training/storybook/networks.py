@@ -18,15 +18,18 @@ from vc_core.network.attention import causal_mask, sdpa_attention
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import ModelSpec
 
+from .forward import Blocks, Camera, Forward
 from .vocabulary import Vocabulary
 
 
 class Network(nn.Module):
-    """The video UNet and its text tower with the small table of words."""
+    """The video UNet and its text tower with the small table of words.
 
-    def __init__(self, spec: ModelSpec, words: int) -> None:
+    `blocks` computes the UNet. Without `over_time`, temporal transformers are left out, for training on stills."""
+
+    def __init__(self, spec: ModelSpec, words: int, blocks: Blocks | None = None, *, over_time: bool = True) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.blocks, self.over_time = spec, blocks or Blocks(), over_time
         self.unet = VideoUNet(spec.unet)
         self.text = TextEncoder(replace(spec.text_encoder, vocab_size=words))
         zero_outputs(self.unet)
@@ -52,12 +55,16 @@ class Network(nn.Module):
         fps: Tensor,
         image: Tensor | None = None,
         concat: Tensor | None = None,
-    ) -> Tensor:
-        """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip."""
+        camera: Camera | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The prediction b c f h w; `rows` are words, b n; `image` are tokens, `concat` the latents beside the clip.
+        Also the means of features over pixels that `Forward` gives."""
         dtype = next(self.parameters()).dtype
         concat = None if concat is None else concat.to(dtype)
-        out: Tensor = self.unet(x.to(dtype), timesteps, Conditioning(self.read(rows), image, fps, concat))
-        return out
+        text = self.blocks.read(self, rows)
+        return Forward(self.unet, self.blocks, self.over_time, camera)(
+            x.to(dtype), timesteps, Conditioning(text, image, fps, concat)
+        )
 
 
 class ImageBranch(image_branch.ImageBranch):

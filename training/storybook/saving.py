@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vc_core.autoencoder.autoencoder import Autoencoder
@@ -13,6 +15,7 @@ from vc_core.checkpoint.reading import METADATA_KEY
 from vc_core.checkpoint.saving import save_tensors
 from vc_core.specs import ModelSpec, to_json
 
+from .fitting import under
 from .lessons import VideoLesson
 from .networks import published_names
 from .vocabulary import Vocabulary
@@ -31,3 +34,17 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec.name}.safetensors"
     return save_tensors(path, half, {METADATA_KEY: to_json(spec)}, overwrite=True)
+
+
+def take_over(earlier: Path, folder: Path, models: Path) -> tuple[str, ...]:
+    """Begin a run with the autoencoder, the image branch and the judge of an earlier one, from the folder of its
+    models; returns the stages that are finished by that."""
+    video, image = (load_file(earlier / f"storybook_{name}.safetensors") for name in ("t2v", "i2v"))
+    autoencoder = {key: value.float() for key, value in under(video, "first_stage_model.").items()}
+    torch.save(autoencoder, folder / "normal_autoencoder.pt")
+    branch = {f"branch.encoder.{key}": value.float() for key, value in under(image, "embedder.").items()}
+    branch |= {f"branch.tokens.{key}": value.float() for key, value in under(image, "image_proj_model.").items()}
+    torch.save({"averaged": branch}, folder / "reading.pt")
+    models.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(earlier / "storybook_judge.safetensors", models / "storybook_judge.safetensors")
+    return "autoencoder", "reading", "judge"

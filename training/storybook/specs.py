@@ -27,11 +27,11 @@ IMAGE_WIDTH = 64
 TEXT_TO_VIDEO = ModelSpec(
     name="storybook_t2v",
     unet=UNetSpec(
-        model_channels=40,
-        channel_mult=(1, 2, 2),
+        model_channels=64,
+        channel_mult=(1, 1),
         num_res_blocks=1,
         attention_levels=(0, 1),
-        head_channels=8,
+        head_channels=16,
         context_dim=TEXT_WIDTH,
         norm_groups=8,
         temporal_conv=False,
@@ -41,7 +41,7 @@ TEXT_TO_VIDEO = ModelSpec(
     ),
     diffusion=DiffusionSpec(prediction="v", rescale=0.3),
     autoencoder=AutoencoderSpec(channels=32, channel_mult=(1, 2, 2, 2), num_res_blocks=1, norm_groups=8),
-    text_encoder=TextEncoderSpec(width=TEXT_WIDTH, heads=4, layers=4, embed_dim=TEXT_WIDTH),
+    text_encoder=TextEncoderSpec(width=TEXT_WIDTH, heads=4, layers=5, embed_dim=TEXT_WIDTH),
     defaults=SamplingDefaults(
         width=SIZE,
         height=SIZE,

@@ -3,22 +3,20 @@ writes its model as soon as it is trained, and is skipped when it is finished.""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.storybook.cases import draw_cases
+from evaluation.storybook.making import Settings
 from evaluation.storybook.recogniser import Recogniser, RecogniserLesson
 from evaluation.storybook.report import Judge, ask_all
 from training.autoencoder import normalise
@@ -27,106 +25,20 @@ from vc_core.specs import ModelSpec
 from worlds.storybook.world import FRAMES
 
 from .autoencoder import AutoencoderLesson, FrameBatches, psnr
-from .fitting import Batch, Plan, Trainer, finished, under
-from .gallery import ROOT, Gallery, Painters, to_network
-from .lessons import ReadingBatches, VideoBatches, VideoLesson
-from .networks import ImageBranch, Network, ReadingLesson
+from .camera import CameraBatches, CameraLesson
+from .fitting import Batch, Trainer, finished, under
+from .gallery import ROOT, to_network
+from .lessons import ReadingBatches, VideoBatches
+from .networks import ReadingLesson
 from .painting import CLIPS
 from .plot import plot
+from .running import Run, Switch
 from .saving import save_model
-from .specs import STANDARD, Specs
 
 logger = logging.getLogger(__name__)
 
-ROOM = 2**33
-"""Bytes that must be free in the system's folder in memory if drawn clips are to wait there."""
 LAST_QUESTION = 8.0
 """Seconds before the end of the run at which the judge stops asking; it asks for as long in any case."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Shares of the time and sizes of batches; what is left of the time is for the judge's questions."""
-
-    autoencoder: float = 0.13
-    text_to_video: float = 0.44
-    reading: float = 0.035
-    continuing: float = 0.13
-    image_to_video: float = 0.12
-    judge: float = 0.035
-    frames_at_once: int = 64
-    clips_at_once: int = 64
-    images_at_once: int = 256
-    clips: int = 40000
-    """Clips that are drawn at the most."""
-    first_clips: int = 512
-    """Clips that must have arrived before the autoencoder's training begins."""
-    encoded_first: int = 16000
-    """Clips that are encoded before the video networks' training begins; the others follow during it."""
-    judge_clips: int = 3000
-    cases: int = 400
-    steps: int = 25
-    """Of the sampler, in the judge's questions."""
-    seed: int = 0
-
-
-@dataclass(kw_only=True)
-class Run:
-    """Where a run lives, on what it computes, and what its stages leave for the later ones."""
-
-    folder: Path
-    models: Path
-    device: str
-    seconds: float
-    recipe: Recipe = Recipe()
-    specs: Specs = STANDARD
-    graphs: bool = True
-    processes: int = 1
-    began: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self.gallery = Gallery(self.specs.text_to_video, self.device, most=self.recipe.clips)
-        self.painters = Painters(self.drawings, processes=self.processes, seed=self.recipe.seed)
-        self.encoder: Autoencoder | None = None
-        self.done: set[str] = {path.stem for path in self.folder.glob("*.done")}
-
-    @property
-    def drawings(self) -> Path:
-        """Where drawn clips wait: in memory where the system has a folder for that."""
-        memory = Path("/dev/shm")
-        name = f"storybook_{os.getpid()}"
-        roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM
-        return memory / name if roomy else self.folder / name
-
-    def trainer(self, lesson: nn.Module, share: float, name: str, **numbers: Any) -> Trainer:
-        """A trainer with so much of the whole time."""
-        plan = Plan(seconds=share * self.seconds, **numbers)
-        return Trainer(lesson.to(self.device), plan, self.folder, name, graphs=self.graphs)
-
-    def finish(self, name: str) -> None:
-        """Note that a stage is finished."""
-        self.done.add(name)
-        (self.folder / f"{name}.done").touch()
-        logger.info("%s finished after %.0f s of the run", name, time.perf_counter() - self.began)
-
-    def feed(self) -> None:
-        """Take in clips and encode them, a little at a time."""
-        self.gallery.receive(self.painters, 1)
-        if self.encoder is not None:
-            self.gallery.encode(self.encoder, 1)
-
-    def network(self, spec: ModelSpec, *, with_image: bool, hinted: bool = False) -> VideoLesson:
-        """A fresh network in its lesson."""
-        torch.manual_seed(self.recipe.seed)
-        network = Network(spec, self.gallery.words.size)
-        return VideoLesson(network, ImageBranch(spec) if with_image else None, hinted=hinted)
-
-    def autoencoder(self) -> Autoencoder:
-        """The trained autoencoder, with normal latents, in float32 on the CPU."""
-        model = Autoencoder(self.specs.text_to_video.autoencoder).requires_grad_(False)
-        model.load_state_dict(torch.load(self.folder / "normal_autoencoder.pt", weights_only=True, map_location="cpu"))
-        model.fused.wanted = False  # kernels would have to be built first
-        return model
 
 
 def train_autoencoder(run: Run) -> None:
@@ -136,7 +48,7 @@ def train_autoencoder(run: Run) -> None:
     torch.manual_seed(run.recipe.seed)
     spec = run.specs.text_to_video.autoencoder
     lesson = AutoencoderLesson(spec)
-    trainer = run.trainer(lesson, run.recipe.autoencoder, "autoencoder", lr=2e-3, ema=0.998, weight_decay=0.0)
+    trainer = run.trainer(lesson, "autoencoder", lr=2e-3, ema=0.998, weight_decay=0.0)
     trainer.resume()
     size = run.recipe.frames_at_once
     trainer.run(FrameBatches(run.gallery, spec, size), samples=size, between=run.feed)
@@ -160,23 +72,59 @@ def open_gallery(run: Run) -> None:
     logger.info("%d clips encoded in %.1f s", len(run.gallery), time.perf_counter() - began)
 
 
-def train_text_to_video(run: Run) -> None:
-    """The text-to-video network, with hints in the first half of its time."""
-    lesson = run.network(run.specs.text_to_video, with_image=False, hinted=True)
-    trainer = run.trainer(lesson, run.recipe.text_to_video, "text_to_video", lr=2e-3, final=0.01, ema=0.999)
+def train_stills(run: Run) -> None:
+    """The text-to-video network without its temporal transformers, on single frames."""
+    lesson = run.network(run.specs.text_to_video, with_image=False, over_time=False)
+    trainer = run.trainer(lesson, "stills", lr=1.6e-3, final=0.15, ema=0.999)
     trainer.resume()
+    size, several = run.recipe.still_clips_at_once, run.recipe.stills_of_clip
+    draw = VideoBatches(run.gallery, lesson, size, stills=several)
+    between = Switch(run, lesson, trainer)
+    keep = partial(_keep, run, trainer)
+    trainer.run(draw, samples=size * several, between=between, watch=partial(_look, run, trainer), keep=keep)
+    keep()
+
+
+def train_text_to_video(run: Run) -> None:
+    """The text-to-video network on clips, with hints in the first half of its time; it begins with what it has learned
+    from stills."""
+    lesson = run.network(run.specs.text_to_video, with_image=False, hinted=True)
+    trainer = run.trainer(lesson, "text_to_video", lr=1.5e-3, final=0.01, ema=0.999)
+    if not trainer.resume() and (run.folder / "stills.pt").exists():
+        trainer.start_from(finished(run.folder, "stills"))
     size = run.recipe.clips_at_once
-    trainer.run(VideoBatches(run.gallery, lesson, size), samples=size, between=run.feed)
+    draw = VideoBatches(run.gallery, lesson, size)
+    between = Switch(run, lesson, trainer)
+    keep = partial(_keep, run, trainer)
+    trainer.run(draw, samples=size, between=between, watch=partial(_look, run, trainer), keep=keep)
+    keep()
+
+
+def _keep(run: Run, trainer: Trainer) -> None:
+    """Write the file of the text-to-video model as it is."""
     plain = {name: value for name, value in trainer.averaged.items() if not name.startswith("hints.")}
     model = run.network(run.specs.text_to_video, with_image=False)
     save_model(run.models, model, plain, run.autoencoder(), run.gallery.words)
+
+
+def _look(run: Run, trainer: Trainer) -> None:
+    """Write the text-to-video model during training, and what the judge says of a few clips, in which a network for
+    stills makes each frame alone."""
+    if not (run.folder / "cases.npy").exists() or not (run.models / "storybook_judge.safetensors").exists():
+        return
+    _keep(run, trainer)
+    name = f"{trainer.name}_{trainer.step}"
+    try:
+        judge(run, run.recipe.watched).ask(name, run.models / "storybook_t2v.safetensors", Settings(steps=12), 10**6)
+    except FAILURES:
+        logger.exception("Progress cannot be judged")
 
 
 def train_reading(run: Run) -> None:
     """The image branch alone."""
     torch.manual_seed(run.recipe.seed)
     lesson = ReadingLesson(run.specs.image_to_video)
-    trainer = run.trainer(lesson, run.recipe.reading, "reading", lr=2e-3, ema=0.998)
+    trainer = run.trainer(lesson, "reading", lr=2e-3, ema=0.998)
     trainer.resume()
     size = run.recipe.images_at_once
     trainer.run(ReadingBatches(run.gallery, size), samples=size, between=run.feed)
@@ -197,32 +145,44 @@ def start(run: Run, spec: ModelSpec) -> dict[str, Tensor]:
     return weights
 
 
-def _train_with_image(run: Run, spec: ModelSpec, share: float, name: str) -> None:
+def _train_with_image(run: Run, spec: ModelSpec, name: str) -> None:
     lesson = run.network(spec, with_image=True)
-    trainer = run.trainer(lesson, share, name, lr=1.5e-3, final=0.01, ema=0.998)
+    trainer = run.trainer(lesson, name, lr=1.5e-3, final=0.01, ema=0.998)
     if not trainer.resume():
         trainer.start_from({key: value.to(run.device) for key, value in start(run, spec).items()})
     size = run.recipe.clips_at_once
-    trainer.run(VideoBatches(run.gallery, lesson, size), samples=size, between=run.feed)
+    trainer.run(VideoBatches(run.gallery, lesson, size), samples=size, between=Switch(run, lesson, trainer))
     model = run.network(spec, with_image=True)
     save_model(run.models, model, trainer.averaged, run.autoencoder(), run.gallery.words)
 
 
 def train_continuing(run: Run) -> None:
     """The model that continues an image or fills in between two, from the text-to-video network."""
-    _train_with_image(run, run.specs.continuing, run.recipe.continuing, "continuing")
+    _train_with_image(run, run.specs.continuing, "continuing")
 
 
 def train_image_to_video(run: Run) -> None:
     """The image-to-video model, from the text-to-video network."""
-    _train_with_image(run, run.specs.image_to_video, run.recipe.image_to_video, "image_to_video")
+    _train_with_image(run, run.specs.image_to_video, "image_to_video")
+
+
+def train_camera(run: Run) -> None:
+    """Camera layers for the text-to-video network."""
+    network = run.network(run.specs.text_to_video, with_image=False).network
+    network.load_state_dict(under(finished(run.folder, "text_to_video"), "network."))
+    lesson = CameraLesson(network)
+    trainer = run.trainer(lesson, "camera", lr=2e-3, final=0.02, ema=0.995)
+    trainer.resume()
+    size = run.recipe.clips_at_once
+    trainer.run(CameraBatches(run.gallery, lesson, size), samples=size, between=run.feed)
+    CameraLesson.save(run.models, "storybook_camera", trainer.averaged)
 
 
 def train_judge(run: Run) -> None:
     """The classifier of the judge, on frames of drawn clips."""
     torch.manual_seed(run.recipe.seed)
     lesson = RecogniserLesson()
-    trainer = run.trainer(lesson, run.recipe.judge, "judge", lr=2e-3, ema=0.998)
+    trainer = run.trainer(lesson, "judge", lr=2e-3, ema=0.998)
     trainer.resume()
     kept = {
         name: torch.cat([part[name] for part in run.gallery.kept]) for name in ("frames", "names", "poses", "around")
@@ -245,29 +205,35 @@ def train_judge(run: Run) -> None:
 
 def ask(run: Run) -> None:
     """What the judge says of the models that there are, until the time is over."""
-    file = run.folder / "cases.npy"
-    drawn = torch.from_numpy(np.load(file))
-    cases = draw_cases(len(drawn))
-    model = Recogniser.load(run.models / "storybook_judge.safetensors").to(run.device)
-    judge = Judge(
-        cases=cases,
+    asked = judge(run)
+    autoencoder = run.autoencoder().to(run.device)
+    frames = to_network(asked.drawn[:64, ::5].flatten(0, 1).to(run.device))
+    ask_all(asked, run.models, psnr(autoencoder, frames), steps=run.recipe.steps)
+
+
+def judge(run: Run, most: int | None = None) -> Judge:
+    """The judge with the first `most` of its cases, or with all."""
+    drawn = torch.from_numpy(np.load(run.folder / "cases.npy", mmap_mode="c"))[:most]
+    report = run.folder / "report.json"
+    return Judge(
+        cases=draw_cases(len(drawn)),
         drawn=drawn,
-        model=model,
+        model=Recogniser.load(run.models / "storybook_judge.safetensors").to(run.device),
         folder=run.folder,
         device=run.device,
         until=max(run.began + run.seconds - LAST_QUESTION, time.perf_counter() + LAST_QUESTION),
+        found=json.loads(report.read_text(encoding="utf-8")) if report.exists() else {},
     )
-    autoencoder = run.autoencoder().to(run.device)
-    frames = to_network(drawn[:64, ::5].flatten(0, 1).to(run.device))
-    ask_all(judge, run.models, psnr(autoencoder, frames), steps=run.recipe.steps)
 
 
 STAGES: Mapping[str, Callable[[Run], None]] = {
     "autoencoder": train_autoencoder,
+    "stills": train_stills,
     "text_to_video": train_text_to_video,
     "reading": train_reading,
     "continuing": train_continuing,
     "image_to_video": train_image_to_video,
+    "camera": train_camera,
     "judge": train_judge,
     "questions": ask,
 }
@@ -278,30 +244,43 @@ FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, As
 def run_stages(run: Run, names: list[str]) -> bool:
     """All stages that are not finished. One that fails is reported, and the others go on; returns whether all did."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    cases = run.folder / "cases.npy"
-    drawing = None
-    if not cases.exists():
-        command = [sys.executable, "-m", "evaluation.storybook.cases", "--file", str(cases.resolve())]
-        drawing = subprocess.Popen([*command, "--count", str(run.recipe.cases)], cwd=ROOT)
+    drawing = _draw_cases(run)
     good = True
+    run.to_come = [name for name in names if name not in run.done or name == "questions"]
+    compiling = run.beside() if run.compiling else None
     with run.painters:
-        for name in names:
-            if name in run.done and name != "questions":
-                continue
+        for name in list(run.to_come):
             if name == "questions" and drawing is not None:
                 drawing.wait()
-            good &= _succeeds(run, name)
+            good &= _succeeds(run, name, compiling)
+            run.to_come.remove(name)
             plot(sorted(run.folder.glob("*.jsonl"))).save(run.folder / "losses.png")
-    if drawing is not None and drawing.poll() is None:
-        drawing.terminate()
+    for process in (drawing, compiling):
+        _end(process)
     return good
 
 
-def _succeeds(run: Run, name: str) -> bool:
+def _draw_cases(run: Run) -> subprocess.Popen[bytes] | None:
+    """The process that draws the judge's cases, unless that is done."""
+    cases = run.folder / "cases.npy"
+    if cases.exists():
+        return None
+    command = [sys.executable, "-m", "evaluation.storybook.cases", "--file", str(cases.resolve())]
+    return subprocess.Popen([*command, "--count", str(run.recipe.cases)], cwd=ROOT)
+
+
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.poll() is None:
+        process.terminate()
+
+
+def _succeeds(run: Run, name: str, compiling: subprocess.Popen[bytes] | None) -> bool:
     """Run one stage; returns False, and logs why, where it fails."""
     try:
         if run.encoder is None and name not in ("autoencoder", "questions"):
             open_gallery(run)
+            if compiling is not None:
+                run.choose(compiling)
         STAGES[name](run)
         run.finish(name)
     except FAILURES:

@@ -55,12 +55,18 @@ class Fused:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Conv3d) and self(layer.weight.data):
                 layer.weight.data = channels_last(layer.weight.data)
-        for group in self.groups if self.own else []:
-            parts = [getattr(layer, name).data for layer, name in group]
-            if self(parts[0]) and adjoining(parts) is None:
-                views = torch.cat(parts).split([len(part) for part in parts])
-                for (layer, name), view in zip(group, views, strict=True):
-                    getattr(layer, name).data = view
+        if self.own:
+            for group in self.groups:
+                self._put_together([getattr(layer, name) for layer, name in group])
+
+    def _put_together(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Makes parameters views of one memory, behind one another, where kernels are used on their device."""
+        parts = [parameter.data for parameter in parameters]
+        if not self(parts[0]) or adjoining(parts) is not None:
+            return
+        views = torch.cat(parts).split([len(part) for part in parts])
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.data = view
 
     def products(self, layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
         """layer(x) of each of these linear layers; views of one product where their weights are joined."""

@@ -191,17 +191,22 @@ class Replay:
             if len(self.passes) < MOST_KINDS:
                 self.passes[key] = None
             return None
-        known = self.passes[key]
-        if known is None and not self._has_room(tensors["x"], tensors["text"]):
+        if self.passes[key] is None and not self._has_room(tensors["x"], tensors["text"]):
             self._stop()
             return None
         with self.holding() as weights:
-            if weights is None or self.weights not in (None, weights):
-                self._stop()
-                return None
-            self.weights = weights
-            with torch.inference_mode(False), torch.no_grad():
-                return self._first(key, tensors, run) if known is None else known(tensors, self.CONSTANT)
+            return self._with_weights(weights, key, tensors, run)
+
+    def _with_weights(
+        self, weights: Hashable | None, key: Any, tensors: dict[str, Tensor], run: Pass
+    ) -> tuple[Tensor, ...] | None:
+        """The results of a recorded pass, None where the weights are not those of the earlier ones."""
+        if weights is None or self.weights not in (None, weights):
+            self._stop()
+            return None
+        self.weights, known = weights, self.passes[key]
+        with torch.inference_mode(False), torch.no_grad():
+            return self._first(key, tensors, run) if known is None else known(tensors, self.CONSTANT)
 
     def _first(self, key: Any, tensors: dict[str, Tensor], run: Pass) -> tuple[Tensor, ...] | None:
         """Records a pass of a kind, and runs it."""

@@ -114,7 +114,7 @@ class VideoUNet(nn.Module):
                     block.append(Upsample(channels, build.layers))
                 self.output_blocks.append(block)
         self.out = Stage(channels, build.layers, build.layers.conv2d(channels, spec.out_channels))
-        self.res_blocks = [layer for layer in self.modules() if isinstance(layer, ResBlock)]
+        self.res_blocks = res_blocks(self)
         embeddings, convolutions = self._shifting()
         self.fused.join(embeddings)
         self.fused.join(embeddings, "bias")
@@ -293,6 +293,11 @@ class VideoUNet(nn.Module):
         if concat is not None and concat.shape != shape:
             expected = f"this model expects the shape {shape}" if wanted else "this model does not use one"
             raise UserError(f"The shape of the image's latent is {tuple(concat.shape)}, but {expected}.")
+
+
+def res_blocks(network: nn.Module) -> list[ResBlock]:
+    """All ResBlocks of a network, in its order."""
+    return [layer for layer in network.modules() if isinstance(layer, ResBlock)]
 
 
 def _rows(tokens: Tensor) -> Tensor:

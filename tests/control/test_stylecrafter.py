@@ -326,10 +326,10 @@ def test_what_does_not_fit_is_refused_with_the_cure(crafter: VideoCrafter, files
 def test_only_one_published_model_is_its_base(name: str) -> None:
     spec: ModelSpec = PRESETS[name]
     if name == "videocrafter1_t2v_512":
-        check_base(name, spec.unet)
+        check_base(spec)
     else:
         with pytest.raises(UserError, match=f"and {name} is built in another way"):
-            check_base(name, spec.unet)
+            check_base(spec)
 
 
 def test_layers_of_another_width_are_refused() -> None:

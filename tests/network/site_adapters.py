@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from vc_core.conditions import Conditioning
 from vc_core.network.adapter import Adapter, Attend, Place, Site
 from vc_core.network.attention import Attention
 
@@ -18,6 +19,9 @@ class Everywhere(Adapter):
 
     def noted(self, site: Site, at: Place) -> None:
         self.seen.append((site, at))
+
+    def on_pass(self, at: Place, x: Tensor, conditioning: Conditioning) -> None:
+        self.noted("on_pass", at)
 
     def on_embedding(self, at: Place, embedding: Tensor) -> Tensor:
         self.noted("on_embedding", at)

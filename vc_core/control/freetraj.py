@@ -24,7 +24,7 @@ from .freetraj_path import Path
 HELP = (
     "where the object is: keyframes, a line each with frame, top, bottom, left, right in fractions of the image, of "
     "which later ones may be frame, top, left, with an empty line between objects; boxes in pixels, or tracks of the "
-    "centers in pixels, of other nodes or as their JSON"
+    "centers in pixels, of other nodes or as their JSON text"
 )
 AUTOMATIC = -1
 SHARE = 0.12

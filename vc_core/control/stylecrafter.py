@@ -19,7 +19,7 @@ from ..features import Feature
 from ..frames.fitting import fit
 from ..network.adapter import Adapter
 from ..network.adapters.stylecrafter import NAME, StyleAttention, WithoutTime, text_attentions
-from ..specs import UNetSpec
+from ..specs import ModelSpec, UNetSpec
 from .attachment import NOTHING, Attachment, Encoders, Scene, no_image_encoder
 from .control import Kind, WeightedControl, about
 
@@ -100,7 +100,7 @@ class StyleCrafter(WeightedControl):
     )
 
     def check(self, scene: Scene) -> None:
-        check_base(scene.spec.name, scene.spec.unet)
+        check_base(scene.spec)
         self._check_images()
         if self.mode == "image" and scene.frames != 1:
             raise UserError(
@@ -171,13 +171,13 @@ class StyleCrafter(WeightedControl):
         return opened.weights(TEMPORAL)
 
 
-def check_base(name: str, spec: UNetSpec) -> None:
-    """Raises UserError for a network that is not built as VideoCrafter1 T2V-512's."""
-    other = spec.temporal_conv or spec.fps_condition or spec.image_attention or spec.concat_channels
-    if other or not spec.relative_position or spec.guidance_width:
+def check_base(spec: ModelSpec) -> None:
+    """Raises UserError for a model whose network is not built as VideoCrafter1 T2V-512's."""
+    other = spec.unet.temporal_conv or spec.unet.fps_condition or spec.needs_image or spec.embeds_guidance
+    if other or not spec.unet.relative_position:
         raise UserError(
-            f"StyleCrafter was trained on VideoCrafter1 T2V-512, and {name} is built in another way. Load that model "
-            "(VideoCrafter/Text2Video-512: model.ckpt), or leave StyleCrafter out."
+            f"StyleCrafter was trained on VideoCrafter1 T2V-512, and {spec.name} is built in another way. Load "
+            "that model (VideoCrafter/Text2Video-512: model.ckpt), or leave StyleCrafter out."
         )
 
 

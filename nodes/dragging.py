@@ -27,7 +27,7 @@ class VideoCrafterDrag(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="VideoCrafterDrag",
-            display_name="VideoCrafter Drag",
+            display_name="VideoCrafter Drag Object",
             category="VideoCrafter/control",
             description="Drags an object along a track, with any VideoCrafter model (Time-to-Move). The object is cut "
             "out by a mask and pasted along the track; sampling starts from this rough video and keeps the object on "

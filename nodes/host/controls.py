@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
+import comfy.sd1_clip
 import torch
 from torch import Tensor, nn
 
@@ -167,6 +168,7 @@ def _attachment(guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, 
         device=noise.device,
         dtype=base.manual_cast_dtype or base.get_dtype(),
         conditionings=_conditionings(guider),
+        tokenize=tokenize,
     )
     scene = replace(scene, passing=_passing(guider.model_options))
     check([each.control for each in given], scene, uses_of_model(base.spec))
@@ -175,6 +177,13 @@ def _attachment(guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, 
     ]
     with torch.inference_mode():
         return attached(prepared, scene)
+
+
+def tokenize(prompts: Sequence[str]) -> Tensor:
+    """Prompts -> tokens b n, by the tokenizer that ComfyUI has; shorter ones end in zeros."""
+    read = comfy.sd1_clip.SDTokenizer().tokenizer
+    rows = [torch.tensor(read(prompt)["input_ids"]) for prompt in prompts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def _passing(model_options: Mapping[str, Any]) -> int | None:

@@ -37,7 +37,7 @@ def with_release(model: Any, kept_until: float) -> Any:
     if known is not None and not isinstance(known, Release):
         raise UserError(
             "The noise mask of this model is already changed from step to step, by Differential Diffusion. Leave that "
-            "node out, or VideoCrafter Drag."
+            "node out, or VideoCrafter Drag Object."
         )
     out = model.clone()
     out.set_model_denoise_mask_function(Release(kept_until))

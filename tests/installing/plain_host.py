@@ -109,6 +109,23 @@ def changed_models(run, picture):
     return written
 
 
+def controlled_models(run, picture):
+    """The controls whose weights, if any, are in the model's own file."""
+    model, clip, vae, vision = run("VideoCrafterCheckpointLoader", ckpt_name="motionctrl.pth").values
+    conditions = run.conditions(model, clip, vae, vision, picture)
+    boxes = {"words": "red square", "boxes": "0, 0.1, 0.6, 0.1, 0.6", "prompt": "a red square"}
+    given = {
+        "VideoCrafterMotionCtrl": {"camera": "zoom in"},
+        "VideoCrafterFreeTraj": boxes,
+        "VideoCrafterMotionStrength": {"strength": 0.5},
+        "VideoCrafterCUDAGraphs": {},
+    }
+    return {
+        node: run.sampled(run(node, model=model, **inputs).values[0], vae, conditions, node)
+        for node, inputs in given.items()
+    }
+
+
 def main(base_folder):
     sys.path[:0] = [str(TESTS.parent), str(TESTS)]
     from installing import environment
@@ -125,7 +142,7 @@ def main(base_folder):
     picture = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(1))
     boxed = sorted(path.name for path in (TESTS.parent / "models").glob("*.safetensors") if "lora" not in path.name)
     written = whole_files(run, [*(f"{kind}.safetensors" for kind in KINDS), *boxed], picture)
-    written |= files_of_parts(run, picture) | changed_models(run, picture)
+    written |= files_of_parts(run, picture) | changed_models(run, picture) | controlled_models(run, picture)
     ours = sorted(run.comfy.ours)
     sys.stdout.write(json.dumps({"left_out": sorted(left_out), "ran": sorted(run.ran), "ours": ours, "files": written}))
 

@@ -97,7 +97,16 @@ def test_the_camera_takes_at_most_a_gib_beside_the_pass(
             unmasked=() if masked else (grid[0],),
         )
         at = Place(
-            torch.empty(1), 16, Evaluation(), "input", 1, 12, 2, attention="temporal_1", heads=width // 64, grid=grid
+            torch.empty(1),
+            16,
+            Evaluation(),
+            stage="input",
+            index=1,
+            count=12,
+            layer=2,
+            attention="temporal_1",
+            heads=width // 64,
+            grid=grid,
         )
         x = torch.empty(2, 16, grid[0] * grid[1], width, **place)
         with LiveBytes() as live:
@@ -120,7 +129,18 @@ def test_tokens_of_fused_kernels_get_the_same(kind: str) -> None:
     camera = (
         CamI2V(rays, linear, {BLOCK: layer}, lines_of(frames, 32)) if kind == "cami2v" else CameraCtrl(rays, linear)
     )
-    at = Place(torch.empty(1), frames, Evaluation(), "input", 1, 12, 2, attention="temporal_1", heads=2, grid=grid)
+    at = Place(
+        torch.empty(1),
+        frames,
+        Evaluation(),
+        stage="input",
+        index=1,
+        count=12,
+        layer=2,
+        attention="temporal_1",
+        heads=2,
+        grid=grid,
+    )
     tokens = torch.randn(2, frames, 24, width)
     apart = tokens.transpose(1, 2).flatten(0, 1)
     fused = camera.around_attention(at, torch.sin, tokens)

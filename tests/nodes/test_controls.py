@@ -150,7 +150,7 @@ def test_weights_in_the_models_own_file(comfy, base, layers):
 def test_tracks_of_comfyui_are_read(comfy):
     nodes = comfy.module("nodes.controls")
     paths = torch.tensor([[[1.0, 2.0], [5.0, 6.0]], [[3.0, 4.0], [7.0, 8.0]]])  # frames tracks 2
-    text = nodes._points({"track_path": paths})
+    text = nodes.points_of({"track_path": paths})
     tracks = comfy.module("vc_core.control.tracks").tracks_of(text)
     assert tracks == [[(1.0, 2.0), (3.0, 4.0)], [(5.0, 6.0), (7.0, 8.0)]]
 

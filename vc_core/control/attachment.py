@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..conditioning.tokenizer import tokenize
 from ..conditions import Conditioning
 from ..denoising import Noise, NoiseSource
 from ..denoising.guidance import Guidance, Rule, Term
@@ -57,6 +58,7 @@ class Scene:
     passing: the frames that a pass of the network sees; None for all of them. image: height and width of the image that
     the clip begins with, before it is fitted to the clip; None where there is none, or it is not known.
     prompts: as they follow one another; empty where a front end has encoded them before.
+    tokenize: prompts -> tokens b n, with start and end tokens.
     conditionings: of the run, by the names of `conditions.Branch`; empty while a control is only checked.
     encoded: what `Control.encode` has returned.
     """
@@ -73,6 +75,7 @@ class Scene:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     prompts: tuple[str, ...] = ()
+    tokenize: Callable[[Sequence[str]], Tensor] = tokenize
     conditionings: Mapping[str, Conditioning] = field(default_factory=dict)
     encoded: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -150,7 +150,9 @@ class FreeTraj(Control):
             raise UserError("FreeTraj looks for words in the prompt. Give it the prompt that is encoded, too.")
         if len(names) > 1 and self.trace > 0:
             raise UserError(f"The trace of FreeTraj is {self.trace:g}, but it is for one object. Set it to 0.")
-        return [Subject(path, tokens_of(name, prompts)) for path, name in zip(paths, names, strict=True)]
+        return [
+            Subject(path, tokens_of(name, prompts, scene.tokenize)) for path, name in zip(paths, names, strict=True)
+        ]
 
     def paths(self, scene: Scene) -> list[Path]:
         """The path of each object."""
@@ -178,11 +180,15 @@ def spoken(prompt: str) -> str:
     return plain.replace("\\(", "(").replace("\\)", ")")
 
 
-def tokens_of(words: str, prompts: Sequence[str]) -> tuple[int, ...]:
+Tokenize = Callable[[Sequence[str]], Tensor]
+"""prompts -> tokens b n, with start and end tokens"""
+
+
+def tokens_of(words: str, prompts: Sequence[str], tokenize: Tokenize = tokenize) -> tuple[int, ...]:
     """Which tokens of the text, from 0 with the start token, are these words, wherever they occur. Raises UserError
     where a prompt lacks them, and where they stand in other places than in the first prompt."""
-    wanted = _row(words)
-    found = [_places(wanted, _row(prompt)) for prompt in prompts]
+    wanted = _row(words, tokenize)
+    found = [_places(wanted, _row(prompt, tokenize)) for prompt in prompts]
     for prompt, places in zip(prompts, found, strict=True):
         if not places:
             raise UserError(
@@ -197,7 +203,7 @@ def tokens_of(words: str, prompts: Sequence[str]) -> tuple[int, ...]:
     return found[0]
 
 
-def _row(text: str) -> list[int]:
+def _row(text: str, tokenize: Tokenize) -> list[int]:
     """The tokens of a text, between the start token and the end token."""
     row: list[int] = tokenize([text])[0].tolist()
     return row[row.index(START) + 1 : row.index(END)]

@@ -98,7 +98,9 @@ class Call:
         return replace(self, place=replace(self.place, **where))
 
     def entering(self, stage: Stage, index: int, count: int, size: torch.Size | None = None) -> Call:
-        """The call of a block that is about to run."""
+        """The call of a block that is about to run. Only adapters read the place of a block."""
+        if not self.adapters.by_site:
+            return self if size is self.size else replace(self, size=size)
         call = replace(self, place=replace(self.place, stage=stage, index=index, count=count), size=size)
         for notice in call.at("on_block"):
             notice()

@@ -194,10 +194,11 @@ class TemporalTransformer(nn.Module):
         return call.around("temporal_transformer", partial(self._over_clips, call))(x)
 
     def _over_clips(self, call: Call, x: Tensor) -> Tensor:
-        call = call.within(grid=tuple(x.shape[2:]))
+        windows, grid = call.run.windows, tuple(x.shape[2:])
+        spectral = windows is not None and windows.spectral
+        call = call.within(grid=grid) if spectral else call.noted(grid=grid)
         clips = self.fused.group_norm(self.norm, to_clips(x, call.frames))  # b c f h w
-        windows = call.run.windows
-        mixes_pixels = windows is not None and windows.spectral and not self.over_time.finest
+        mixes_pixels = spectral and not self.over_time.finest
         return self.plan.add_over_pixels(
             partial(self._over_time, call), clips, x, whole=mixes_pixels or call.adapters.whole_pixels
         )

@@ -212,7 +212,7 @@ class VideoUNet(nn.Module):
             here = call.entering("input", index, len(self.input_blocks))
             h = block(h, here)
             if index == 0:
-                h = self.init_attn(h, call.within(stage="init", count=1))
+                h = self.init_attn(h, call.noted(stage="init", count=1))
             h = here.changed("after_encoder_block", h)
             skips.append(h)
             h = here.changed("after_skip", h)

@@ -66,8 +66,8 @@ class ControlNode(io.ComfyNode):
 
 
 def node_of(control: type[Control]) -> type[io.ComfyNode]:
-    """The node of a control. Its id is VideoCrafter and the title without spaces."""
-    name = f"VideoCrafter{control.title.replace(' ', '').replace('-', '')}"
+    """The node of a control. Its id is VideoCrafter, the title without spaces, and Control."""
+    name = f"VideoCrafter{control.title.replace(' ', '').replace('-', '')}Control"
     return type(name, (ControlNode,), {"control": control, "__doc__": f"{_sentence(control.summary)}"})
 
 

@@ -20,13 +20,13 @@ from .host.dragging import with_release
 from .host.vae import encode_frames
 
 
-class VideoCrafterDrag(io.ComfyNode):
+class VideoCrafterDragObject(io.ComfyNode):
     """Moves an object of an image along a track."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="VideoCrafterDrag",
+            node_id="VideoCrafterDragObject",
             display_name="VideoCrafter Drag Object",
             category="VideoCrafter/control",
             description="Drags an object along a track, with any VideoCrafter model (Time-to-Move). The object is cut "
@@ -133,4 +133,4 @@ def _rough(drag: Drag, images: Sequence[Tensor], latents: Tensor, how: Fit) -> R
     return rough_video(drag, images, frames, DOWNSCALE * height, DOWNSCALE * width, how)
 
 
-NODES: list[type[io.ComfyNode]] = [VideoCrafterDrag]
+NODES: list[type[io.ComfyNode]] = [VideoCrafterDragObject]

@@ -134,7 +134,7 @@ def put(base: Base) -> None:
 def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt with few steps, frames and pixels; the boxed models keep their size, which is small."""
     smaller: dict[str, Any] = json.loads(json.dumps(prompt))
-    camera = any(node["class_type"] == "VideoCrafterCamI2V" for node in smaller.values())
+    camera = any(node["class_type"] == "VideoCrafterCamI2VControl" for node in smaller.values())
     width, height = (CAMERA_SIDE, CAMERA_SIDE) if camera else (WIDTH, HEIGHT)
     queue = any(node["inputs"].get("long_video") == "fifo" for node in smaller.values())
     for node in smaller.values():
@@ -146,7 +146,7 @@ def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
         elif kind == "VideoCrafterEmptyLatent" and inputs["frames"] > 16:
             side = QUEUE_SIDE if queue else inputs["width"]
             inputs.update(width=side, height=side, frames=LONG_FRAMES)
-        if kind == "VideoCrafterSketch":
+        if kind == "VideoCrafterSketchControl":
             inputs["frames"] = str(FRAMES // 2)
         if kind == "VideoCrafterViewsToVideo":
             inputs.update(width=WIDTH, height=HEIGHT)

@@ -115,9 +115,9 @@ def controlled_models(run, picture):
     conditions = run.conditions(model, clip, vae, vision, picture)
     boxes = {"words": "red square", "boxes": "0, 0.1, 0.6, 0.1, 0.6", "prompt": "a red square"}
     given = {
-        "VideoCrafterMotionCtrl": {"camera": "zoom in"},
-        "VideoCrafterFreeTraj": boxes,
-        "VideoCrafterMotionStrength": {"strength": 0.5},
+        "VideoCrafterMotionCtrlControl": {"camera": "zoom in"},
+        "VideoCrafterFreeTrajControl": boxes,
+        "VideoCrafterMotionStrengthControl": {"strength": 0.5},
         "VideoCrafterCUDAGraphs": {},
     }
     return {

@@ -29,11 +29,11 @@ OLDEST_HOST = {
 OURS_ALONE = {"open-clip-torch"}
 """The requirements of `vc_core` that ComfyUI does not bring."""
 WITH_FILES = {
-    "VideoCrafterCamI2V",
-    "VideoCrafterDrag",
-    "VideoCrafterMotionCtrlI2V",
-    "VideoCrafterSketch",
-    "VideoCrafterStyleCrafter",
+    "VideoCrafterCamI2VControl",
+    "VideoCrafterDragObject",
+    "VideoCrafterMotionCtrlI2VControl",
+    "VideoCrafterSketchControl",
+    "VideoCrafterStyleCrafterControl",
     "VideoCrafterViewsToVideo",
 }
 """Nodes with files or images of their own, which the tests of `tests/nodes` run."""

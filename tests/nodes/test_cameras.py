@@ -39,12 +39,20 @@ def conditioning(continuing_model):
     return {"positive": positive, "negative": negative, "latent_image": latent}
 
 
+COSINE = {"guidance": 1.8, "guidance_course": "cosine"}
+
+
 @pytest.mark.parametrize(
     ("part", "node", "kind", "given"),
     [
-        ("cami2v", "VideoCrafterCamI2V", CamI2V, {"camera": "pan left, zoom in"}),
-        ("cami2v", "VideoCrafterCamI2V", CamI2V, {"camera": "zoom in", "guidance": 1.8, "guidance_course": "cosine"}),
-        ("motionctrl", "VideoCrafterMotionCtrlI2V", MotionCtrlI2V, {"camera": "pan left", "scale": 0.5}),
+        ("cami2v", "VideoCrafterCamI2VControl", CamI2V, {"camera": "pan left, zoom in"}),
+        (
+            "cami2v",
+            "VideoCrafterCamI2VControl",
+            CamI2V,
+            {"camera": "zoom in", "guidance": 1.8, "guidance_course": "cosine"},
+        ),
+        ("motionctrl", "VideoCrafterMotionCtrlI2VControl", MotionCtrlI2V, {"camera": "pan left", "scale": 0.5}),
     ],
 )
 def test_the_nodes_give_what_vc_core_gives(
@@ -71,7 +79,7 @@ def test_windows_let_a_longer_clip_follow_the_path(comfy, continuing_model, laye
     positive, negative, _, latent = continuing_model.continued(PICTURE[None], **size)
     settings = {"positive": positive, "negative": negative, "latent_image": latent, "steps": 1}
     given = {"file": layers["cami2v"].name, "camera": "pan left"}
-    model = comfy.call("VideoCrafterCamI2V", model=continuing_model.model, **given).values[0]
+    model = comfy.call("VideoCrafterCamI2VControl", model=continuing_model.model, **given).values[0]
     with pytest.raises(Exception, match="at most 16 frames at once, but the network would see 20"):
         continuing_model.sample(model=model, **settings)
     windows = {"context_length": 8, "context_overlap": 2}

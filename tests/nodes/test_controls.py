@@ -37,7 +37,7 @@ def layers(base) -> Path:
 
 def steered(comfy, loaded, layers, **given):
     values = {"file": layers.name, **given}
-    return comfy.call("VideoCrafterMotionCtrl", model=loaded.model, **values).values[0]
+    return comfy.call("VideoCrafterMotionCtrlControl", model=loaded.model, **values).values[0]
 
 
 def by_vc_core(base, name, *controls, **request):
@@ -49,7 +49,7 @@ def by_vc_core(base, name, *controls, **request):
 
 def test_there_is_a_node_for_each_record(comfy):
     for control in CONTROLS.values():
-        node = comfy.ours[f"VideoCrafter{control.title.replace(' ', '').replace('-', '')}"]
+        node = comfy.ours[f"VideoCrafter{control.title.replace(' ', '').replace('-', '')}Control"]
         names = list(node.GET_SCHEMA().inputs)
         assert {item.name for item in control.parameters()} <= {each.id for each in names}
 
@@ -106,13 +106,13 @@ def test_caches_and_long_videos(comfy, text_model, layers):
 
 def test_errors_name_the_cure(comfy, text_model, continuing_model, layers):
     with pytest.raises(Exception, match="MotionCtrl needs weights of its own"):
-        comfy.call("VideoCrafterMotionCtrl", model=text_model.model, camera="still")
+        comfy.call("VideoCrafterMotionCtrlControl", model=text_model.model, camera="still")
     model = steered(comfy, text_model, layers, poses=json.dumps([[0.0] * 12] * 2))
     with pytest.raises(Exception, match="poses for 2 frames, but the clip has 3"):
         text_model.sample(model)
     again = steered(comfy, text_model, layers, camera="still")
     with pytest.raises(Exception, match="one MotionCtrl moves both"):
-        comfy.call("VideoCrafterMotionCtrl", model=again, file=layers.name, camera="still")
+        comfy.call("VideoCrafterMotionCtrlControl", model=again, file=layers.name, camera="still")
 
 
 def test_weights_in_the_models_own_file(comfy, base, layers):
@@ -124,7 +124,7 @@ def test_weights_in_the_models_own_file(comfy, base, layers):
     }
     save_file({**state_dict(TEXT_MODEL), **named}, path, {METADATA_KEY: to_json(TEXT_MODEL)})
     loaded = comfy.call("VideoCrafterCheckpointLoader", ckpt_name=path.name, weight_dtype="fp32").values[0]
-    model = comfy.call("VideoCrafterMotionCtrl", model=loaded, **CAMERA).values[0]
+    model = comfy.call("VideoCrafterMotionCtrlControl", model=loaded, **CAMERA).values[0]
     assert [each.model for each in model.get_additional_models()]
     control = MotionCtrl(**CAMERA)
     core = VideoCrafter.load(path)
@@ -212,7 +212,7 @@ FOLLOWED = {"words": "red square", "boxes": BOXES, "prompt": "a red square"}
 
 
 def following(comfy, loaded, **given):
-    return comfy.call("VideoCrafterFreeTraj", model=loaded.model, **{**FOLLOWED, **given}).values[0]
+    return comfy.call("VideoCrafterFreeTrajControl", model=loaded.model, **{**FOLLOWED, **given}).values[0]
 
 
 @pytest.mark.parametrize("trace", [0.0, 0.5])

@@ -25,7 +25,7 @@ def relative(a, b):
 
 def dragged(comfy, loaded, **given):
     settings = {"latent": loaded.latent(), "image": IMAGE[None], "mask": MASK, "track": TRACK, **given}
-    return comfy.call("VideoCrafterDrag", model=loaded.model, vae=loaded.vae, **settings).values
+    return comfy.call("VideoCrafterDragObject", model=loaded.model, vae=loaded.vae, **settings).values
 
 
 def expected(base, loaded, sampler, *, strength=0.8, until=0.4, steps=10, picture=None):
@@ -111,6 +111,6 @@ def test_what_does_not_fit_is_refused(comfy, text_model):
     differential = comfy.call("DifferentialDiffusion", model=text_model.model, strength=1.0).values[0]
     with pytest.raises(Exception, match=r"Differential Diffusion\. Leave that node out"):
         comfy.call(
-            "VideoCrafterDrag", model=differential, vae=text_model.vae, latent=text_model.latent(), image=IMAGE[None],
-            mask=MASK, track=TRACK,
+            "VideoCrafterDragObject", model=differential, vae=text_model.vae, latent=text_model.latent(),
+            image=IMAGE[None], mask=MASK, track=TRACK,
         )  # fmt: skip

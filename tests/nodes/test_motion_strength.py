@@ -26,7 +26,7 @@ def relative(a, b):
 
 
 def with_strength(comfy, model, **given):
-    return comfy.call("VideoCrafterMotionStrength", model=model, **given).values[0]
+    return comfy.call("VideoCrafterMotionStrengthControl", model=model, **given).values[0]
 
 
 @pytest.mark.parametrize("given", CHOICES, ids=" ".join)

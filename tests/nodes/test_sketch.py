@@ -43,7 +43,7 @@ def sketches():
 
 def guided(comfy, loaded, file, sketches, **given):
     values = {"file": file.name, "images": sketches, "frames": "0 2", "strength": 1.0, **given}
-    return comfy.call("VideoCrafterSketch", model=loaded.model, **values).values[0]
+    return comfy.call("VideoCrafterSketchControl", model=loaded.model, **values).values[0]
 
 
 def sampled(loaded, images, model=None):

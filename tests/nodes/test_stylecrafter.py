@@ -39,7 +39,7 @@ def style_model(comfy, base, text_model):
 
 def styled(loaded, model=None, **given):
     values = {"file": FILE, "clip_vision": loaded.clip_vision, "images": IMAGES, **given}
-    return loaded.comfy.call("VideoCrafterStyleCrafter", model=model or loaded.model, **values).values[0]
+    return loaded.comfy.call("VideoCrafterStyleCrafterControl", model=model or loaded.model, **values).values[0]
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from ...vc_core.frames.pixels import to_network
 from ...vc_core.network.layers import to_clips, to_frames
 from .caching import GUIDANCE_CACHE
 from .clip_vision import encode_images, normed
-from .compat import remember_types
+from .compat import is_dynamic, remember_types
 from .deep import STEP_CACHE
 from .guidance import after_cfg
 from .long import check_own
@@ -81,11 +81,21 @@ def with_control(model: Any, control: Control, file: Path | None, encoders: Enco
         model.set_additional_models(WEIGHTS + control.name, [network])
     replaced = control.replaced(None if network is None else network.model)
     if replaced:
-        model.add_patches({f"diffusion_model.{name}": ("set", (tensor,)) for name, tensor in replaced.items()})
+        _replace(model, control, replaced)
     kind = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
     model.remove_wrappers_with_key(kind, CONTROLS)
     model.add_wrapper_with_key(kind, CONTROLS, _sample)
     return model
+
+
+def _replace(model: Any, control: Control, tensors: Mapping[str, Tensor]) -> None:
+    """Replaces tensors of the network in the runs of this MODEL. Raises UserError under dynamic VRAM."""
+    if is_dynamic(model):
+        raise UserError(
+            f"A file of {control.title} replaces layers of the model, which is not supported with ComfyUI's dynamic "
+            "VRAM. Start ComfyUI with --disable-dynamic-vram, or leave that file out."
+        )
+    model.add_patches({f"diffusion_model.{name}": ("set", (tensor,)) for name, tensor in tensors.items()})
 
 
 def controls_of(model_options: Mapping[str, Any]) -> tuple[Given, ...]:

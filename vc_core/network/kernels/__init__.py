@@ -32,8 +32,10 @@ OLDEST = (8, 0)
 def usable(x: Tensor) -> bool:
     """Whether the kernels take `x`: a plain tensor in fp16 or bf16 on an NVIDIA device where Triton works (or, in fp32
     too, on the CPU under Triton's interpreter), outside of autograd and of compilers."""
-    if not (x.is_cuda or INTERPRETED):
-        return False
+    return (x.is_cuda or INTERPRETED) and _takes(x)
+
+
+def _takes(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or type(x) is not Tensor:
         return False
     if x.is_cuda:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-KINDS = ("text", "relative", "image", "continuing", "toon", "turbo")
+KINDS = ("text", "relative", "image", "continuing", "toon", "turbo", "viewed", "style")
 SIZE = {"width": 16, "height": 24, "frames": 3}
 
 
@@ -39,15 +39,20 @@ class Runner:
         shown = self("VideoCrafterVideoCombine", images=frames, filename_prefix=name).ui
         return [item["filename"] for items in shown.values() for item in items if isinstance(item, dict)]
 
-    def conditions(self, model, clip, vae, vision, picture):
+    def conditions(self, model, clip, vae, vision, picture, **changed):
         """What the sampler of this kind of model takes: positive, negative, latent."""
         texts = {"positive": self.text(clip), "negative": self.text(clip, "")}
-        spec = model.model.spec
+        spec, size = model.model.spec, {**SIZE, **changed}
+        if spec.follows_views:
+            size["views"] = picture.expand(size.pop("frames"), -1, -1, -1)
+            given = {**texts, "model": model, "clip_vision": vision, "vae": vae, "image": picture}
+            out = self("VideoCrafterViewsToVideo", **given, **size).values
+            return out[0], out[1], out[-1]
         if spec.unet.concat_channels:
             given = {**texts, "model": model, "clip_vision": vision, "vae": vae, "image": picture}
-            out = self("VideoCrafterPictureToVideo", **given, **SIZE).values
+            out = self("VideoCrafterPictureToVideo", **given, **size).values
             return out[0], out[1], out[-1]
-        (latent,) = self("VideoCrafterEmptyLatent", **SIZE).values
+        (latent,) = self("VideoCrafterEmptyLatent", **size).values
         if spec.unet.image_attention:
             out = self("VideoCrafterImageConditioning", **texts, model=model, clip_vision=vision, image=picture).values
             return out[0], out[1], latent
@@ -110,20 +115,37 @@ def changed_models(run, picture):
 
 
 def controlled_models(run, picture):
-    """The controls whose weights, if any, are in the model's own file."""
-    model, clip, vae, vision = run("VideoCrafterCheckpointLoader", ckpt_name="motionctrl.pth").values
-    conditions = run.conditions(model, clip, vae, vision, picture)
+    """Every control, on a model that it works with."""
+    frames, size = picture.expand(3, -1, -1, -1), {"width": 64, "height": 64}
     boxes = {"words": "red square", "boxes": "0, 0.1, 0.6, 0.1, 0.6", "prompt": "a red square"}
-    given = {
-        "VideoCrafterMotionCtrlControl": {"camera": "zoom in"},
-        "VideoCrafterFreeTrajControl": boxes,
-        "VideoCrafterMotionStrengthControl": {"strength": 0.5},
-        "VideoCrafterCUDAGraphs": {},
-    }
-    return {
-        node: run.sampled(run(node, model=model, **inputs).values[0], vae, conditions, node)
-        for node, inputs in given.items()
-    }
+    camera = {"camera": "zoom in"}
+    style = {"file": "style_adapter.pth", "temporal": "style_temporal.pth", "images": picture}
+    (style["clip_vision"],) = run("VideoCrafterCLIPVisionLoader", clip_name="image_part.safetensors").values
+    given = [
+        ("motionctrl.pth", "VideoCrafterMotionCtrlControl", {}, camera),
+        ("motionctrl.pth", "VideoCrafterFreeTrajControl", {}, boxes),
+        ("text.safetensors", "VideoCrafterMotionStrengthControl", {}, {"strength": 0.5}),
+        ("text.safetensors", "VideoCrafterCUDAGraphs", {}, {}),
+        ("style.safetensors", "VideoCrafterStyleCrafterControl", {}, style),
+        ("toon.safetensors", "VideoCrafterSketchControl", {}, {"file": "sketch_encoder.ckpt", "images": frames}),
+        ("continuing.safetensors", "VideoCrafterCamI2VControl", size, {"file": "cami2v.safetensors", **camera}),
+        ("continuing.safetensors", "VideoCrafterMotionCtrlI2VControl", size, {"file": "motion.safetensors", **camera}),
+    ]
+    written = {}
+    for checkpoint, node, changed, inputs in given:
+        parts = run("VideoCrafterCheckpointLoader", ckpt_name=checkpoint, weight_dtype="fp32").values
+        conditions = run.conditions(*parts, picture, **changed)
+        written[node] = run.sampled(run(node, model=parts[0], **inputs).values[0], parts[2], conditions, node)
+    return written
+
+
+def dragged(run, picture):
+    """An object of an image, along a track."""
+    model, clip, vae, vision = run("VideoCrafterCheckpointLoader", ckpt_name="text.safetensors").values
+    positive, negative, latent = run.conditions(model, clip, vae, vision, picture)
+    given = {"image": picture, "mask": picture[..., 0].round(), "track": "4,4; 4,12"}
+    changed, latent, _ = run("VideoCrafterDragObject", model=model, vae=vae, latent=latent, **given).values
+    return {"dragged": run.sampled(changed, vae, (positive, negative, latent), "dragged", denoise=0.8)}
 
 
 def main(base_folder):
@@ -142,7 +164,8 @@ def main(base_folder):
     picture = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(1))
     boxed = sorted(path.name for path in (TESTS.parent / "models").glob("*.safetensors") if "lora" not in path.name)
     written = whole_files(run, [*(f"{kind}.safetensors" for kind in KINDS), *boxed], picture)
-    written |= files_of_parts(run, picture) | changed_models(run, picture) | controlled_models(run, picture)
+    written |= files_of_parts(run, picture) | changed_models(run, picture)
+    written |= controlled_models(run, picture) | dragged(run, picture)
     ours = sorted(run.comfy.ours)
     sys.stdout.write(json.dumps({"left_out": sorted(left_out), "ran": sorted(run.ran), "ours": ours, "files": written}))
 

@@ -179,7 +179,7 @@ def test_frames_of_a_window_are_those_of_the_clip() -> None:
 
 
 class Maps(Adapter):
-    """Lists each temporal attention's intensity, by whole maps and by our function; returns what it is told to."""
+    """Lists each temporal attention's intensity, by whole maps and by our function; passes on what it is given."""
 
     def __init__(self, positions: dict[str, nn.Module], temperature: float | None = None) -> None:
         self.positions, self.temperature = positions, temperature

@@ -59,10 +59,6 @@ def by_vc_core(base, core, *, cfg=3.0, frames=3, **given):
     return to_frames(list(core.steps("a red square", request=request))[-1].x) / SPEC.autoencoder.scale_factor
 
 
-def is_dynamic(model):
-    return bool(getattr(model, "is_dynamic", bool)())
-
-
 @pytest.mark.parametrize(
     "given",
     [
@@ -74,10 +70,6 @@ def is_dynamic(model):
     ids=["dual guidance", "weights", "one guidance", "temporal file"],
 )
 def test_the_node_gives_what_vc_core_gives(base, style_model, core, given):
-    if "temporal" in given and is_dynamic(style_model.model):
-        with pytest.raises(Exception, match="not supported with ComfyUI's dynamic VRAM"):
-            styled(style_model, **given)
-        return
     plain = style_model.sample()
     out = style_model.sample(styled(style_model, **given))
     assert relative(out, by_vc_core(base, core, **given)) < EXACT

@@ -26,6 +26,46 @@ POSTERIORS = ("mean", "sampled")
 """How an image is encoded: as the mean of the VAE's posterior, or as a sample of it."""
 
 
+def posterior_inputs(encoded: str) -> list[Any]:
+    """The widgets that say how the VAE encodes what is given."""
+    return [
+        io.Combo.Input(
+            "posterior",
+            options=list(POSTERIORS),
+            default=POSTERIORS[0],
+            optional=True,
+            tooltip=f"How the VAE encodes the {encoded}: mean takes the mean of its posterior; sampled draws from "
+            "it, as the authors do, which adds a little noise.",
+            **advanced(io.Combo.Input),
+        ),
+        io.Int.Input(
+            "posterior_seed",
+            default=123,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            optional=True,
+            tooltip="Seed for posterior sampled, 0 to 18446744073709551615.",
+            **advanced(io.Int.Input),
+        ),
+    ]
+
+
+def conditioned_outputs(added: str, negative: str) -> list[Any]:
+    """The prompts with what was added to them, and what was added alone."""
+    return [
+        io.Conditioning.Output("positive_out", display_name="positive", tooltip=f"The prompt with the {added}."),
+        io.Conditioning.Output(
+            "negative_out", display_name="negative", tooltip=f"The negative prompt with the {negative}."
+        ),
+        io.Conditioning.Output(
+            "picture_only",
+            display_name="picture_only",
+            tooltip=f"The {added} with the text of the negative prompt, for separate text and image guidance in "
+            "VideoCrafter KSampler or DualCFGGuider.",
+        ),
+    ]
+
+
 class VideoCrafterPictureToVideo(io.ComfyNode):
     """Animates an image, or interpolates between two or more, with DynamiCrafter and ToonCrafter."""
 
@@ -95,36 +135,10 @@ class VideoCrafterPictureToVideo(io.ComfyNode):
                     tooltip="The last image of the clip, for the interpolation model and ToonCrafter: one image of any "
                     "size, fitted like the first.",
                 ),
-                io.Combo.Input(
-                    "posterior",
-                    options=list(POSTERIORS),
-                    default=POSTERIORS[0],
-                    optional=True,
-                    tooltip="How the VAE encodes the images: mean takes the mean of its posterior; sampled draws from "
-                    "it, as the authors do, which adds a little noise.",
-                    **advanced(io.Combo.Input),
-                ),
-                io.Int.Input(
-                    "posterior_seed",
-                    default=123,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    optional=True,
-                    tooltip="Seed for posterior sampled, 0 to 18446744073709551615.",
-                    **advanced(io.Int.Input),
-                ),
+                *posterior_inputs("images"),
             ],
             outputs=[
-                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the images."),
-                io.Conditioning.Output(
-                    "negative_out", display_name="negative", tooltip="The negative prompt with the images' latents."
-                ),
-                io.Conditioning.Output(
-                    "picture_only",
-                    display_name="picture_only",
-                    tooltip="The images with the text of the negative prompt, for separate text and image guidance in "
-                    "VideoCrafter KSampler or DualCFGGuider.",
-                ),
+                *conditioned_outputs("images", negative="images' latents"),
                 io.Latent.Output(
                     tooltip="An empty latent with the clip's size and length. With ToonCrafter's VAE it also carries "
                     "the images, through the sampler to VideoCrafter Decode."

@@ -14,9 +14,9 @@ from ..vc_core.frames.pixels import to_network
 from ..vc_core.frames.views import clip_of_views
 from .conditioning import CATEGORY, Conditioning, checked_image, checked_images, encode_image_tokens, with_values
 from .frames import empty_latent
-from .host.compat import advanced, aliases
+from .host.compat import aliases
 from .host.model import IMAGE_TOKENS, VIEWS
-from .pictures import POSTERIORS, encode_posterior
+from .pictures import POSTERIORS, conditioned_outputs, encode_posterior, posterior_inputs
 
 
 class VideoCrafterViewsToVideo(io.ComfyNode):
@@ -87,36 +87,10 @@ class VideoCrafterViewsToVideo(io.ComfyNode):
                     tooltip="The original image at the end of the path, which takes the place of the last view: one "
                     "image of any size. For ViewCrafter 25 for sparse views.",
                 ),
-                io.Combo.Input(
-                    "posterior",
-                    options=list(POSTERIORS),
-                    default=POSTERIORS[0],
-                    optional=True,
-                    tooltip="How the VAE encodes the views: mean takes the mean of its posterior; sampled draws from "
-                    "it, as the authors do, which adds a little noise.",
-                    **advanced(io.Combo.Input),
-                ),
-                io.Int.Input(
-                    "posterior_seed",
-                    default=123,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    optional=True,
-                    tooltip="Seed for posterior sampled, 0 to 18446744073709551615.",
-                    **advanced(io.Int.Input),
-                ),
+                *posterior_inputs("views"),
             ],
             outputs=[
-                io.Conditioning.Output("positive_out", display_name="positive", tooltip="The prompt with the views."),
-                io.Conditioning.Output(
-                    "negative_out", display_name="negative", tooltip="The negative prompt with the views."
-                ),
-                io.Conditioning.Output(
-                    "picture_only",
-                    display_name="picture_only",
-                    tooltip="The views with the text of the negative prompt, for separate text and image guidance in "
-                    "VideoCrafter KSampler or DualCFGGuider.",
-                ),
+                *conditioned_outputs("views", negative="views"),
                 io.Latent.Output(tooltip="An empty latent with the size of the video and a frame for each view."),
             ],
             **aliases(

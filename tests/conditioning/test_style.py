@@ -61,8 +61,8 @@ def test_golden_features(path: Path) -> None:
         assert relative_error(features_of_images(encoder, pixels), t[f"{name}/out/features"]) < TOLERANCE_FEATURES, name
 
 
-def adapter_spec(config: dict[str, Any], weights: dict[str, Tensor]) -> StyleAdapterSpec:
-    style, scale = config["style_transformer"], config["scale_encoder"]
+def adapter_spec(style: dict[str, Any], scale: dict[str, Any], hidden: int) -> StyleAdapterSpec:
+    """The adapter's spec, from the reference's settings of its two networks and the width of the last layers."""
     return StyleAdapterSpec(
         image_width=style["in_dim"],
         text_width=style["out_dim"],
@@ -71,14 +71,16 @@ def adapter_spec(config: dict[str, Any], weights: dict[str, Tensor]) -> StyleAda
         heads=style["num_heads"],
         scale_layers=scale["n_layers"],
         scale_heads=scale["num_heads"],
-        scale_hidden=len(weights["scale_predictor.out.0.weight"]),
+        scale_hidden=hidden,
         scales=scale["num_tokens"],
     )
 
 
 def networks(path: Path) -> tuple[StyleEncoder, ScalePredictor, dict[str, Any], dict[str, Tensor]]:
     info, weights, t = load(path)
-    made = StyleAdapter(adapter_spec(info["config"], weights), device="meta").eval().requires_grad_(False)
+    settings = (info["config"][name] for name in ("style_transformer", "scale_encoder"))
+    spec = adapter_spec(*settings, hidden=len(weights["scale_predictor.out.0.weight"]))
+    made = StyleAdapter(spec, device="meta").eval().requires_grad_(False)
     for prefix in ("image_context_model", "scale_predictor"):
         own = {name.removeprefix(f"{prefix}."): v for name, v in weights.items() if name.startswith(f"{prefix}.")}
         made.get_submodule(prefix).load_state_dict(own, assign=True)

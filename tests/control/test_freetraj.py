@@ -104,9 +104,9 @@ def test_words_are_found_by_text() -> None:
     assert replace(CONTROL, prompt="a (big (red:1.2) ball:1.1)").subjects(scene())[0].tokens == (4,)
     two = replace(CONTROL, words="ball; carpet", boxes=f"{BOX}\n\n{BOX}").subjects(scene())
     assert [one.tokens for one in two] == [(3,), (8,)]
-    with pytest.raises(UserError, match=r"does not have the words 'blue'.*Write them as they stand in the prompt"):
+    with pytest.raises(UserError, match=r"does not have the words 'blue'.*Write them as they appear in the prompt"):
         tokens_of("blue", [PROMPT])
-    with pytest.raises(UserError, match="stand in different places of the prompts"):
+    with pytest.raises(UserError, match="appear in different places of the prompts"):
         tokens_of("ball", [PROMPT, "the ball stops"])
     with pytest.raises(UserError, match="FreeTraj looks for words in the prompt"):
         CONTROL.subjects(scene(prompts=()))

@@ -12,7 +12,7 @@ import pytest
 import small_models
 import torch
 from command_line.running import frames_of, one_line, run
-from conditioning.test_style import vision_tower
+from conditioning.test_style import adapter_spec, vision_tower
 from golden_models import model_spec, sampling_of
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from vc_core.frames.pixels import save_image
 from vc_core.network.adapters.stylecrafter import StyleAttention
 from vc_core.pipeline import VideoCrafter
 from vc_core.request import Request
-from vc_core.specs import PRESETS, ModelSpec, StyleAdapterSpec, Windows
+from vc_core.specs import PRESETS, ModelSpec, Windows
 
 FREE = 1e-4  # of a run; float32 against float64 is up to 7.5e-6, and more in each further step
 STEP = 2e-5  # of a step from the golden x
@@ -55,17 +55,9 @@ def adapter_of(info: dict[str, Any], weights: Mapping[str, Tensor]) -> StyleAdap
     own = {name.removeprefix(ADAPTER): value for name, value in weights.items() if name.startswith(ADAPTER)}
     params = info["config"]["params"]["adapter_config"]["params"]
     style, scale = (params[f"{name}_config"]["params"] for name in ("image_context", "scale_predictor"))
-    spec = StyleAdapterSpec(
-        image_width=style["in_dim"],
-        text_width=style["out_dim"],
-        tokens=style["num_tokens"],
-        layers=style["n_layers"],
-        heads=style["num_heads"],
-        scale_layers=scale["n_layers"],
-        scale_heads=scale["num_heads"],
-        scale_hidden=len(own["scale_predictor.out.0.weight"]),
-        scales=scale["num_tokens"],
-        attentions=tuple((name, len(own[f"kv_attn_layers.{name}.norm_style.bias"])) for name in info["style_layers"]),
+    widths = {name: len(own[f"kv_attn_layers.{name}.norm_style.bias"]) for name in info["style_layers"]}
+    spec = replace(
+        adapter_spec(style, scale, hidden=len(own["scale_predictor.out.0.weight"])), attentions=tuple(widths.items())
     )
     made = StyleAdapter(spec, device="meta").eval().requires_grad_(False)
     made.load_state_dict(own, assign=True)

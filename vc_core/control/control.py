@@ -107,7 +107,7 @@ class Control(ABC):
         end of its node's id. summary: what it does, in a line. use: what it is for. models: which models it works with.
     search: further words by which people look for it.
     part: the part of a checkpoint that holds its weights (a name in `checkpoint.parts.PARTS`), and `folder` the kind of
-        folder that its file belongs into; None for a control without weights.
+        folder that its file belongs in; None for a control without weights.
     encoders: what `encode` needs, "text" or "image".
     wants_step: whether its adapters read the number of the step, which some front ends have to look for.
     timed: whether it can have a value for each frame; see `is_timed`.

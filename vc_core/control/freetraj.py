@@ -49,8 +49,8 @@ class FreeTraj(Control):
     words: str = field(
         default="",
         metadata=about(
-            "the words that name the object, as they stand in the prompt; those of several objects are separated by ;, "
-            "in the order of their boxes",
+            "the words that name the object, as they appear in the prompt; those of several objects are separated by "
+            ";, in the order of their boxes",
             required=True,
         ),
     )
@@ -186,19 +186,19 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 
 def tokens_of(words: str, prompts: Sequence[str], tokenize: Tokenize = tokenize) -> tuple[int, ...]:
     """Which tokens of the text, from 0 with the start token, are these words, wherever they occur. Raises UserError
-    where a prompt lacks them, and where they stand in other places than in the first prompt."""
+    where a prompt lacks them, and where they appear in other places than in the first prompt."""
     wanted = _row(words, tokenize)
     found = [_places(wanted, _row(prompt, tokenize)) for prompt in prompts]
     for prompt, places in zip(prompts, found, strict=True):
         if not places:
             raise UserError(
                 f"The prompt {prompt[:80]!r} does not have the words {words!r}, which FreeTraj was given. Write them "
-                "as they stand in the prompt, among its first 75 tokens."
+                "as they appear in the prompt, among its first 75 tokens."
             )
         if places != found[0]:
             raise UserError(
-                f"The words {words!r} stand in different places of the prompts {prompts[0][:60]!r} and "
-                f"{prompt[:60]!r}. For FreeTraj, write the prompts so that they stand in the same place."
+                f"The words {words!r} appear in different places of the prompts {prompts[0][:60]!r} and "
+                f"{prompt[:60]!r}. For FreeTraj, write the prompts so that they appear in the same place."
             )
     return found[0]
 

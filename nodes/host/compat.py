@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import comfy.lora
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -62,18 +64,29 @@ def is_dynamic(patcher: Any) -> bool:
 
 
 def keep_tables(patcher: Any) -> Any:
-    """Makes every `model_sampling` of a MODEL keep its own tables. Returns the patcher.
+    """Makes every `model_sampling` of a MODEL keep its own tables, and applies patches to the tables of its network.
+    Returns the patcher.
 
     A dynamic patcher backs up the buffers of a model by name and restores them when it is loaded again: into the wrong
-    object, if a node has replaced `model_sampling` in between.
+    object, if a node has replaced `model_sampling` in between. And it patches the parameters of layers alone, not those
+    of modules with tables of relative positions or with gates, which it does back up and restore.
     """
 
     def forget(loaded: Any, *_: Any) -> None:
         for name in [name for name in loaded.backup_buffers if name.startswith("model_sampling.")]:
             del loaded.backup_buffers[name]
 
+    def patch(loaded: Any, *_: Any) -> None:
+        for key, patches in loaded.patches.items():
+            owner, _, _ = key.rpartition(".")
+            if not hasattr(comfy.utils.get_attr(loaded.model, owner), "comfy_cast_weights"):
+                own = comfy.utils.get_attr(loaded.model, key)
+                changed = comfy.lora.calculate_weight(patches, own.detach().clone(), key)
+                comfy.utils.set_attr_param(loaded.model, key, changed)
+
     if is_dynamic(patcher):
-        patcher.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, forget)
+        for change in (forget, patch):
+            patcher.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, change)
     return patcher
 
 

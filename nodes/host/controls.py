@@ -16,7 +16,6 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
 import comfy.sd1_clip
-import comfy.utils
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ from ...vc_core.frames.pixels import to_network
 from ...vc_core.network.layers import to_clips, to_frames
 from .caching import GUIDANCE_CACHE
 from .clip_vision import encode_images, normed
-from .compat import is_dynamic, remember_types
+from .compat import remember_types
 from .deep import STEP_CACHE
 from .guidance import after_cfg
 from .long import check_own
@@ -82,33 +81,11 @@ def with_control(model: Any, control: Control, file: Path | None, encoders: Enco
         model.set_additional_models(WEIGHTS + control.name, [network])
     replaced = control.replaced(None if network is None else network.model)
     if replaced:
-        _replace(model, replaced)
+        model.add_patches({f"diffusion_model.{name}": ("set", (tensor,)) for name, tensor in replaced.items()})
     kind = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
     model.remove_wrappers_with_key(kind, CONTROLS)
     model.add_wrapper_with_key(kind, CONTROLS, _sample)
     return model
-
-
-def _replace(model: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Replaces tensors of the network in the runs of this MODEL.
-
-    A dynamic patcher applies patches to weights and biases of layers only. Tables of relative positions are put in
-    place whenever it has loaded the model; it restores those that it found.
-    """
-    named = {f"diffusion_model.{name}": tensor for name, tensor in tensors.items()}
-    tables = {key: tensor for key, tensor in named.items() if is_dynamic(model) and not _is_of_layer(key)}
-    model.add_patches({key: ("set", (tensor,)) for key, tensor in named.items() if key not in tables})
-    if tables:
-        model.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, partial(_put, tables))
-
-
-def _is_of_layer(key: str) -> bool:
-    return key.endswith((".weight", ".bias"))
-
-
-def _put(tensors: Mapping[str, Tensor], loaded: Any, *_: Any) -> None:
-    for key, tensor in tensors.items():
-        comfy.utils.set_attr_param(loaded.model, key, tensor.to(comfy.utils.get_attr(loaded.model, key)))
 
 
 def controls_of(model_options: Mapping[str, Any]) -> tuple[Given, ...]:

@@ -325,3 +325,19 @@ def test_sites_are_those_that_a_class_implements() -> None:
     assert Counted.sites == {"after_middle_block"}
     assert KeptContexts.sites == {"project_context"}
     assert (Counted.recording, KeptContexts.recording) == (Recording.REFUSED, Recording.OMITTED)
+
+
+@torch.no_grad()
+def test_places_are_kept_track_of_for_adapters_that_read_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def noted(each: Any, **changes: Any) -> Any:
+        made.extend(changes)
+        return replace(each, **changes)
+
+    monkeypatch.setattr("vc_core.network.call.replace", noted)
+    model, given = network(), inputs()
+    model(*given, Pass(adapters=(KeptContexts(),)))
+    assert "place" not in made
+    model(*given, Pass(adapters=(KeptContexts(), Counted())))
+    assert "place" in made

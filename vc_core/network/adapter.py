@@ -161,6 +161,7 @@ class Adapter:
 
     whole_frames: spatial transformers must not split a clip into parts of some frames.
     whole_pixels: temporal transformers must not split a map into parts of some rows of pixels.
+    reads_place: whether it reads where in the network it acts, which takes time to keep track of.
     sites: the sites in use. Derived from the implemented methods; an instance may narrow it down.
     result: what a pass gave this adapter beside its prediction, where it is recorded with the pass.
     owner: the name of the control that it belongs to, see `control.Control`; passes without the control leave it out.
@@ -170,6 +171,7 @@ class Adapter:
 
     whole_frames: bool = False
     whole_pixels: bool = False
+    reads_place: bool = True
     recording: Recording = Recording.REFUSED
     sites: frozenset[Site] = frozenset()
     result: Tensor | None = None
@@ -278,6 +280,7 @@ class Adapters:
         for adapter in adapters:
             for site in adapter.sites:
                 self.by_site.setdefault(site, []).append(adapter)
+        self.placed = any(adapter.reads_place for adapter in adapters)
         self.whole_frames = any(adapter.whole_frames for adapter in adapters)
         self.whole_pixels = any(adapter.whole_pixels for adapter in adapters)
 
@@ -286,7 +289,7 @@ class Adapters:
         adapters = self.by_site.get(site)
         if adapters is None:
             return []
-        place = replace(place, **where) if where else place
+        place = replace(place, **where) if where and self.placed else place
         return [partial(getattr(adapter, site), place) for adapter in adapters if adapter.uses(site, place)]
 
 

@@ -99,7 +99,7 @@ class Call:
 
     def entering(self, stage: Stage, index: int, count: int, size: torch.Size | None = None) -> Call:
         """The call of a block that is about to run. Only adapters read the place of a block."""
-        if not self.adapters.by_site:
+        if not self.adapters.placed:
             return self if size is self.size else replace(self, size=size)
         call = replace(self, place=replace(self.place, stage=stage, index=index, count=count), size=size)
         for notice in call.at("on_block"):
@@ -108,7 +108,7 @@ class Call:
 
     def noted(self, **where: Any) -> Call:
         """As `within`, for what only adapters read."""
-        return self.within(**where) if self.adapters.by_site else self
+        return self.within(**where) if self.adapters.placed else self
 
     def of_frames(self, clip: int, span: slice) -> Call:
         """The call for some frames of one of the `clips`."""

@@ -113,10 +113,18 @@ class Stage(nn.Sequential):
     def __init__(self, channels: int, layers: Layers, convolution: nn.Module, *, dropout: bool = False) -> None:
         unused = [nn.Identity() for _ in range(1 + dropout)]
         super().__init__(layers.group_norm(channels), *unused, convolution)
-        self.fused = layers.fused
+        self.fused, self._last = layers.fused, str(len(unused) + 1)
+
+    @property
+    def norm(self) -> Any:
+        return self._modules["0"]
+
+    @property
+    def convolution(self) -> Any:
+        return self._modules[self._last]
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self[-1](self.fused.group_norm(self[0], x, silu=True))
+        out: Tensor = self.convolution(self.fused.group_norm(self.norm, x, silu=True))
         return out
 
     def deferred(
@@ -124,8 +132,8 @@ class Stage(nn.Sequential):
     ) -> tuple[Tensor, Tensor | None]:
         """Its result for x + add, m c, and the bias that is left to add to it, see `Fused.convolution`. `convolve`
         takes the place of the convolution."""
-        h = self.fused.group_norm(self[0], x, silu=True, add=add)
-        return self.fused.convolution(self[-1], h) if convolve is None else (convolve(h), None)
+        h = self.fused.group_norm(self.norm, x, silu=True, add=add)
+        return self.fused.convolution(self.convolution, h) if convolve is None else (convolve(h), None)
 
 
 def dilated(convolution: Any, x: Tensor, dilation: int = 1) -> Tensor:
@@ -192,10 +200,10 @@ class ResBlock(nn.Module):
     def _in_space(self, call: Call, x: Tensor, e: Tensor, biased: Tensor | None = None) -> Tensor:
         """Both convolutions and the residual. `e`, m c, is the embedding for each of m equal parts of the rows, and
         `biased` with the first convolution's bias added where that is known."""
-        h, bias = self.in_layers.deferred(x, None, adapted(self.in_layers[-1], "in_layers", call, x))
+        h, bias = self.in_layers.deferred(x, None, adapted(self.in_layers.convolution, "in_layers", call, x))
         if bias is not None:
             e = e + bias if biased is None else biased
-        h, bias = self.out_layers.deferred(h, e, adapted(self.out_layers[-1], "out_layers", call, h))
+        h, bias = self.out_layers.deferred(h, e, adapted(self.out_layers.convolution, "out_layers", call, h))
         return self.fused.add(self.fused.pointwise(self.skip_connection, x), h, bias)
 
 

@@ -7,7 +7,7 @@ time alone, 3 x 1 x 1, runs on any device as one over two axes: frames, and all 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -68,13 +68,12 @@ class GroupNorm(nn.GroupNorm):
         """n c, the sums of the squares, a few rows at a time: no map of them. A compiler needs none in any case."""
         if torch.compiler.is_compiling():
             return x.square().flatten(2).sum(-1)
-        parts = x.split(-(-x.shape[2] // PIECES), dim=2)
-        return torch.stack([part.square().flatten(2).sum(-1) for part in parts]).sum(0)
+        return reduce(torch.add, (part.square().flatten(2).sum(-1) for part in x.chunk(PIECES, dim=2)))
 
     def _of_groups(self, values: Tensor) -> Tensor:
         """n c -> n c, the mean of each group for its channels"""
-        each = values.shape[1] // self.num_groups
-        return values.unflatten(1, (-1, each)).mean(-1).repeat_interleave(each, dim=1)
+        groups = values.view(values.shape[0], self.num_groups, -1)
+        return groups.mean(-1).repeat_interleave(groups.shape[-1], dim=1)
 
     @staticmethod
     def _over_pixels(values: Tensor, x: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class Plan:
     def _in_place(self, stage: Stage, x: Tensor) -> Tensor:
         """stage(x) for a convolution that sees every pixel alone. Behind the norm, which has the statistics of the
         whole clip, the map is changed in place."""
-        norm, convolution, fused = stage[0], stage[-1], self.fused(x)
+        norm, convolution, fused = stage.norm, stage.convolution, self.fused(x)
         x = self.fused.group_norm(norm, x, silu=fused)
         for rows in self.budget.pixel_spans(x):
             part = x[:, :, :, rows]

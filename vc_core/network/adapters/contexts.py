@@ -18,6 +18,7 @@ class KeptContexts(Adapter):
     """For passes of one network with the same conditionings, whose tensors and weights must not change meanwhile."""
 
     recording = Recording.OMITTED
+    reads_place = False
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self.most, self.bytes = most, 0

@@ -9,7 +9,9 @@ import tarfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import conftest
 import pytest
 
 import run
@@ -152,3 +154,19 @@ def test_checks_that_have_not_begun_are_left_out_when_the_tests_are_stopped(
     monkeypatch.setattr(run, "check", check)
     assert run.main(["test"]) == 130
     assert len(commands) <= 1
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weightless_tests_are_left_out_with_dynamic_vram(dynamic: bool) -> None:
+    dropped: list[object] = []
+
+    def deselected(items: list[object]) -> None:
+        dropped.extend(items)
+
+    config = SimpleNamespace(getoption=lambda _: dynamic, hook=SimpleNamespace(pytest_deselected=deselected))
+    marked = SimpleNamespace(fixturenames=[], get_closest_marker=lambda name: name == "weightless")
+    plain = SimpleNamespace(fixturenames=[], get_closest_marker=lambda name: None)
+    items = [marked, plain]
+    conftest.pytest_collection_modifyitems(config, items)
+    assert items == ([plain] if dynamic else [marked, plain])
+    assert dropped == ([marked] if dynamic else [])

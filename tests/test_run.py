@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import conftest
 import pytest
 
 import run
@@ -105,3 +110,63 @@ def test_an_unsuitable_python_is_named(monkeypatch: pytest.MonkeyPatch):
 def test_an_unknown_command_shows_the_two(capsys: pytest.CaptureFixture[str]):
     assert run.main(["vidio"]) == 2
     assert "run.py video" in capsys.readouterr().err
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modules that `test` runs, none of which is really started; `types` and `pytest` fail."""
+    started: list[str] = []
+
+    def started_as(words: Sequence[str], *_: object, **__: object) -> subprocess.CompletedProcess[bytes]:
+        started.append(" ".join(words[2:]))
+        return subprocess.CompletedProcess(words, int(words[2] in ("types", "pytest")), b"what it found\n")
+
+    monkeypatch.setattr(run, "set_up_tests", lambda own: Path("no ComfyUI"))
+    monkeypatch.setattr(run, "CHECKS", {"the linter": ("lint",), "the types": ("types",)})
+    monkeypatch.setattr(run.subprocess, "run", started_as)
+    return started
+
+
+def test_checks_and_tests_all_run_and_those_that_fail_are_named(
+    commands: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.test(["-k", "golden"]) == 1
+    assert sorted(commands) == ["lint", "pytest --numprocesses=2 --dist=worksteal -k golden", "types"]
+    said = capsys.readouterr().err
+    assert "run.py: the linter: what it found" in said
+    assert said.endswith("run.py: failed: the types, pytest\n")
+
+
+def test_checks_that_have_not_begun_are_left_out_when_the_tests_are_stopped(
+    commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = threading.Event()
+
+    def stop(*_: object) -> int:
+        checked.set()
+        raise KeyboardInterrupt
+
+    def check(*_: object) -> None:
+        assert checked.wait(60)
+        commands.append("check")
+
+    monkeypatch.setattr(run, "run", stop)
+    monkeypatch.setattr(run, "check", check)
+    assert run.main(["test"]) == 130
+    assert len(commands) <= 1
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weightless_tests_are_left_out_with_dynamic_vram(dynamic: bool) -> None:
+    dropped: list[object] = []
+
+    def deselected(items: list[object]) -> None:
+        dropped.extend(items)
+
+    config = SimpleNamespace(getoption=lambda _: dynamic, hook=SimpleNamespace(pytest_deselected=deselected))
+    marked = SimpleNamespace(fixturenames=[], get_closest_marker=lambda name: name == "weightless")
+    plain = SimpleNamespace(fixturenames=[], get_closest_marker=lambda name: None)
+    items = [marked, plain]
+    conftest.pytest_collection_modifyitems(config, items)
+    assert items == ([plain] if dynamic else [marked, plain])
+    assert dropped == ([marked] if dynamic else [])

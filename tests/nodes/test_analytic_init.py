@@ -10,6 +10,8 @@ from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames
 from vc_core.pipeline import Request, VideoCrafter
 
+pytestmark = pytest.mark.weightless
+
 SCALE = 0.18215
 SIZE = {"width": 16, "height": 24, "frames": 3}
 FILE = "initial_noise_tiny.pt"

@@ -12,6 +12,7 @@ from comfyui.limits import skip_without
 from vc_core.denoising import Sampling
 from vc_core.denoising.windows import ContextWindows
 from vc_core.errors import UserError
+from vc_core.long.fifo import Fifo
 from vc_core.network.layers import to_frames
 from vc_core.pipeline import Request, VideoCrafter
 
@@ -80,6 +81,7 @@ def test_a_second_patch_of_a_kind_takes_the_place_of_the_first(comfy, text_model
     assert torch.equal(text_model.sample(once, **settings), text_model.sample(twice, **settings))
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize(
     "sampler", ["euler", "heun", "dpmpp_2m", "euler_cfg_pp", "uni_pc", "dpmpp_sde", "res_multistep"]
 )
@@ -95,6 +97,7 @@ def test_samplers_of_comfyui_run_fewer_deep_passes(comfy, text_model, sampler):
     assert relative(cached, exact) < 0.5
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform"])
 def test_context_windows_keep_their_passes_apart(comfy, text_model, schedule):
     """Static windows continue each their own features; windows that move run whole, and are exact."""
@@ -141,9 +144,10 @@ def test_no_guidance_leaves_nothing_to_continue(comfy, text_model):
     assert torch.equal(text_model.sample(model, **settings), text_model.sample(**settings))
 
 
+@pytest.mark.weightless
 def test_a_queue_runs_whole_under_the_guidance_cache(comfy, text_model):
     """In runs too short for the cache to leave anything out of the first clip, the video is the exact one."""
-    given = {"steps": 4, "long_video": "fifo", "latent_image": text_model.latent(16, 16, 18)}
+    given = {"steps": 4, "long_video_settings": Fifo(partitions=1), "latent_image": text_model.latent(16, 16, 17)}
     model = patched(comfy, text_model.model, guidance_cache="fast")
     with deep_passes(text_model.model) as whole:
         exact = text_model.sample(**given)

@@ -17,6 +17,8 @@ from comfyui.inprocess import Comfy
 from vc_core.errors import UserError
 from vc_core.video import available_formats
 
+pytestmark = pytest.mark.weightless
+
 NODE = "VideoCrafterVideoCombine"
 PROMPT = {"3": {"class_type": NODE, "inputs": {"text": 'a {b|c} "d" \\ ä } 漢', "is_changed": [float("nan")]}}}
 WORKFLOW = {"nodes": [{"id": 3, "type": NODE}], "extra": {"note": "} {{ ü"}}

@@ -19,6 +19,8 @@ import pytest
 
 from comfyui.base import ROOT
 
+pytestmark = pytest.mark.weightless
+
 SNAPSHOT = Path(__file__).with_name("object_info.json")
 KEPT = (
     "input",

@@ -12,6 +12,8 @@ from vc_core.errors import UserError
 
 from .test_core_patches import made
 
+pytestmark = pytest.mark.weightless
+
 SIZE = {"width": 64, "height": 32}
 REFUSED = {
     "EmptyHunyuanLatentVideo": {**SIZE, "length": 5},

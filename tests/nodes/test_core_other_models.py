@@ -101,6 +101,7 @@ def vision(comfy, image_model):
     return comfy.call("CLIPVisionEncode", clip_vision=image_model.clip_vision, image=picture, crop="none").values[0]
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("node", IGNORED)
 def test_what_other_models_read_changes_nothing(text_model, vision, node):
     filled = Filled(text_model, vision, node)
@@ -108,6 +109,7 @@ def test_what_other_models_read_changes_nothing(text_model, vision, node):
     assert relative(made(text_model, model, **filled.prompts()), made(text_model)) < NOTHING
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("node", REFUSED)
 def test_latents_of_nodes_for_other_models_are_refused(text_model, vision, node):
     filled = Filled(text_model, vision, node)
@@ -115,6 +117,7 @@ def test_latents_of_nodes_for_other_models_are_refused(text_model, vision, node)
         made(text_model, **filled.prompts(), latent_image=filled.all("LATENT")[0])
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("node", STOPPED)
 def test_nodes_for_other_models_stop_by_themselves(text_model, vision, node):
     skip_without_node(node)

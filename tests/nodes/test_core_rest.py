@@ -99,6 +99,7 @@ def test_options_of_other_networks_end_in_an_error(text_model, node):
         made(text_model, patched(text_model, node))
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize(
     "node",
     ["ModelSamplingAuraFlow", "ModelSamplingContinuousEDM", "ModelSamplingContinuousV", "ModelSamplingStableCascade",

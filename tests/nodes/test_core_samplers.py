@@ -13,6 +13,8 @@ import torch
 
 from comfyui.limits import skip_without
 
+pytestmark = pytest.mark.weightless
+
 FLOW = (
     "euler", "euler_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "lms", "dpm_fast", "dpmpp_2m",
     "dpmpp_2m_cfg_pp", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "gradient_estimation",

@@ -14,6 +14,8 @@ import torch
 from comfyui.limits import skip_without
 from vc_core.errors import UserError
 
+pytestmark = pytest.mark.weightless
+
 LONG = 40
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
 FUSE_METHODS = ("pyramid", "relative", "flat", "overlap-linear")

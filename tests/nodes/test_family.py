@@ -40,6 +40,7 @@ def end_picture():
     return torch.rand(31, 17, 3, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("spacing", ["trailing", "uniform"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
@@ -76,6 +77,7 @@ def test_a_loop_is_that_of_vc_core_and_one_frame_longer(base, continuing_model, 
     assert relative(out, wanted) < EXACT
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 @pytest.mark.parametrize("scales", [(3.0, 1.5), (1.0, 2.0), (4.0, 1.0)])
 def test_two_scales_are_those_of_vc_core(base, continuing_model, picture, scales, rescale):

@@ -116,6 +116,7 @@ def test_the_nodes_defaults_are_those_of_the_methods(comfy):
         assert chosen(name, None, 0, spec, 100) == method().settled(16)
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("way", ["off", "freenoise", "windows"])
 def test_rounds_of_freeinit_are_those_of_vc_core(base, checkpoints, text_model, way):
     core = crafter(base, checkpoints["text"])
@@ -144,6 +145,7 @@ def test_each_clip_of_a_picture_begins_with_the_last_frame_of_the_one_before(con
     assert float(long.diff(dim=0).abs().amax((1, 2, 3)).min()) > 0
 
 
+@pytest.mark.weightless
 def test_a_queue_goes_on_from_a_clip_of_any_sampler(text_model):
     """euler is DDIM without noise of its own, so the queue begins alike."""
     given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=17), "long_video_settings": SHORT_QUEUE}
@@ -153,6 +155,7 @@ def test_a_queue_goes_on_from_a_clip_of_any_sampler(text_model):
     assert relative(other, exact) < 0.3
 
 
+@pytest.mark.weightless
 def test_freeinit_starts_other_samplers_at_the_same_level(text_model):
     """euler without noise of its own is DDIM, in every round."""
     given = {"steps": 4, "eta": 0.0, "latent_image": text_model.latent(frames=4), "free_init": 1}
@@ -160,6 +163,7 @@ def test_freeinit_starts_other_samplers_at_the_same_level(text_model):
     assert relative(text_model.sample(sampler_name="euler", **given), exact) < 0.05
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("sampler", ["ddim_exact", "euler"])
 def test_sixteen_frames_stay_what_they_are(text_model, way, sampler):
@@ -167,6 +171,7 @@ def test_sixteen_frames_stay_what_they_are(text_model, way, sampler):
     assert torch.equal(text_model.sample(long_video=way, **settings), text_model.sample(**settings))
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("noise", ["shuffled", "fresh"])
 def test_noise_modes_count_for_every_sampler(comfy, text_model, noise):
     """Without any step that changes it: what the sampler starts from is what the mode says."""
@@ -204,6 +209,7 @@ def test_prompts_over_time_are_those_of_vc_core(comfy, text_model):
     assert torch.equal(three[0][0][-1], first[0][0][0])
 
 
+@pytest.mark.weightless
 def test_injection_is_that_of_vc_core(base, checkpoints, comfy, text_model):
     """Seventeen steps and more, so that all three parts of a run are in it."""
     request = replace(
@@ -223,6 +229,7 @@ def test_injection_is_that_of_vc_core(base, checkpoints, comfy, text_model):
     assert relative(text_model.sample(positive=plain, **run), expected) > 10 * EXACT
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("way", ["continue", "windows"])
 def test_prompts_over_time_reach_every_window(comfy, text_model, way):
     latent = text_model.latent(frames=24)
@@ -273,6 +280,7 @@ def test_what_cannot_be_done_is_said(comfy, text_model):
         comfy.call("VideoCrafterPromptsOverTime", first=text, second=short, latent_image=long)
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("way", NAMES)
 def test_cancel_stops_a_long_run(comfy, text_model, way, monkeypatch):
     import comfy.model_management as management
@@ -303,6 +311,7 @@ def over_time(comfy, loaded, frames):
     return comfy.call("VideoCrafterPromptsOverTime", first=first, second=second, latent_image=latent).values[0]
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("way", ["off", "freenoise", "continue", "windows"])
 @pytest.mark.parametrize(("texts", "frames"), [(16, 32), (32, 16), (24, 18)])
 @pytest.mark.parametrize("which", ["positive", "negative"])
@@ -327,6 +336,7 @@ def test_core_samplers_refuse_prompts_over_time_of_another_length(comfy, text_mo
     assert torch.isfinite(out["samples"]).all()
 
 
+@pytest.mark.weightless
 def test_long_videos_of_windows_in_windows_are_refused(comfy, text_model):
     windows = comfy.call("VideoCrafterContextWindows", model=text_model.model).values[0]
     core = comfy.call("ContextWindowsManual", model=text_model.model).values[0]

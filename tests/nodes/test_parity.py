@@ -34,6 +34,7 @@ def by_vc_core(core, prompt="a red square", picture=None, source=None, **request
     return to_frames(steps[-1].x) / SCALE
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("kind", ["text", "relative"])
 @pytest.mark.parametrize(
     ("node", "request_"),
@@ -64,6 +65,7 @@ def test_a_picture_counts_as_in_vc_core(base, checkpoints, image_model):
     assert relative(out, expected) < EXACT
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("masked", [False, True])
 def test_starting_from_a_clip_is_that_of_vc_core(base, checkpoints, text_model, masked):
     latents = torch.randn(FRAMES, 4, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(2))
@@ -76,12 +78,14 @@ def test_starting_from_a_clip_is_that_of_vc_core(base, checkpoints, text_model, 
     assert relative(out, expected) < EXACT
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m"])
 def test_core_samplers_are_ours_of_the_same_name(base, checkpoints, text_model, name):
     expected = by_vc_core(crafter(base, checkpoints["text"]), sampling=Sampling(steps=10, sampler=name))
     assert relative(text_model.sample(steps=10, sampler_name=name), expected) < SAME_SAMPLER
 
 
+@pytest.mark.weightless
 @pytest.mark.parametrize("name", ["euler", "ddim"])
 def test_core_ksampler_is_our_euler(base, checkpoints, comfy, text_model, name):
     """ComfyUI's KSampler with its own noise, from the very last timestep on."""

@@ -9,6 +9,8 @@ import pytest
 
 from comfyui.limits import skip_without
 
+pytestmark = pytest.mark.weightless
+
 OLD = "VideoCrafterLatentOfEarlier"
 
 

@@ -86,6 +86,7 @@ class Example:
 
     active: values with an effect. neutral: changes of them that leave none. timed: changes that give it a value for
     each frame, where `active` has none. weights: the tensors of its file, for a model, by the names in the file.
+    given: further arguments of all its runs, for a control that needs a video to start from.
     refused: by the name of a companion, changes of the request that are refused, and a part of the message.
     """
 
@@ -93,6 +94,7 @@ class Example:
     neutral: Mapping[str, Any]
     timed: Mapping[str, Any] = field(default_factory=dict)
     weights: Callable[[ModelSpec], Mapping[str, Any]] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, tuple[Mapping[str, Any], str]] = field(default_factory=dict)
 
 
@@ -142,40 +144,48 @@ class Companion:
     """What a control is combined with in vc_core, beside other controls.
 
     setting: changes of the request in which the companion acts. change: changes of the request that ask for it.
-    feature: what records call it. method: a long-video method. given: further arguments of a run. bases: the models
-    that have it.
+    features: what records call it. method: a long-video method. rounds: of FreeInit. given: further arguments of a run.
+    always: arguments of a run without it as well. bases: the models that have it.
     """
 
     setting: Mapping[str, Any] = field(default_factory=dict)
     change: Mapping[str, Any] = field(default_factory=dict)
-    feature: Feature | None = None
+    features: tuple[Feature, ...] = ()
     method: str = ""
     rounds: int = 0
     given: Mapping[str, Any] = field(default_factory=dict)
+    always: Mapping[str, Any] = field(default_factory=dict)
     bases: tuple[str, ...] = tuple(BASES)
 
 
 MANY_STEPS = {"sampling": Sampling(steps=13, spacing="trailing")}
 """As many as the caches need to save something."""
 CACHES = {"step_cache": "fast", "guidance_cache": "fast"}
+
+
+def _of_method(name: str) -> tuple[Feature, ...]:
+    """The feature of a long-video method, where records know one of its name."""
+    return tuple(feature for feature in Feature if feature.name == name.upper())
+
+
 COMPANIONS: dict[str, Companion] = {
     "LoRA": Companion(given={"lora": True}),
-    "step and guidance cache": Companion(setting=MANY_STEPS, change=CACHES, feature=Feature.CACHE),
-    "prompts over time": Companion(change={"then": (f"{PROMPT} at night",)}, feature=Feature.FRAME_TEXTS),
+    "step and guidance cache": Companion(setting=MANY_STEPS, change=CACHES, features=(Feature.CACHE,)),
+    "prompts over time": Companion(change={"then": (f"{PROMPT} at night",)}, features=(Feature.FRAME_TEXTS,)),
     "temporal guidance, rescale": Companion(change={"temporal_guidance": 0.5, "guidance_rescale": 0.5}),
     "other samplers": Companion(change={"sampling": Sampling(sampler="dpmpp_2m", steps=2, spacing="trailing")}),
-    "a video to start from": Companion(given={"strength": 0.8}, feature=Feature.SOURCE),
-    "Drag Object": Companion(given={"strength": 0.9, "kept_until": 0.5}, feature=Feature.MASK),
+    "a video to start from": Companion(given={"strength": 0.8}, features=(Feature.SOURCE,)),
+    "Drag Object": Companion(given={"strength": 0.9, "kept_until": 0.5}, features=(Feature.SOURCE, Feature.MASK)),
     "FreeInit": Companion(rounds=1),
     **{
-        name: Companion(setting={"frames": LONG}, method=name, feature=getattr(Feature, name.upper(), None))
+        name: Companion(setting={"frames": LONG}, method=name, features=_of_method(name))
         for name, method in METHODS.items()
         if name not in ("off", "fifo")
     },
     "fifo": Companion(setting={"frames": LONG, "sampling": Sampling(steps=WINDOW, eta=1.0)}, method="fifo"),
-    "end image": Companion(given={"end": True}, feature=Feature.END_IMAGE, bases=("continuing",)),
-    "one clip as a loop": Companion(change={"loop": True}, feature=Feature.LOOP, bases=("continuing",)),
-    "key frames": Companion(given={"keys": True}, feature=Feature.KEY_FRAMES, bases=("continuing",)),
+    "end image": Companion(given={"end": True}, features=(Feature.END_IMAGE,), bases=("continuing",)),
+    "one clip as a loop": Companion(change={"loop": True}, features=(Feature.LOOP,), bases=("continuing",)),
+    "key frames": Companion(given={"keys": True}, features=(Feature.KEY_FRAMES,), bases=("continuing",)),
 }
 """By their rows in the table of the documentation."""
 
@@ -236,13 +246,15 @@ def reason_against(name: str, companion: str, *, timed: bool = False) -> str | N
     control = control_of(name, **(example.timed if timed else {}))
     if companion in example.refused:
         return example.refused[companion][1]
-    if wanted.feature in control.conflicts:
-        return control.conflicts[wanted.feature]
-    if not control.is_timed:
-        return None
-    if wanted.feature is Feature.KEY_FRAMES:
+    for feature in wanted.features:
+        if feature in control.conflicts:
+            return control.conflicts[feature]
+    if control.is_timed and Feature.KEY_FRAMES in wanted.features:
         return EACH_SECTION
-    return METHODS[wanted.method].conflicts.get(Feature.TIMED_CONTROL) if wanted.method else None
+    uses = [Feature.TIMED_CONTROL] if control.is_timed else []
+    uses += [Feature.SOURCE] if "strength" in example.given else []
+    conflicts = METHODS[wanted.method].conflicts if wanted.method else {}
+    return next((conflicts[use] for use in uses if use in conflicts), None)
 
 
 def reason_against_both(one: str, other: str) -> str | None:

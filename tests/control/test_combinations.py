@@ -98,31 +98,34 @@ class Bench:
         """What a run with these controls makes: latents, or of long videos the frames. on: with the companion, or in
         its setting without it."""
         decoded = bool(wanted.method or wanted.rounds)
-        key = (base, chosen, repr(wanted) if on else repr(wanted.setting), decoded)
+        key = (base, chosen, repr(wanted) if on else repr((wanted.setting, wanted.always)), decoded)
         if key not in self.results:
             controls = tuple(self.control(base, *each) for each in chosen)
             self.results[key] = self.made(base, controls, wanted, on)
         return self.results[key]
 
     def made(self, base: str, controls: tuple[Control, ...], wanted: Companion, on: bool = True) -> Tensor:
-        size, given = BASES[base].size, wanted.given if on else {}
+        size, given = BASES[base].size, {**wanted.always, **(wanted.given if on else {})}
         changes = {"width": size, "height": size, **wanted.setting, **(wanted.change if on else {})}
         request = replace(REQUEST, controls=controls, **changes)
         crafter, image = self.crafter(base, "lora" in given), IMAGE if base == "continuing" else None
         if "keys" in given:
             return torch.stack(list(key_frames(crafter, [PROMPT], [IMAGE, END], request=request)))
-        more = {"source": self.source(size, given), "end_image": END if "end" in given else None}
+        more = {
+            "source": self.source(size, given, changes.get("frames", FRAMES)),
+            "end_image": END if "end" in given else None,
+        }
         if wanted.method or wanted.rounds:
             method = method_of(wanted if on else NOTHING)
             return torch.stack(list(frames(crafter, PROMPT, image, request=request, method=method, **more)))
         return list(crafter.steps(PROMPT, image, request=request, **more))[-1].x
 
-    def source(self, size: int, given: Mapping[str, Any]) -> Source | None:
+    def source(self, size: int, given: Mapping[str, Any], frames: int) -> Source | None:
         """The video that a run starts from, if it does."""
         if "strength" not in given:
             return None
-        latents = torch.randn(1, 4, FRAMES, size // 8, size // 8, generator=torch.Generator().manual_seed(6))
-        mask = torch.ones(FRAMES, size // 8, size // 8)
+        latents = torch.randn(1, 4, frames, size // 8, size // 8, generator=torch.Generator().manual_seed(6))
+        mask = torch.ones(frames, size // 8, size // 8)
         mask[:, :2, :2] = 0
         return Source(latents, **{"mask": mask if "kept_until" in given else None, **given})
 
@@ -150,7 +153,7 @@ CELLS = [(name, companion) for name in EXAMPLES for companion in COMPANIONS if n
 
 @pytest.mark.parametrize(("name", "companion"), CELLS, ids=lambda each: each.replace(" ", "_"))
 def test_a_control_works_with_a_companion_or_is_refused(bench: Bench, name: str, companion: str) -> None:
-    wanted = COMPANIONS[companion]
+    wanted = replace(COMPANIONS[companion], always=EXAMPLES[name].given)
     base = next(each for each in bases_of(name) if each in wanted.bases)
     for how in ("active", "timed") if EXAMPLES[name].timed else ("active",):
         reason = reason_against(name, companion, timed=how == "timed")
@@ -174,16 +177,21 @@ def test_two_controls_work_together_or_are_refused(bench: Bench, one: str, other
     if not bases:
         return check_other_models(one, other)
     both: Chosen = ((one, "active"), (other, "active"))
+    alone = Companion(always={**EXAMPLES[one].given, **EXAMPLES[other].given})
     if reason is not None:
         with pytest.raises(UserError, match=re.escape(reason)):
-            bench.run(bases[0], both)
+            bench.run(bases[0], both, alone)
         return None
-    made = bench.run(bases[0], both)
-    assert differs(made, bench.run(bases[0], both[:1]))
+    made = bench.run(bases[0], both, alone)
+    assert differs(made, bench.run(bases[0], both[:1], alone))
     if one != other:
-        assert differs(made, bench.run(bases[0], both[1:]))
-        assert torch.equal(bench.run(bases[0], (both[0], (other, "neutral"))), bench.run(bases[0], both[:1]))
-        assert torch.equal(bench.run(bases[0], ((one, "neutral"), both[1])), bench.run(bases[0], both[1:]))
+        assert differs(made, bench.run(bases[0], both[1:], alone))
+        assert torch.equal(
+            bench.run(bases[0], (both[0], (other, "neutral")), alone), bench.run(bases[0], both[:1], alone)
+        )
+        assert torch.equal(
+            bench.run(bases[0], ((one, "neutral"), both[1]), alone), bench.run(bases[0], both[1:], alone)
+        )
     return None
 
 

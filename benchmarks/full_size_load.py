@@ -131,23 +131,38 @@ def main() -> None:
 
 
 def make_checkpoint(manifest: Path, path: Path, dtype: str = "") -> None:
-    """Writes a .ckpt with the manifest's keys and shapes, and the weights in `dtype` (except for the noise schedule).
-    The weights are written directly to the file and need no memory."""
+    """Writes a .ckpt with the manifest's keys and shapes; see `write_checkpoint`."""
+    write_checkpoint(json.loads(gzip.decompress(manifest.read_bytes())), path, dtype)
+
+
+def write_checkpoint(shapes: dict[str, Any], path: Path, dtype: str = "", *, nested: bool = False) -> None:
+    """Writes a .ckpt with tensors of these shapes and dtypes, by name, and the weights in `dtype` (except for the noise
+    schedule). nested: names are MODULE/NAME, and the file holds a dict for each module. The weights are written
+    directly to the file and need no memory."""
     from mmap import MAP_SHARED
 
     import torch
     from torch.serialization import set_default_mmap_options, skip_data
 
-    shapes = json.loads(gzip.decompress(manifest.read_bytes()))
     kinds = {name: dtype if dtype and "." in name else kind for name, (_, kind) in shapes.items()}
     tensors = {name: torch.empty(shape, dtype=getattr(torch, kinds[name])) for name, (shape, _) in shapes.items()}
     with skip_data():
-        torch.save({"state_dict": tensors}, path)
+        torch.save(by_module(tensors) if nested else {"state_dict": tensors}, path)
     with set_default_mmap_options(MAP_SHARED):
-        written = torch.load(path, mmap=True, weights_only=True)["state_dict"]
+        states = torch.load(path, mmap=True, weights_only=True).values()
     block = torch.rand(BLOCK, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    for name, tensor in written.items():
-        fill(name, tensor, block)
+    for state in states:
+        for name, tensor in state.items():
+            fill(name, tensor, block)
+
+
+def by_module(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Tensors named MODULE/NAME by their module, then by their name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        module, _, own = name.partition("/")
+        found.setdefault(module, {})[own] = tensor
+    return found
 
 
 def fill(name: str, tensor: Any, block: Any) -> None:

@@ -136,9 +136,9 @@ def save(spec: ModelSpec, path: Path, *, prefixes: tuple[str, ...] = (), seed: i
     return path
 
 
-def sketch_encoder(seed: int = 9) -> dict[str, torch.Tensor]:
+def sketch_encoder(spec: SketchEncoderSpec = SKETCHES, seed: int = 9) -> dict[str, torch.Tensor]:
     """The weights of a sketch encoder, as its file has them."""
-    return _randomised(SketchEncoder(SKETCHES, device="meta"), torch.Generator().manual_seed(seed))
+    return _randomised(SketchEncoder(spec, device="meta"), torch.Generator().manual_seed(seed))
 
 
 STYLE_ADAPTER = StyleAdapterSpec(

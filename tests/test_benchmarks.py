@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, measuring
+from benchmarks import full_size_controls, full_size_load, gpu, measuring
 from benchmarks.__main__ import PARTS, SECTIONS, main, revision
 from benchmarks.card import LAUNCHES, Card, by_kind, kind_of
 
@@ -105,3 +105,19 @@ def test_kernels_are_counted_by_kind() -> None:
     calls = ["cudaLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch", "cudaMemcpyAsync"]
     assert all(LAUNCHES.match(call) for call in calls)
     assert not LAUNCHES.match("cudaStreamSynchronize")
+
+
+def test_the_files_of_controls_at_full_size_are_those_of_the_manifests(tmp_path: Path) -> None:
+    for name, case in full_size_controls.CASES.items():
+        for file in case.files.values():
+            shapes = file.shapes()
+            assert shapes, name
+            assert not any(key.startswith("embedder.model.") for key in shapes if file.cut)
+        assert all(control in case.made for control in case.files if not control.startswith("base"))
+    shapes = {"blocks.1/norm.weight": [[4], "float32"], "blocks.1/proj.weight": [[2, 4], "float32"]}
+    full_size_load.write_checkpoint(shapes, tmp_path / "made.pth", "bfloat16", nested=True)
+    made = torch.load(tmp_path / "made.pth", weights_only=True)
+    assert {module: sorted(state) for module, state in made.items()} == {"blocks.1": ["norm.weight", "proj.weight"]}
+    assert made["blocks.1"]["proj.weight"].dtype is torch.bfloat16
+    assert 0 < float(made["blocks.1"]["proj.weight"].float().abs().max()) <= 0.5
+    assert float((made["blocks.1"]["norm.weight"].float() - 1).abs().max()) < 0.1

@@ -15,11 +15,13 @@ import torch
 from autoencoder import test_autoencoder
 from checkpoint import test_lora
 from conditioning import test_image_encoder, test_image_tokens, test_text_encoder, test_tokenizer
+from control import test_freetraj_golden, test_motionctrl
 from denoising import test_family as family_sampling
 from denoising import test_sampling
 from golden_making import MAKERS
+from network import test_camera_features, test_sketch, test_stylecrafter, test_unet
 from network import test_family as family_network
-from network import test_unet
+from network import test_motionctrl as motionctrl_network
 from safetensors.torch import load_file, save_file
 
 from golden_cases import COMMITTED, allowed, cases, check_frames, fact, row, step_noise
@@ -46,6 +48,16 @@ RUNS: dict[str, Callable[[Path, Path], Any]] = {
     "dc_e2e": test_family_pipeline.test_golden_dynamicrafter_and_viewcrafter,
     "turbo_e2e": test_family_pipeline.test_golden_turbo,
     "freenoise_e2e": test_family_pipeline.test_golden_freenoise,
+    "freetraj_path": lambda path, folder: test_freetraj_golden.test_golden_paths(path),
+    "freetraj_noise": lambda path, folder: test_freetraj_golden.test_golden_noise(path),
+    "freetraj_unet": lambda path, folder: test_freetraj_golden.test_golden_unet(path),
+    "motionctrl_omcm": lambda path, folder: test_motionctrl.test_golden_trajectory_encoder(path),
+    "motionctrl_unet": lambda path, folder: motionctrl_network.test_golden_motionctrl(path),
+    "cami2v_motionctrl_unet": lambda path, folder: test_camera_features.test_golden_cameras_of_dynamicrafter(path),
+    "cami2v_pose_encoder": lambda path, folder: test_camera_features.test_golden_pose_encoder(path),
+    "stylecrafter_unet": lambda path, folder: test_stylecrafter.test_golden_stylecrafter(path),
+    "tooncrafter_sketch_controlnet": lambda path, folder: test_sketch.test_golden_encoder(path),
+    "viewcrafter_unet": lambda path, folder: family_network.test_golden_dynamicrafter(path),
 }
 OTHERWISE: list[tuple[str, str, Any]] = [
     ("unet", "calls/1/fps", 14),
@@ -95,6 +107,16 @@ OTHERWISE: list[tuple[str, str, Any]] = [
     ("freenoise_e2e", "calls/0/fps", 6),
     ("freenoise_e2e", "calls/0/mp", False),
     ("freenoise_e2e", "window", [6, 3]),
+    ("freetraj_path", "calls/0/frames", 8),
+    ("freetraj_noise", "calls/0/trajectory/0/1", 0.4),
+    ("freetraj_unet", "calls/0/idx_list", [2, 6]),
+    ("freetraj_unet", "calls/0/use_freetraj", False),
+    ("motionctrl_unet", "feature_after_input_block", [0, 3, 5, 7]),
+    ("motionctrl_unet", "calls/2/pose", False),
+    ("cami2v_motionctrl_unet", "calls/0/camera", False),
+    ("stylecrafter_unet", "calls/0/style_weight", 0.8),
+    ("stylecrafter_unet", "calls/1/network", "3D"),
+    ("tooncrafter_sketch_controlnet", "stored_frames", [0, 1]),
 ]
 
 
@@ -124,6 +146,7 @@ def test_another_number_is_found(kind: str, made: Callable[[str], Path], tmp_pat
     tensors = load_file(file)
     outputs = [key for key in tensors if key.endswith(("/y", "/x", "/tokens", "/penultimate", "/decoded", "/merged"))]
     outputs += [key for key in tensors if key == "x" or key.endswith("/denoised")]
+    outputs = outputs or [key for key in tensors if "out/" in key or key.endswith("/path")]
     for key in outputs[-1:]:
         tensors[key] = tensors[key] * 1.01
     assert outputs

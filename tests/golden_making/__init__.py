@@ -9,6 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from .controls import (
+    cami2v_motionctrl_unet,
+    cami2v_pose_encoder,
+    freetraj_noise,
+    freetraj_path,
+    freetraj_unet,
+    motionctrl_omcm,
+    motionctrl_unet,
+    stylecrafter_unet,
+    tooncrafter_sketch_controlnet,
+)
 from .networks import (
     dc_resampler,
     dc_unet,
@@ -20,6 +31,7 @@ from .networks import (
     turbo_unet,
     unet,
     vae,
+    viewcrafter_unet,
 )
 from .trajectories import dc_ddim_analytic, ddim_analytic, turbo_lcm_analytic
 from .whole_models import dc_e2e, e2e, freenoise_e2e, turbo_e2e
@@ -31,5 +43,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
         image_encoder, text_encoder, dc_resampler, vae,
         ddim_analytic, dc_ddim_analytic, turbo_lcm_analytic,
         e2e, dc_e2e, turbo_e2e, freenoise_e2e,
+        freetraj_path, freetraj_noise, freetraj_unet, motionctrl_omcm, motionctrl_unet,
+        cami2v_motionctrl_unet, cami2v_pose_encoder, stylecrafter_unet, tooncrafter_sketch_controlnet, viewcrafter_unet,
     )
 }  # fmt: skip

@@ -69,7 +69,7 @@ def unet(folder: Path) -> Path:
     return unet_case(folder, "unet", config, spec, calls)
 
 
-def dc_unet(folder: Path) -> Path:
+def dc_unet(folder: Path, kind: str = "dc_unet") -> Path:
     draw, calls = Draws(), []
     for tokens in (96, 32):  # 16 for each of 6 frames; fewer, for all
         x, context = draw(2, 8, 6, 4, 6), draw(2, 77 + tokens, 16)
@@ -78,7 +78,11 @@ def dc_unet(folder: Path) -> Path:
         given.update({"image": image, "fps": torch.full((2,), 9), "in/x": x, "in/context": context})
         calls.append(({"fs": 9}, given))
     spec = UNetSpec(**OURS, in_channels=8, concat_channels=4, image_attention=True, default_fps=11)
-    return unet_case(folder, "dc_unet", CONTINUING, spec, calls)
+    return unet_case(folder, kind, CONTINUING, spec, calls)
+
+
+def viewcrafter_unet(folder: Path) -> Path:
+    return dc_unet(folder, "viewcrafter_unet")
 
 
 def turbo_unet(folder: Path) -> Path:

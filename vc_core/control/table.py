@@ -31,7 +31,7 @@ EACH_SECTION = (
 def check_each_section(controls: Sequence[Control]) -> None:
     """Raises UserError for controls that a row of key frames does not support."""
     for control in controls:
-        if control.timed:
+        if control.is_timed:
             raise UserError(f"{control.title} is not supported with key frames: {EACH_SECTION}. Leave it out.")
 
 

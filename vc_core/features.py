@@ -63,8 +63,8 @@ def uses_of_request(request: Request) -> dict[Feature, Use]:
 
 
 def uses_of_windows(windows: Windows | None, reordered: Windows | None, frames: int | None) -> dict[Feature, Use]:
-    """What a control may not support of the windows inside a network, and of those that reorder the first noise of a
-    clip of so many frames; None for the model's default."""
+    """What a control may not support of the windows inside a network, and of those that reorder the first noise.
+    frames: of the clip; None for the model's default."""
     uses = {}
     if windows is not None and windows.spectral:
         uses[Feature.FREELONG] = Use(given="FreeLong", cure="Choose another method for long videos")

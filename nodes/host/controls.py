@@ -119,14 +119,14 @@ def _sample(
     extra_args: dict[str, Any],
     callback: Any,
     noise: Tensor,
-    latent: Tensor | None = None,
     *others: Any,
     **more: Any,
 ) -> Any:
-    """ComfyUI's entry around the sampler of a run, whose models are in memory. noise, latent: f c h w."""
+    """ComfyUI's entry around the sampler of a run, whose models are in memory. noise: f c h w. others: the latents
+    to start from, f c h w, and more."""
     options = extra_args["model_options"]
     given = controls_of(options)
-    video = latent if latent is not None and bool(latent.any()) else None
+    video = _video(others[0] if others else None)
     uses = {} if video is None else {Feature.SOURCE: Use(given="A video to start from", cure="Leave it out")}
     attachment = _attachment(guider, given, sigmas, extra_args.get("seed") or 0, noise, uses)
     options = comfy.model_patcher.create_model_options_clone(options)
@@ -140,7 +140,12 @@ def _sample(
     begin = attachment.begin(extra_args.get("seed") or 0)
     if begin is not None and not passed.get(NOISE_GIVEN):
         noise = to_frames(begin(to_clips(noise, len(noise)), partial(_opening, guider, options, sigmas, video)))
-    return executor(guider, sigmas, {**extra_args, "model_options": options}, callback, noise, latent, *others, **more)
+    return executor(guider, sigmas, {**extra_args, "model_options": options}, callback, noise, *others, **more)
+
+
+def _video(latent: Tensor | None) -> Tensor | None:
+    """The latents f c h w that a run starts from; None where they are empty."""
+    return latent if latent is not None and bool(latent.any()) else None
 
 
 def _opening(guider: Any, options: dict[str, Any], sigmas: Tensor, video: Tensor | None) -> Opening:

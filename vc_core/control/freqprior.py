@@ -81,7 +81,7 @@ class FreqPrior(Control):
 
 
 def _in_rounds(control: FreqPrior, steps: int, drawn: Tensor, source: NoiseSource, opening: Open) -> Tensor:
-    """The noise of the last round of a run of so many steps. All rounds are noised with what the first began with."""
+    """The noise of the last round. steps: of the run. All rounds are noised with what the first began with."""
     run, prior = opening(), Prior(ratio=control.ratio, kind=control.filter)
     first = round(run.first.timestep)
     if first <= control.stop:

@@ -1,4 +1,4 @@
-"""ByTheWay, FreqPrior, Noise Calibration and FreeU as nodes: what vc_core gives, and what core's FreeU nodes do."""
+"""ByTheWay, FreqPrior, Noise Calibration, FreeU and Layer Guidance as nodes: what vc_core gives, and what core's FreeU nodes do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import TEXT_MODEL
 
-from vc_core.control import ByTheWay, FreeU, FreqPrior, NoiseCalibration
+from vc_core.control import ByTheWay, FreeU, FreqPrior, LayerGuidance, NoiseCalibration
 from vc_core.denoising import Sampling, Source
 from vc_core.network.layers import to_clips, to_frames
 from vc_core.pipeline import Request, VideoCrafter
@@ -18,6 +18,7 @@ NODES = {
     "VideoCrafterByTheWayControl": (ByTheWay, {"beta": 4.0, "share": 1.0}),
     "VideoCrafterFreqPriorControl": (FreqPrior, {"rounds": 2}),
     "VideoCrafterFreeUControl": (FreeU, {**FACTORS, "version": "1"}),
+    "VideoCrafterLayerGuidanceControl": (LayerGuidance, {"temporal": "perturbed"}),
     "VideoCrafterNoiseCalibrationControl": (NoiseCalibration, {"rounds": 2, "scale": 1.0}),
 }
 

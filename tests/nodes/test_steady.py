@@ -1,4 +1,4 @@
-"""ByTheWay, FreqPrior, Noise Calibration, FreeU and Layer Guidance as nodes: what vc_core gives, and what core's FreeU nodes do."""
+"""ByTheWay, FreqPrior, Noise Calibration, FreeU, Layer Guidance as nodes: what vc_core gives, and FreeU of core."""
 
 from __future__ import annotations
 

@@ -276,6 +276,7 @@ def test_runs_that_do_not_fit_are_refused_before_work_starts(models: dict[str, V
     steps = model.steps("a boat", request=request, source=replace(video(), strength=1.0))
     with pytest.raises(UserError, match="this one starts from pure noise"):
         list(steps)
-    rounds = method_named("off")(free_init=1)
-    with pytest.raises(UserError, match="FreqPrior is not supported with free_init"):
-        check_method(rounds, replace(REQUEST, controls=(FreqPrior(),)), model.parts.spec, {})
+    many = replace(REQUEST, frames=40, controls=(FreqPrior(),))
+    for method in (method_named("off")(free_init=1), method_named("continue")(), method_named("fifo")()):
+        with pytest.raises(UserError, match="FreqPrior is not supported with"):
+            check_method(method, many, model.parts.spec, {})

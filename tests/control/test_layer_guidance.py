@@ -25,7 +25,7 @@ from vc_core.pipeline import VideoCrafter
 from vc_core.request import Request
 from vc_core.specs import FAMILY
 
-REQUEST = Request(width=32, height=24, frames=4, seed=3, sampling=Sampling(steps=1, eta=0.0), cfg=5.0)
+REQUEST = Request(width=64, height=64, frames=4, seed=3, sampling=Sampling(steps=1, eta=0.0), cfg=5.0)
 SCENE = Scene(spec=TEXT_MODEL, frames=4, width=32, height=24, steps=4, cfg=5.0)
 EVERYWHERE = ("middle_block", *(f"{kind}_blocks.{number}" for kind in ("input", "output") for number in range(9)))
 WEAKENED = Evaluation(branches=(replace(POSITIVE, without=frozenset({"layer_guidance"})),))

@@ -53,10 +53,15 @@ def test_the_node_gives_what_vc_core_gives(base, checkpoints, text_model, node):
 
 @pytest.mark.parametrize(("node", "version"), [("FreeU", "1"), ("FreeU_V2", "2")])
 def test_freeu_of_core_acts_at_the_right_channels(text_model, node, version):
-    """The same as the control, which knows the blocks by the model's numbers."""
-    ours = text_model.sample(controlled(text_model, "VideoCrafterFreeUControl", **FACTORS, version=version))
-    assert relative(text_model.sample(controlled(text_model, node, **FACTORS)), ours) < EXACT
-    assert relative(ours, text_model.sample()) > EXACT
+    """The same as the control, which knows the blocks by the model's numbers. Core's second version divides by zero
+    where a map has a single pixel."""
+
+    def sampled(model):
+        return text_model.sample(model, latent_image=text_model.latent(64, 48))
+
+    ours = sampled(controlled(text_model, "VideoCrafterFreeUControl", **FACTORS, version=version))
+    assert relative(sampled(controlled(text_model, node, **FACTORS)), ours) < EXACT
+    assert relative(ours, sampled(text_model.model)) > EXACT
 
 
 def test_noise_calibration_needs_a_video(text_model):

@@ -1,4 +1,5 @@
-"""Measures dragging (Time-to-Move) and motion strength on the small models: `python -m evaluation.motion`.
+"""Measures dragging (Time-to-Move), motion strength, ByTheWay, FreqPrior and FreeU on the small models: `python -m
+evaluation.motion`.
 
 It prints the figures as JSON, and with `--sheet` saves the dragged clips below their rough videos.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vc_core import bundled
-from vc_core.control import MotionStrength
+from vc_core.control import ByTheWay, Control, FreeU, FreqPrior, MotionStrength
 from vc_core.denoising import Sampling, Source
 from vc_core.frames.dragging import KEPT_UNTIL, Drag, Reference
 from vc_core.frames.pixels import save_image
@@ -40,7 +41,7 @@ PATHS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """How objects are dragged, in pixels from where they are, by what the prompt says of it: straight, and bent."""
 SHAPES = ("circle", "square", "triangle", "cross")
-CONTROLS: dict[str, MotionStrength] = {
+STRENGTHS: dict[str, Control] = {
     "strength 1": MotionStrength(),
     "strength 0": MotionStrength(strength=0.0),
     "strength 0.5": MotionStrength(strength=0.5),
@@ -50,6 +51,14 @@ CONTROLS: dict[str, MotionStrength] = {
     "temperature 1": MotionStrength(temperature=1.0),
     "temperature 4": MotionStrength(temperature=4.0),
 }
+STEADY: dict[str, Control] = {
+    "plain": FreqPrior(rounds=1),
+    "ByTheWay": ByTheWay(),
+    "ByTheWay, beta 1.5": ByTheWay(beta=1.5),
+    "FreqPrior": FreqPrior(),
+    "FreeU": FreeU(),
+}
+"""Published settings, and weaker ones of ByTheWay."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,7 +134,7 @@ def drag_figures(cases: Sequence[DragCase], made: Sequence[tuple[Reference, Arra
     }
 
 
-def strength_figures(crafter: VideoCrafter, control: MotionStrength, count: int, steps: int) -> dict[str, Any]:
+def control_figures(crafter: VideoCrafter, control: Control, count: int, steps: int) -> dict[str, Any]:
     """What a control does to clips of held-out prompts, the same for all controls."""
     clips, right = [], []
     for case in draw_cases(count, unseen=True):
@@ -158,7 +167,7 @@ def measure_drags(count: int, steps: int) -> tuple[dict[str, Any], list[Tensor]]
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = argparse.ArgumentParser(prog="python -m evaluation.motion", description=__doc__)
-    options.add_argument("--only", choices=("drag", "strength"), default=None, help="one of the two")
+    options.add_argument("--only", choices=("drag", "strength", "steady"), default=None, help="one of the three")
     options.add_argument("--count", type=int, default=8, help="clips for each figure")
     options.add_argument("--steps", type=int, default=20)
     options.add_argument("--sheet", type=Path, default=None, help="where to save the dragged clips")
@@ -169,16 +178,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     given = parser().parse_args(arguments)
     found: dict[str, Any] = {}
-    if given.only != "strength":
+    if given.only in (None, "drag"):
         found, rows = measure_drags(given.count, given.steps)
         if given.sheet is not None:
             save_image(given.sheet, torch.cat(rows), overwrite=True)
     if given.only != "drag":
         text = VideoCrafter.load(bundled.TEXT)
-        for name, control in CONTROLS.items():
-            found[name] = strength_figures(text, control, given.count, given.steps)
+        tables = {"strength": STRENGTHS, "steady": STEADY}
+        for name, control in ((key, one) for table in chosen(tables, given.only) for key, one in table.items()):
+            found[name] = control_figures(text, control, given.count, given.steps)
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def chosen(tables: Mapping[str, Mapping[str, Control]], name: str | None) -> list[Mapping[str, Control]]:
+    """The table of this name, or all."""
+    return [table for key, table in tables.items() if name in (None, key)]
 
 
 def row(frames: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .denoising import AnalyticInit, Source
 from .errors import UserError
-from .specs import ModelSpec
+from .specs import ModelSpec, Windows
 
 if TYPE_CHECKING:
     from .control import Control
@@ -33,6 +33,9 @@ class Feature(Enum):
     CACHE = "a cache"
     FRAME_TEXTS = "a text for each frame"
     CONTROL = "ControlNet"
+    FREELONG = "FreeLong"
+    REUSED_NOISE = "noise that is reused over time"
+    NOISE_ROUNDS = "a control that samples in rounds"
     TIMED_CONTROL = "a control with a value for each frame"
 
 
@@ -55,15 +58,31 @@ def uses_of_request(request: Request) -> dict[Feature, Use]:
         uses[Feature.CACHE] = Use(given=f"The cache {cache}", cure="Leave the cache off")
     if request.loop:
         uses[Feature.LOOP] = Use(given="A loop", cure="Leave it out")
-    return {**uses, **uses_of_controls(request.controls)}
+    windows, reordered = request.windows, request.reordered
+    return {**uses, **uses_of_windows(windows, reordered, request.frames), **uses_of_controls(request.controls)}
+
+
+def uses_of_windows(windows: Windows | None, reordered: Windows | None, frames: int | None) -> dict[Feature, Use]:
+    """What a control may not support of the windows inside a network, and of those that reorder the first noise.
+    frames: of the clip; None for the model's default."""
+    uses = {}
+    if windows is not None and windows.spectral:
+        uses[Feature.FREELONG] = Use(given="FreeLong", cure="Choose another method for long videos")
+    if reordered is not None and frames is not None and frames > reordered.size:
+        given, cure = "Noise that is reused over time (FreeNoise)", "Choose another method for long videos"
+        uses[Feature.REUSED_NOISE] = Use(given=given, cure=cure)
+    return uses
 
 
 def uses_of_controls(controls: Iterable[Control]) -> dict[Feature, Use]:
     """What a method may not support of the controls of a run."""
-    timed = [control.title for control in controls if control.is_timed]
-    if not timed:
-        return {}
-    return {Feature.TIMED_CONTROL: Use(given=" and ".join(timed), cure="Leave the control out")}
+    controls = tuple(controls)
+    found = {
+        Feature.TIMED_CONTROL: [control.title for control in controls if control.is_timed],
+        Feature.NOISE_ROUNDS: [control.title for control in controls if control.rounds_of_noise],
+    }
+    cure = "Leave the control out"
+    return {feature: Use(given=" and ".join(titles), cure=cure) for feature, titles in found.items() if titles}
 
 
 def uses_of_model(spec: ModelSpec) -> dict[Feature, Use]:

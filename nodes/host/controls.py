@@ -25,10 +25,10 @@ from ...vc_core.control.attachment import Attachment, Encoders, Scene
 from ...vc_core.control.control import Control
 from ...vc_core.control.networks import no_weights
 from ...vc_core.control.table import Prepared, attached, check
-from ...vc_core.denoising.draft import draft, draft_levels
+from ...vc_core.denoising.draft import Opening
 from ...vc_core.denoising.windows import ContextWindows
 from ...vc_core.errors import UserError
-from ...vc_core.features import uses_of_model
+from ...vc_core.features import Feature, Use, uses_of_model, uses_of_windows
 from ...vc_core.frames.pixels import to_network
 from ...vc_core.network.layers import to_clips, to_frames
 from .caching import GUIDANCE_CACHE
@@ -36,11 +36,11 @@ from .clip_vision import encode_images, normed
 from .compat import remember_types
 from .deep import STEP_CACHE
 from .guidance import after_cfg
-from .long import check_own
+from .long import check_own, reused
 from .model import patcher_class
 from .reading import open_file
-from .sampling import host_denoiser, schedule_of
-from .unet import ATTACHED, CONTEXT, HANDLER, Acting
+from .sampling import first_level, host_denoiser, schedule_of
+from .unet import ATTACHED, CONTEXT, HANDLER, WINDOWS, Acting
 
 CONTROLS = "videocrafter_controls"
 """The controls of a MODEL (`Given`), among its `transformer_options`."""
@@ -122,10 +122,13 @@ def _sample(
     *others: Any,
     **more: Any,
 ) -> Any:
-    """ComfyUI's entry around the sampler of a run, whose models are in memory. noise: f c h w."""
+    """ComfyUI's entry around the sampler of a run, whose models are in memory. noise: f c h w. others: the latents
+    to start from, f c h w, and more."""
     options = extra_args["model_options"]
     given = controls_of(options)
-    attachment = _attachment(guider, given, sigmas, extra_args.get("seed") or 0, noise)
+    video = _video(others[0] if others else None)
+    uses = {} if video is None else {Feature.SOURCE: Use(given="A video to start from", cure="Leave it out")}
+    attachment = _attachment(guider, given, sigmas, extra_args.get("seed") or 0, noise, uses)
     options = comfy.model_patcher.create_model_options_clone(options)
     passed = options["transformer_options"]
     wants_step = any(each.control.wants_step for each in given)
@@ -136,12 +139,17 @@ def _sample(
     options["sampler_post_cfg_function"] = [*before, *functions, *behind]
     begin = attachment.begin(extra_args.get("seed") or 0)
     if begin is not None and not passed.get(NOISE_GIVEN):
-        noise = to_frames(begin(to_clips(noise, len(noise)), partial(_draft, guider, options)))
+        noise = to_frames(begin(to_clips(noise, len(noise)), partial(_opening, guider, options, sigmas, video)))
     return executor(guider, sigmas, {**extra_args, "model_options": options}, callback, noise, *others, **more)
 
 
-def _draft(guider: Any, options: dict[str, Any], drawn: Tensor) -> Tensor:
-    """A draft of the run, b c f h w, from noise, b c f h w: without caches, and without what belongs to some steps."""
+def _video(latent: Tensor | None) -> Tensor | None:
+    """The latents f c h w that a run starts from; None where they are empty."""
+    return latent if latent is not None and bool(latent.any()) else None
+
+
+def _opening(guider: Any, options: dict[str, Any], sigmas: Tensor, video: Tensor | None) -> Opening:
+    """The run that is about to begin, without caches, and without what belongs to some steps. video: f c h w."""
     options = comfy.model_patcher.create_model_options_clone(options)
     passed = options["transformer_options"]
     for cache in (STEP_CACHE, GUIDANCE_CACHE):
@@ -150,11 +158,18 @@ def _draft(guider: Any, options: dict[str, Any], drawn: Tensor) -> Tensor:
     passed[ATTACHED] = replace(passed[ATTACHED], adapters=always)
 
     denoise = host_denoiser(guider, {"model_options": options, "seed": None})
-    return draft(denoise, draft_levels(schedule_of(guider.model_patcher)), drawn)
+    return Opening(
+        denoise=denoise,
+        schedule=schedule_of(guider.model_patcher),
+        first=first_level(guider.model_patcher, sigmas),
+        video=None if video is None else to_clips(video, len(video)),
+    )
 
 
-def _attachment(guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, noise: Tensor) -> Attachment:
-    """What the controls add to a run. Raises UserError where they cannot act on it."""
+def _attachment(
+    guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, noise: Tensor, uses: Mapping[Feature, Use]
+) -> Attachment:
+    """What the controls add to a run. uses: what it starts from. Raises UserError where they cannot act on it."""
     base, patcher = guider.inner_model, guider.model_patcher
     multiple = base.spec.size_multiple
     scene = Scene(
@@ -171,7 +186,9 @@ def _attachment(guider: Any, given: Sequence[Given], sigmas: Tensor, seed: int, 
         tokenize=tokenize,
     )
     scene = replace(scene, passing=_passing(guider.model_options))
-    check([each.control for each in given], scene, uses_of_model(base.spec))
+    windows = guider.model_options.get("transformer_options", {}).get(WINDOWS)
+    used = {**uses_of_model(base.spec), **uses_of_windows(windows, reused(guider.model_options), len(noise)), **uses}
+    check([each.control for each in given], scene, used)
     prepared = [
         Prepared(control=each.control, network=_loaded(patcher, each.control), encoded=each.encoded) for each in given
     ]

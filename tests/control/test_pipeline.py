@@ -21,7 +21,7 @@ from vc_core.control.options import add_control_options, controls_of, described
 from vc_core.control.table import check, check_each_section, markdown
 from vc_core.denoising import NoiseSource, Sampling
 from vc_core.denoising.guidance import Term, guide
-from vc_core.denoising.sampling import Draft
+from vc_core.denoising.sampling import Open
 from vc_core.errors import UserError
 from vc_core.features import Feature, Use
 from vc_core.long import frames, method_named
@@ -75,7 +75,7 @@ class Shifted(Control):
             noise=self._changed if self.noise else None,
         )
 
-    def _changed(self, drawn: Tensor, source: NoiseSource, draft: Draft) -> Tensor:
+    def _changed(self, drawn: Tensor, source: NoiseSource, opening: Open) -> Tensor:
         return drawn + self.noise * source.draw(drawn.shape, drawn.device, drawn.dtype)
 
 

@@ -89,6 +89,11 @@ class Everywhere(Adapter):
         assert at.relative
         return logits
 
+    def attention_weights(self, at: Place, weights: Tensor) -> Tensor:
+        self.noted("attention_weights", at)
+        assert weights.shape[-1] == weights.shape[-2]
+        return weights
+
     def attention_backend(self, at: Place, function: Attention) -> Attention:
         self.noted("attention_backend", at)
         return function
@@ -145,6 +150,9 @@ class Scaled(Adapter):
 
     def attention_logits(self, at: Place, logits: Tensor) -> Tensor:
         return self.factor * logits
+
+    def attention_weights(self, at: Place, weights: Tensor) -> Tensor:
+        return self.factor * weights
 
     def attention_backend(self, at: Place, function: Attention) -> Attention:
         def scaled(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:

@@ -11,11 +11,16 @@ A new control is a file with a record and its row in `table`. Controls that have
 """
 
 from .attachment import Attachment, Scene
+from .bytheway import ByTheWay
 from .cami2v import CamI2V, MotionCtrlI2V
 from .control import Control
 from .freetraj import FreeTraj
+from .freeu import FreeU
+from .freqprior import FreqPrior
+from .layer_guidance import LayerGuidance
 from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
+from .noise_calibration import NoiseCalibration
 from .sketch import Sketch
 from .stylecrafter import StyleCrafter
 from .table import CONTROLS, control_named
@@ -23,12 +28,17 @@ from .table import CONTROLS, control_named
 __all__ = [
     "CONTROLS",
     "Attachment",
+    "ByTheWay",
     "CamI2V",
     "Control",
     "FreeTraj",
+    "FreeU",
+    "FreqPrior",
+    "LayerGuidance",
     "MotionCtrl",
     "MotionCtrlI2V",
     "MotionStrength",
+    "NoiseCalibration",
     "Scene",
     "Sketch",
     "StyleCrafter",

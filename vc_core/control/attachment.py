@@ -13,7 +13,7 @@ from ..conditioning.tokenizer import tokenize
 from ..conditions import Conditioning
 from ..denoising import Noise, NoiseSource
 from ..denoising.guidance import Guidance, Rule, Term
-from ..denoising.sampling import Begin, Draft
+from ..denoising.sampling import Begin, Open
 from ..network.adapter import Adapter
 from ..specs import ModelSpec
 
@@ -21,9 +21,9 @@ SEEDS = 2**64
 FURTHER = 2**63
 """Lies between the seed of a run and that of the further noise of its controls."""
 
-ChangeNoise = Callable[[Tensor, NoiseSource, Draft], Tensor]
-"""(initial noise b c f h w, a source of further noise, a function from noise to a draft of the run's latents) -> the
-initial noise to use, of the same shape"""
+ChangeNoise = Callable[[Tensor, NoiseSource, Open], Tensor]
+"""(initial noise b c f h w, a source of further noise, what gives the run that is about to begin) -> the initial noise
+to use, of the same shape"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,7 +130,7 @@ class Attachment:
         if change is None:
             return None
         source = Noise((seed + FURTHER) % SEEDS)
-        return lambda drawn, draft: change(drawn, source, draft)
+        return lambda drawn, opening: change(drawn, source, opening)
 
     def guidance(self, given: Guidance) -> Guidance:
         """The guidance with the terms and rules."""
@@ -139,9 +139,9 @@ class Attachment:
         return replace(given, terms=(*given.terms, *self.terms), rules=(*given.rules, *self.rules))
 
 
-def _changed(changes: Sequence[ChangeNoise], drawn: Tensor, source: NoiseSource, draft: Draft) -> Tensor:
+def _changed(changes: Sequence[ChangeNoise], drawn: Tensor, source: NoiseSource, opening: Open) -> Tensor:
     for change in changes:
-        drawn = change(drawn, source, draft)
+        drawn = change(drawn, source, opening)
     return drawn
 
 

@@ -110,8 +110,10 @@ class Control(ABC):
         folder that its file belongs in; None for a control without weights.
     encoders: what `encode` needs, "text" or "image".
     wants_step: whether its adapters read the number of the step, which some front ends have to look for.
+    rounds_of_noise: whether it samples in rounds of its own for the first noise.
     timed: whether it can have a value for each frame; see `is_timed`.
     conflicts: the features, and the names of other controls, that it does not support, and why.
+    needs: the features without which it has nothing to act on, and how to give them.
     """
 
     name: ClassVar[str]
@@ -124,8 +126,10 @@ class Control(ABC):
     folder: ClassVar[str] = "checkpoints"
     encoders: ClassVar[tuple[Literal["text", "image"], ...]] = ()
     wants_step: ClassVar[bool] = False
+    rounds_of_noise: ClassVar[bool] = False
     timed: ClassVar[bool] = True
     conflicts: ClassVar[Mapping[Feature | str, str]] = {}
+    needs: ClassVar[Mapping[Feature, str]] = {}
 
     def __post_init__(self) -> None:
         for item in self.parameters():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import bundled
 from ..conditioning.tokenizer import END, START, tokenize
 from ..denoising import NoiseSource
-from ..denoising.sampling import Draft
+from ..denoising.sampling import Open
 from ..errors import UserError
 from .attachment import Attachment, Scene
 from .boxes import Canvas, paths_of
@@ -44,7 +44,10 @@ class FreeTraj(Control):
     models = "VideoCrafter1 and 2, T2V-Turbo"
     search = ("trajectory", "bounding box", "drag", "move object")
     wants_step = True
-    conflicts = {"freetraj": "one FreeTraj moves several objects"}
+    conflicts = {
+        "freetraj": "one FreeTraj moves several objects",
+        "freqprior": "its rounds would take the boxes out of the noise",
+    }
 
     words: str = field(
         default="",
@@ -167,11 +170,11 @@ class FreeTraj(Control):
 
 
 def _begin(
-    paths: Sequence[Path], moving: bool, trace: float, noise: Tensor, source: NoiseSource, draft: Draft
+    paths: Sequence[Path], moving: bool, trace: float, noise: Tensor, source: NoiseSource, opening: Open
 ) -> Tensor:
     """The initial noise with what moves along the paths; `trace` is for a single one."""
     out = with_paths(paths, noise, source) if moving else noise
-    return with_trace(paths[0], trace, out, draft(noise)) if trace else out
+    return with_trace(paths[0], trace, out, opening().draft(noise)) if trace else out
 
 
 def spoken(prompt: str) -> str:

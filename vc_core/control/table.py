@@ -10,17 +10,35 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..features import Feature, Use, refuse_uses
 from .attachment import NOTHING, Attachment, Scene
+from .bytheway import ByTheWay
 from .cami2v import CamI2V, MotionCtrlI2V
 from .control import Control
 from .freetraj import FreeTraj
+from .freeu import FreeU
+from .freqprior import FreqPrior
+from .layer_guidance import LayerGuidance
 from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
+from .noise_calibration import NoiseCalibration
 from .sketch import Sketch
 from .stylecrafter import StyleCrafter
 
 CONTROLS: dict[str, type[Control]] = {
     control.name: control
-    for control in (MotionCtrl, FreeTraj, CamI2V, MotionCtrlI2V, Sketch, StyleCrafter, MotionStrength)
+    for control in (
+        MotionCtrl,
+        FreeTraj,
+        CamI2V,
+        MotionCtrlI2V,
+        Sketch,
+        StyleCrafter,
+        MotionStrength,
+        ByTheWay,
+        FreqPrior,
+        NoiseCalibration,
+        FreeU,
+        LayerGuidance,
+    )
 }
 
 EACH_SECTION = (
@@ -49,6 +67,9 @@ def check(controls: Sequence[Control], scene: Scene, uses: Mapping[Feature, Use]
         if control.is_timed:
             reasons.setdefault(Feature.KEY_FRAMES, EACH_SECTION)
         refuse_uses(control.title, reasons, uses, f"leave {control.title} out")
+        for feature, cure in control.needs.items():
+            if feature not in uses:
+                raise UserError(f"{control.title} needs {feature.value}. {cure}, or leave {control.title} out.")
         for other in (*controls[:place], *controls[place + 1 :]):
             if other.name in control.conflicts:
                 raise UserError(

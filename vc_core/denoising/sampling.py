@@ -14,19 +14,19 @@ from ..errors import UserError
 from ..specs import Windows
 from .caching import Quality, check_quality, guidance_cache
 from .denoiser import denoiser
-from .draft import draft, draft_levels
+from .draft import Opening
 from .freenoise import rescheduled
 from .guidance import Conditionings, Guidance, Model, Predictor, guide
 from .noise import NoiseSource
 from .samplers import SAMPLERS, Step
 from .schedule import End, Level, NoiseSchedule, Spacing
-from .start import AnalyticInit, Masked, Source, released, start, steps_of
+from .start import AnalyticInit, Masked, Source, released, remaining, start, steps_of
 
-Draft = Callable[[Tensor], Tensor]
-"""noise b c f h w -> the clean latents that a run from it would lead to, roughly"""
+Open = Callable[[], Opening]
+"""Gives the run that is about to begin. Raises UserError for models without a noise schedule."""
 
-Begin = Callable[[Tensor, Draft], Tensor]
-"""(noise b c f h w, a function that makes drafts) -> the noise to begin with"""
+Begin = Callable[[Tensor, Open], Tensor]
+"""(noise b c f h w, what gives the run) -> the noise to begin with"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def sample(
     """Denoise from noise of a `shape` (b c f h w), or from a `source`; exactly one of the two is given.
 
     conditionings: by name, "positive" and what the guidance needs, see `Guidance.conditionings`.
-    begin: changes the first noise, b c f h w. It also receives a function from noise to a draft, see `denoising.draft`.
+    begin: changes the first noise, b c f h w. It also receives a function that gives the run, see `draft.Opening`.
 
     Yields after each step; `x` of the last step is the result. Latents are float32, on the device of the conditioning.
     All inputs are checked before this returns; nothing runs before the first step is asked for. Raises UserError for
@@ -113,7 +113,7 @@ def sample(
         if settings.windows is not None:
             drawn = rescheduled(drawn, settings.windows, noise)
         if begin is not None:
-            drawn = begin(drawn, partial(_draft, guided, schedule))
+            drawn = begin(drawn, partial(_opening, guided, schedule, remaining(levels, source)[0], source))
         x, left = start(levels, drawn, source)
         sampler = partial(SAMPLERS[settings.sampler], levels=left, noise=noise, eta=settings.eta)
         for step in steps_of(sampler, denoise, x, left, _masked(source, drawn, len(schedule))):
@@ -124,8 +124,10 @@ def sample(
     return run()
 
 
-def _draft(guided: Predictor, schedule: NoiseSchedule, drawn: Tensor) -> Tensor:
-    return draft(denoiser(guided, schedule.prediction), draft_levels(schedule), drawn)
+def _opening(guided: Predictor, schedule: NoiseSchedule, first: Level, source: Source | AnalyticInit | None) -> Opening:
+    """The run that is about to begin at a level."""
+    video = source.latents if isinstance(source, Source) and source.strength < 1 else None
+    return Opening(denoise=denoiser(guided, schedule.prediction), schedule=schedule, first=first, video=video)
 
 
 def _masked(source: Source | AnalyticInit | None, drawn: Tensor, timesteps: int) -> Masked | None:

@@ -116,13 +116,19 @@ class AnalyticInit:
 
 def start(levels: Sequence[Level], drawn: Tensor, source: Source | AnalyticInit | None) -> tuple[Tensor, list[Level]]:
     """-> (x at the first level of the run, the levels that are left to run); `drawn` is standard normal noise."""
+    left = remaining(levels, source)
     if isinstance(source, AnalyticInit):
-        return source.noised(drawn, levels[0]), list(levels)
+        return source.noised(drawn, left[0]), left
     if source is None or source.strength == 1:
-        return drawn, list(levels)
-    run = max(1, round((len(levels) - 1) * source.strength))
-    left = list(levels[-(run + 1) :])
+        return drawn, left
     return noised(source.latents.to(drawn), drawn, left[0]), left
+
+
+def remaining(levels: Sequence[Level], source: Source | AnalyticInit | None) -> list[Level]:
+    """The levels that are left to run."""
+    if not isinstance(source, Source) or source.strength == 1:
+        return list(levels)
+    return list(levels[-(max(1, round((len(levels) - 1) * source.strength)) + 1) :])
 
 
 @dataclass(frozen=True, eq=False)

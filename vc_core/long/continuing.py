@@ -35,6 +35,7 @@ class Continue(Windowed):
         Feature.KEY_FRAMES: "each section between key frames is a clip of its own",
         Feature.ANALYTIC_INIT: "the statistics are those of one clip",
         Feature.TIMED_CONTROL: "each clip would begin again with the first frame's value",
+        Feature.NOISE_ROUNDS: "each clip continues frames of the one before, which rounds from noise alone do not have",
     }
 
     overlap: int = field(

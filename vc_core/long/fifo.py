@@ -40,6 +40,7 @@ class Fifo(Windowed):
         Feature.FRAME_TEXTS: "its windows move through the video",
         Feature.CONTROL: "its windows move through the video, and each hint belongs to a frame",
         Feature.TIMED_CONTROL: "its windows move through the video, and each value belongs to a frame",
+        Feature.NOISE_ROUNDS: "its queue draws the noise of each frame when the frame enters it",
     }
 
     partitions: int = field(

@@ -142,6 +142,7 @@ class OneClip(Method):
         Feature.MASK: "its rounds start from noise",
         Feature.KEY_FRAMES: "each section between key frames is a clip of its own",
         Feature.ANALYTIC_INIT: "its rounds have a first noise of their own",
+        Feature.NOISE_ROUNDS: "both begin each round with a noise of their own",
     }
 
     free_init: int = field(

@@ -23,6 +23,7 @@ costs nothing, and fused kernels compute everything around the sites that are in
 | `project_context`      | for keys and values of texts and image tokens | project, layer, tokens -> layer(tokens) |
 | `attention`            | for each attention, between its projections   | attend, q, k, v, mask -> attend(...)    |
 | `attention_logits`     | before the softmax, with relative positions   | logits -> logits                        |
+| `attention_weights`    | after the softmax, over frames                | weights -> weights                      |
 | `attention_backend`    | where a plain function computes an attention  | function -> function                    |
 
 Each method first receives the `Place` that it is called at. Several adapters are called in the order in which they are
@@ -32,9 +33,9 @@ outermost, and the function that it receives leads to the next adapter and final
 
 Feature maps are (b f) c h w. Tokens in spatial transformers are (b f) n d, one for each pixel. Tokens in temporal
 transformers have the frames on axis 1: (b p) f d with p pixels, or b f p d where fused kernels are in use; in
-`attention` and `attention_backend` they are always (b p) f d, and their logits (b p heads) f f. In cross-attention,
-`attention` receives keys and values with a row for each row of queries. b counts all conditionings of a pass that joins
-several of them.
+`attention` and `attention_backend` they are always (b p) f d, and their logits and weights (b p heads) f f. In
+cross-attention, `attention` receives keys and values with a row for each row of queries. b counts all conditionings of
+a pass that joins several of them.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ Site = Literal[
     "project_context",
     "attention",
     "attention_logits",
+    "attention_weights",
     "attention_backend",
 ]
 SITES: tuple[Site, ...] = get_args(Site)
@@ -265,6 +267,11 @@ class Adapter:
         """The logits of an attention over frames with relative positions, whose share they include, and without a
         mask. Other attentions hold no logits."""
         return logits
+
+    def attention_weights(self, at: Place, weights: Tensor) -> Tensor:
+        """The weights of an attention over frames, (b p heads) f f: queries, then keys. Where it is used, the maps of
+        these layers are held in memory, and no backend computes them."""
+        return weights
 
     def attention_backend(self, at: Place, function: Attention) -> Attention:
         """The function that computes softmax(q k^T / sqrt(d) + mask) v. Not called for temporal attention with

@@ -31,11 +31,14 @@ def apply(layer: nn.Module, tokens: Tensor) -> Tensor:
     return out
 
 
+Change = Callable[[Tensor], Tensor]
+"""What an adapter makes of logits or weights."""
+
 Inputs = Callable[[], tuple[Tensor, Tensor, Tensor]]
 """Returns queries, keys and values, n tokens d."""
 
 
-ON_FRAMES: tuple[Site, ...] = ("attention", "attention_logits", "attention_backend")
+ON_FRAMES: tuple[Site, ...] = ("attention", "attention_logits", "attention_weights", "attention_backend")
 """The sites inside an attention. Over frames, adapters there receive the frames of each pixel in a row."""
 
 
@@ -227,6 +230,10 @@ class TemporalAttention(AttentionLayer):
         self.relative_position_v = RelativePositions(reach, dim // heads, layers) if reach else None
         self.place["positions"] = self.relative_position_k
 
+    def function(self, call: Call, place: dict[str, Any]) -> Attend:
+        changes = call.at("attention_weights", **place)
+        return partial(self._by_weights, changes) if changes else super().function(call, place)
+
     def attended(self, x: Tensor, call: Call) -> Tensor:
         windows = call.run.windows
         if not call.run.evaluation.temporal:
@@ -318,6 +325,17 @@ class TemporalAttention(AttentionLayer):
         q, k, v = (split_heads(y, self.heads).flatten(0, 1) for y in (q, k, v))
         return q, k, v
 
+    def _by_weights(
+        self, changes: Sequence[Change], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The attention of n f d with its weights as adapters return them."""
+        q, k, v = (split_heads(y, self.heads) for y in (q, k, v))
+        logits = scaled(q) @ k.transpose(-1, -2)
+        weights = (logits if mask is None else logits + mask).softmax(dim=-1).flatten(0, 1)
+        for change in changes:
+            weights = change(weights)
+        return join_heads(weights.unflatten(0, (-1, self.heads)) @ v)
+
     def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: Call) -> Tensor:
         """softmax(q (k + r)^T) (v + s) for scaled q, where r and s depend on the distance between two frames: (n
         heads) f d -> n f (heads d). Of the maps (n heads) f f, two are held at a time."""
@@ -333,6 +351,8 @@ class TemporalAttention(AttentionLayer):
         del bias
         weights = logits.softmax(dim=-1)
         del logits
+        for reweigh in call.at("attention_weights", **self.place):
+            weights = reweigh(weights)
         out = torch.baddbmm(torch.einsum("nqk,qkd->nqd", weights, to_v(frames, v)), weights, v)
         return join_heads(out.unflatten(0, (-1, self.heads)))
 
@@ -342,7 +362,7 @@ def scaled(q: Tensor) -> Tensor:
     return q * q.shape[-1] ** -0.5
 
 
-def _changed(changes: Sequence[Callable[[Tensor], Tensor]], logits: Tensor, mask: Tensor | None) -> Tensor:
+def _changed(changes: Sequence[Change], logits: Tensor, mask: Tensor | None) -> Tensor:
     """The logits as adapters return them, plus the mask."""
     for change in changes:
         logits = change(logits)

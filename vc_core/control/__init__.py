@@ -16,6 +16,7 @@ from .control import Control
 from .freetraj import FreeTraj
 from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
+from .scalecrafter import ScaleCrafter
 from .sketch import Sketch
 from .stylecrafter import StyleCrafter
 from .table import CONTROLS, control_named
@@ -29,6 +30,7 @@ __all__ = [
     "MotionCtrl",
     "MotionCtrlI2V",
     "MotionStrength",
+    "ScaleCrafter",
     "Scene",
     "Sketch",
     "StyleCrafter",

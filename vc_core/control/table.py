@@ -15,12 +15,13 @@ from .control import Control
 from .freetraj import FreeTraj
 from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
+from .scalecrafter import ScaleCrafter
 from .sketch import Sketch
 from .stylecrafter import StyleCrafter
 
 CONTROLS: dict[str, type[Control]] = {
     control.name: control
-    for control in (MotionCtrl, FreeTraj, CamI2V, MotionCtrlI2V, Sketch, StyleCrafter, MotionStrength)
+    for control in (MotionCtrl, FreeTraj, CamI2V, MotionCtrlI2V, Sketch, StyleCrafter, MotionStrength, ScaleCrafter)
 }
 
 EACH_SECTION = (

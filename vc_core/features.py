@@ -34,6 +34,7 @@ class Feature(Enum):
     FRAME_TEXTS = "a text for each frame"
     CONTROL = "ControlNet"
     TIMED_CONTROL = "a control with a value for each frame"
+    FIRST_STEPS = "a control of the first steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,13 @@ def uses_of_request(request: Request) -> dict[Feature, Use]:
 
 def uses_of_controls(controls: Iterable[Control]) -> dict[Feature, Use]:
     """What a method may not support of the controls of a run."""
-    timed = [control.title for control in controls if control.is_timed]
-    if not timed:
-        return {}
-    return {Feature.TIMED_CONTROL: Use(given=" and ".join(timed), cure="Leave the control out")}
+    controls = tuple(controls)
+    found = {
+        Feature.TIMED_CONTROL: [control.title for control in controls if control.is_timed],
+        Feature.FIRST_STEPS: [control.title for control in controls if control.wants_step],
+    }
+    cure = "Leave the control out"
+    return {feature: Use(given=" and ".join(titles), cure=cure) for feature, titles in found.items() if titles}
 
 
 def uses_of_model(spec: ModelSpec) -> dict[Feature, Use]:

@@ -18,6 +18,9 @@ from vc_core.control.table import check
 from vc_core.denoising import Sampling
 from vc_core.denoising.windows import ContextWindows
 from vc_core.errors import UserError
+from vc_core.features import Feature, uses_of_controls
+from vc_core.long.fifo import Fifo
+from vc_core.long.video import check_method
 from vc_core.network.adapters.dilation import Dilation
 from vc_core.network.call import Pass
 from vc_core.network.replay import kind_of
@@ -126,8 +129,8 @@ def test_each_setting_has_an_effect(models: dict[str, VideoCrafter]) -> None:
         {},
         {"dilated_steps": 2},
         {"factors": "level 1: 3, middle: 1.5"},
-        {"factors": "skip 1: 3", "dilated_steps": 3, "course": "progressive"},
-        {"factors": "skip 1: 3", "dilated_steps": 3, "course": "stages"},
+        {"factors": "skip 1: 4", "dilated_steps": 3, "course": "progressive"},
+        {"factors": "skip 1: 4", "dilated_steps": 3, "course": "stages"},
         {"factors": "level 1: 3, up 0: 2", "dilated_steps": 3, "damped_steps": 2},
         {"factors": "level 1: 3, up 0: 2", "dilated_steps": 3, "damped_steps": 2, "weaker_factors": "middle: 2"},
         {"factors": "level 1: 3, up 0: 2", "dilated_steps": 3},
@@ -203,6 +206,16 @@ def test_later_rows_go_before_earlier_ones() -> None:
     found = factors_of(table[:3], PUBLISHED)
     names = ("input_blocks.4.0.in_layers.2", "input_blocks.6.0.op", "output_blocks.6.0.in_layers.2")
     assert [found[name] for name in names] == [2, 2.5, 3]
+
+
+def test_factors_can_be_given_for_any_size() -> None:
+    check([ScaleCrafter(factors="middle: 2")], replace(SCENE, width=24, height=16), {})
+
+
+def test_a_queue_has_no_first_steps() -> None:
+    assert Feature.FIRST_STEPS in uses_of_controls([ScaleCrafter()])
+    with pytest.raises(UserError, match="ScaleCrafter is not supported with the method fifo: the frames of its queue"):
+        check_method(Fifo(), replace(REQUEST, frames=32, controls=(ScaleCrafter(),)), SCENE.spec, {})
 
 
 def test_one_at_a_time() -> None:

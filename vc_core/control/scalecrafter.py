@@ -88,10 +88,11 @@ class ScaleCrafter(Control):
 
     def check(self, scene: Scene) -> None:
         trained = scene.spec.defaults
-        if max(ratios(scene)) < 1:
+        if max(ratios(scene)) < 1 and not self.factors.strip():
             raise UserError(
                 f"{self.title} is for videos above the trained size, {trained.width}x{trained.height}, but this one "
-                f"has {scene.width}x{scene.height}. Choose a larger size, or leave {self.title} out."
+                f"has {scene.width}x{scene.height}. Choose a larger size, or leave {self.title} out; its factors can "
+                "be given for any size."
             )
         levels = len(scene.spec.unet.channel_mult)
         table_of(self.factors, self.title, levels)

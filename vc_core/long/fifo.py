@@ -40,6 +40,7 @@ class Fifo(Windowed):
         Feature.FRAME_TEXTS: "its windows move through the video",
         Feature.CONTROL: "its windows move through the video, and each hint belongs to a frame",
         Feature.TIMED_CONTROL: "its windows move through the video, and each value belongs to a frame",
+        Feature.FIRST_STEPS: f"{IN_THE_QUEUE}, so that no step of it is the first",
     }
 
     partitions: int = field(

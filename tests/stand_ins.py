@@ -55,6 +55,14 @@ LONG_FRAMES, QUEUE_SIDE = 20, 16
 CAMERA, CAMERA_SIDE = "512_cami2v_100k.pt", 64
 """The file of CamI2V's layers, and the smallest size in pixels that they take."""
 
+ABOVE_TRAINED = (96, 80)
+"""Width and height above those that the small models count as trained on."""
+LARGER = {
+    "VideoCrafterCamI2VControl": (CAMERA_SIDE, CAMERA_SIDE),
+    "VideoCrafterScaleCrafterControl": ABOVE_TRAINED,
+}
+"""The sizes of workflows with nodes that do not work with smaller ones."""
+
 SMALL = "no download"
 """What the names of the workflows end with that need nothing but this pack."""
 START = f"01 Start here - text to video, {SMALL}"
@@ -91,6 +99,7 @@ MADE = {
     "23 Drag an object, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
     "26 Camera moves, MotionCtrl 256x256": (FRAMES, WIDTH, HEIGHT, 10),
     "30 In the style of an image, StyleCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 10),
+    "31 Twice the trained size, VideoCrafter2 1024x640": (FRAMES, *ABOVE_TRAINED, 10),
     "27 Camera path, CamI2V 512x320": (FRAMES, CAMERA_SIDE, CAMERA_SIDE, 8),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""
@@ -134,8 +143,8 @@ def put(base: Base) -> None:
 def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt with few steps, frames and pixels; the boxed models keep their size, which is small."""
     smaller: dict[str, Any] = json.loads(json.dumps(prompt))
-    camera = any(node["class_type"] == "VideoCrafterCamI2VControl" for node in smaller.values())
-    width, height = (CAMERA_SIDE, CAMERA_SIDE) if camera else (WIDTH, HEIGHT)
+    kinds = {node["class_type"] for node in smaller.values()}
+    width, height = next((size for kind, size in LARGER.items() if kind in kinds), (WIDTH, HEIGHT))
     queue = any(node["inputs"].get("long_video") == "fifo" for node in smaller.values())
     for node in smaller.values():
         kind, inputs = node["class_type"], node["inputs"]

@@ -37,6 +37,7 @@ class Feature(Enum):
     REUSED_NOISE = "noise that is reused over time"
     NOISE_ROUNDS = "a control that samples in rounds"
     TIMED_CONTROL = "a control with a value for each frame"
+    FIRST_STEPS = "a control of the first steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def uses_of_controls(controls: Iterable[Control]) -> dict[Feature, Use]:
     found = {
         Feature.TIMED_CONTROL: [control.title for control in controls if control.is_timed],
         Feature.NOISE_ROUNDS: [control.title for control in controls if control.rounds_of_noise],
+        Feature.FIRST_STEPS: [control.title for control in controls if control.wants_step],
     }
     cure = "Leave the control out"
     return {feature: Use(given=" and ".join(titles), cure=cure) for feature, titles in found.items() if titles}

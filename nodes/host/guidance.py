@@ -13,7 +13,7 @@ from torch import Tensor
 from ...vc_core.conditions import NEGATIVE, POSITIVE, Branch
 from ...vc_core.denoising.guidance import Combination, Rule, Term, summed
 from ...vc_core.network.layers import to_clips, to_frames
-from .branches import BRANCHES
+from .branches import BRANCHES, step_of
 from .model_sampling import RescaledSampling
 
 Predictions = dict[Branch, Tensor]
@@ -85,6 +85,7 @@ def after_cfg(arguments: dict[str, Any], terms: Sequence[Term], rules: Sequence[
     the network predicts; rules are not, so those see its predictions."""
     out: Tensor = arguments["denoised"]
     conditional: Tensor = arguments["cond_denoised"]
+    terms = _counting(terms, arguments)
     if terms:
         conds = {POSITIVE.conditioning: arguments["cond"], NEGATIVE.conditioning: arguments["uncond"]}
         found = _predictions(arguments, Combination(terms=tuple(terms)).branches, conds)
@@ -95,6 +96,15 @@ def after_cfg(arguments: dict[str, Any], terms: Sequence[Term], rules: Sequence[
         for rule in rules:
             out = _in_network_terms(arguments, rule, out, conditional)
     return out
+
+
+def _counting(terms: Sequence[Term], arguments: dict[str, Any]) -> Sequence[Term]:
+    """The terms that count in the step of a call."""
+    if all(term.steps is None for term in terms):
+        return terms
+    options = arguments["model_options"].get("transformer_options", {})
+    step, _ = step_of({**options, "sigmas": arguments["sigma"]})
+    return [term for term in terms if term.counts(step)]
 
 
 def _predictions(arguments: dict[str, Any], branches: Sequence[Branch], conds: Mapping[str, Any]) -> Predictions:

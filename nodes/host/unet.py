@@ -22,7 +22,7 @@ from ...vc_core.network.call import Deep, Pass
 from ...vc_core.network.layers import to_clips, to_frames
 from ...vc_core.network.unet import VideoUNet
 from ...vc_core.specs import UNetSpec
-from .branches import branches_of
+from .branches import branches_of, step_of
 from .deep import STEP_CACHE, StepRun, shallow_control
 from .operations import weights_of
 from .patches import BlockEntry, ControlResiduals, CorePatches, host_attention
@@ -185,7 +185,7 @@ def _evaluation(options: dict[str, Any], *, steps: bool) -> Evaluation:
         steps = steps or acting.wants_step
     if not steps:
         return evaluation
-    step, count = _step_of(options)
+    step, count = step_of(options)
     return replace(evaluation, step=step, steps=count)
 
 
@@ -255,15 +255,6 @@ def rows_at_once(x: Tensor, options: dict[str, Any]) -> int:
     windows: ContextWindows | None = options.get(CONTEXT)
     clips = len(options.get("cond_or_uncond") or (0,))
     return len(x) if windows is None else min(len(x), clips * windows.size)
-
-
-def _step_of(options: dict[str, Any]) -> tuple[int | None, int | None]:
-    """The index of the step that runs, which is how many of the run's sigmas lie above its own, and how many there are;
-    None where the `transformer_options` do not tell."""
-    run, now = options.get("sample_sigmas"), options.get("sigmas")
-    if run is None or now is None:
-        return None, None
-    return int((run.to(now) > now.flatten()[0] * (1 + 1e-4)).sum()), len(run) - 1
 
 
 def _of_clips(tokens: Tensor, frames: int, per_frame: bool) -> Tensor:

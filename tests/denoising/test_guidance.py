@@ -237,3 +237,22 @@ class Joinable:
         self.evaluations.append(evaluation)
         parts = conditioning.text.split(len(x))
         return torch.cat([WaveModel()(x, timestep, Conditioning(text=text), evaluation) for text in parts])
+
+
+def test_a_term_of_the_first_steps_takes_no_pass_in_later_ones() -> None:
+    other = Branch("negative", without=frozenset({"something"}))
+    guidance = Guidance(scale=3.0, terms=(Term(1.0, other, NEGATIVE_BRANCH, steps=1),))
+    seen: list[tuple[Branch, ...]] = []
+
+    def model(x: Tensor, timestep: Tensor, conditioning: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
+        seen.append(evaluation.branches)
+        value = {POSITIVE_BRANCH: 3.0, NEGATIVE_BRANCH: 1.0, other: 10.0}[evaluation.branches[0]]
+        return torch.full_like(x, value)
+
+    predict = guide(model, BOTH, guidance)
+    plain = [(POSITIVE_BRANCH,), (NEGATIVE_BRANCH,)]
+    for step, value, passes in ((0, 16.0, [*plain, (other,)]), (1, 7.0, plain), (None, 7.0, plain)):
+        seen.clear()
+        out = predict(X, TIMESTEP, Evaluation(step=step))
+        assert float(out.flatten()[0]) == value
+        assert sorted(seen, key=str) == sorted(passes, key=str)

@@ -125,6 +125,7 @@ def controlled_models(run, picture):
         ("motionctrl.pth", "VideoCrafterMotionCtrlControl", {}, camera),
         ("motionctrl.pth", "VideoCrafterFreeTrajControl", {}, boxes),
         ("text.safetensors", "VideoCrafterMotionStrengthControl", {}, {"strength": 0.5}),
+        ("text.safetensors", "VideoCrafterScaleCrafterControl", {}, {"factors": "middle: 2"}),
         ("text.safetensors", "VideoCrafterCUDAGraphs", {}, {}),
         ("style.safetensors", "VideoCrafterStyleCrafterControl", {}, style),
         ("toon.safetensors", "VideoCrafterSketchControl", {}, {"file": "sketch_encoder.ckpt", "images": frames}),

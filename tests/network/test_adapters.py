@@ -170,7 +170,8 @@ def test_a_place_says_where_it_is() -> None:
     convolved = [
         (at.stage, at.index, at.layer, at.convolution, at.grid) for site, at in watch.seen if site == "convolution"
     ]
-    assert convolved[:3] == [
+    assert convolved[:4] == [
+        ("input", 0, 0, "first", whole),
         ("input", 1, 0, "in_layers", whole),
         ("input", 1, 0, "out_layers", whole),
         ("input", 2, 0, "op", whole),

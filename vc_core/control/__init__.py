@@ -21,6 +21,7 @@ from .layer_guidance import LayerGuidance
 from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
 from .noise_calibration import NoiseCalibration
+from .scalecrafter import ScaleCrafter
 from .sketch import Sketch
 from .stylecrafter import StyleCrafter
 from .table import CONTROLS, control_named
@@ -39,6 +40,7 @@ __all__ = [
     "MotionCtrlI2V",
     "MotionStrength",
     "NoiseCalibration",
+    "ScaleCrafter",
     "Scene",
     "Sketch",
     "StyleCrafter",

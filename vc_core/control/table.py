@@ -20,6 +20,7 @@ from .layer_guidance import LayerGuidance
 from .motion_strength import MotionStrength
 from .motionctrl import MotionCtrl
 from .noise_calibration import NoiseCalibration
+from .scalecrafter import ScaleCrafter
 from .sketch import Sketch
 from .stylecrafter import StyleCrafter
 
@@ -38,6 +39,7 @@ CONTROLS: dict[str, type[Control]] = {
         NoiseCalibration,
         FreeU,
         LayerGuidance,
+        ScaleCrafter,
     )
 }
 

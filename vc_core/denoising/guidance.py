@@ -52,12 +52,19 @@ class Term:
     """weight * course(timestep) * (prediction of `toward` - prediction of `away`)
 
     course: a factor for each timestep, of the shape that it is given; None is 1 throughout.
+    steps: the number of the first steps that it counts in; in later or unknown steps it is left out, and so are the
+        passes that it alone needs. None for all steps.
     """
 
     weight: float
     toward: Branch
     away: Branch
     course: Callable[[Tensor], Tensor] | None = None
+    steps: int | None = None
+
+    def counts(self, step: int | None) -> bool:
+        """Whether it counts in a step, from 0; None for an unknown one."""
+        return self.steps is None or (step is not None and step < self.steps)
 
     def __call__(self, predictions: Mapping[Branch, Tensor], timestep: Tensor | None = None) -> Tensor:
         """timestep: of each row of the predictions, or b f; for terms with a course."""
@@ -93,12 +100,16 @@ class Combination:
         base + 1 * (a - base) + 1 * (positive - a) = positive."""
         reached = self.base
         for count, term in enumerate(self.terms, start=1):
-            if term.weight != 1 or term.away != reached or term.course is not None:
+            if term.weight != 1 or term.away != reached or term.course is not None or term.steps is not None:
                 break
             reached = term.toward
             if reached == POSITIVE:
                 return replace(self, base=POSITIVE, terms=self.terms[count:])
         return self
+
+    def during(self, step: int | None) -> Combination:
+        """The combination of a step, from 0; None for an unknown one."""
+        return replace(self, terms=tuple(term for term in self.terms if term.counts(step)))
 
     def __call__(self, predictions: Mapping[Branch, Tensor], timestep: Tensor | None = None) -> Tensor:
         """The guided prediction of those of all `branches`, b c f h w. Without terms there is nothing to change, and
@@ -200,12 +211,19 @@ def guide(
     their small difference. Raises UserError when a conditioning that the scales need is missing.
     """
     guidance.check(conditionings)
-    combination = guidance.combination.simplified
-    passes = _passes(conditionings, combination.branches, together and cache is None)
+    whole = guidance.combination.simplified
+    changes = any(term.steps is not None for term in whole.terms)
+    plans: dict[tuple[Branch, ...], Passes] = {}
+
+    def planned(branches: tuple[Branch, ...]) -> Passes:
+        if branches not in plans:
+            plans[branches] = _passes(conditionings, branches, together and cache is None)
+        return plans[branches]
 
     def predict(x: Tensor, timestep: Tensor, evaluation: Evaluation = SINGLE, /) -> Tensor:
+        combination = whole.during(evaluation.step) if changes else whole
         found: dict[Branch, Tensor] = {}
-        for branches, conditioning in passes:
+        for branches, conditioning in planned(combination.branches):
             change = _continued(cache, branches[0], evaluation)
             if change is not None:
                 found[branches[0]] = found[POSITIVE] + change
@@ -218,15 +236,19 @@ def guide(
     return predict
 
 
+Passes = list[tuple[tuple[Branch, ...], Conditioning]]
+"""For each pass its branches, and their conditionings joined."""
+
+
 def _passes(
     conditionings: Conditionings, branches: Sequence[Branch], together: bool
 ) -> list[tuple[tuple[Branch, ...], Conditioning]]:
-    """The passes that compute some branches: for each, its branches, and their conditionings joined."""
+    """The passes that compute some branches."""
     given = {name: conditioning for name, conditioning in conditionings.items() if conditioning is not None}
     kinds: dict[Branch, list[Branch]] = {}
     for branch in branches:
         kinds.setdefault(replace(branch, conditioning=POSITIVE.conditioning), []).append(branch)
-    passes: list[tuple[tuple[Branch, ...], Conditioning]] = []
+    passes: Passes = []
     for alike in kinds.values():
         parts = [given[branch.conditioning] for branch in alike]
         joined = Conditioning.joined(parts) if together and len(parts) > 1 else None

@@ -41,6 +41,7 @@ class Fifo(Windowed):
         Feature.CONTROL: "its windows move through the video, and each hint belongs to a frame",
         Feature.TIMED_CONTROL: "its windows move through the video, and each value belongs to a frame",
         Feature.NOISE_ROUNDS: "its queue draws the noise of each frame when the frame enters it",
+        Feature.FIRST_STEPS: f"{IN_THE_QUEUE}, so that no step of it is the first",
     }
 
     partitions: int = field(

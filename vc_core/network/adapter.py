@@ -14,7 +14,7 @@ costs nothing, and fused kernels compute everything around the sites that are in
 | `after_skip`           | after the skip connection has been stored     | h -> h                                  |
 | `after_middle_block`   | after the middle block                        | h -> h                                  |
 | `before_decoder_block` | before h and the skip connection are joined   | h, skip -> h, skip                      |
-| `convolution`          | for each 3x3 convolution inside the blocks    | convolve, x -> convolve(x, dilation)    |
+| `convolution`          | for each 3x3 convolution but the very last    | convolve, x -> convolve(x, dilation)    |
 | `temporal_transformer` | for each transformer over frames              | transformer, x -> transformer(x)        |
 | `before_attention`     | before each attention layer and its norm      | tokens -> tokens                        |
 | `after_attention`      | after an attention layer has been added       | tokens -> tokens                        |
@@ -80,6 +80,9 @@ Site = Literal[
 ]
 SITES: tuple[Site, ...] = get_args(Site)
 
+CONVOLUTIONS = {"in_layers": ".in_layers.2", "out_layers": ".out_layers.3", "op": ".op", "conv": ".conv", "first": ""}
+"""How the published names of 3x3 convolutions end, by `Place.convolution`."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -101,7 +104,8 @@ class Place:
     clips: rows of text in the pass, one for each clip and each of its conditionings.
     index, count: the number of the block in its stage, and the number of blocks of the stage.
     layer: the number of the layer in its block. depth: the number of the block inside a transformer.
-    convolution: "in_layers" or "out_layers" of a ResBlock, "op" of a Downsample, or "conv" of an Upsample.
+    convolution: "in_layers" or "out_layers" of a ResBlock, "op" of a Downsample, "conv" of an Upsample, or "first" of
+        the encoder.
     grid: height and width of the feature map; (0, 0) at sites of whole blocks.
     part: None where the whole map is present. Otherwise, in spatial transformers, the frames (rows of the batch axis),
         and in temporal transformers, the rows of pixels that are present.
@@ -145,6 +149,12 @@ class Place:
             "output": f"output_blocks.{self.index}",
         }
         return f"{blocks[self.stage]}.{self.layer}.transformer_blocks.{self.depth}"
+
+    @property
+    def convolution_name(self) -> str:
+        """The published name of the 3x3 convolution at this place, without ".weight"."""
+        block = "middle_block" if self.stage == "middle" else f"{self.stage}_blocks.{self.index}"
+        return f"{block}.{self.layer}{CONVOLUTIONS[self.convolution or '']}"
 
     def for_tokens(self, values: Tensor, tokens: Tensor) -> Tensor:
         """Values b f c of the frames of each clip, expanded for the tokens of a temporal transformer: (b p) f c, or
@@ -226,7 +236,8 @@ class Adapter:
         return h, skip
 
     def convolution(self, at: Place, convolve: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """A 3x3 convolution. `convolve(x, dilation=n)` dilates it, with padding that keeps the size."""
+        """A 3x3 convolution. `convolve(x, dilation=n)` dilates it, with padding that keeps the size. With a `spread`,
+        25 9, its kernels become 5x5 ones, spread @ kernel, both row by row."""
         return convolve(x)
 
     def temporal_transformer(self, at: Place, transformer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -136,13 +136,26 @@ class Stage(nn.Sequential):
         return self.fused.convolution(self.convolution, h) if convolve is None else (convolve(h), None)
 
 
-def dilated(convolution: Any, x: Tensor, dilation: int = 1) -> Tensor:
-    """convolution(x) with dilated 3x3 kernels, and padding for the same size. Its own settings stay as they are."""
-    if dilation != 1:
+def dilated(convolution: Any, x: Tensor, dilation: int = 1, spread: Tensor | None = None) -> Tensor:
+    """convolution(x) with dilated 3x3 kernels, and padding for the same size. Its own settings stay as they are.
+    spread: 25 9, makes 5x5 kernels of them, row by row."""
+    if dilation != 1 or spread is not None:
+        reach = dilation if spread is None else 2 * dilation
         convolution = copy.copy(convolution)  # shares the weights
-        convolution.dilation = convolution.padding = (dilation, dilation)
+        convolution.dilation, convolution.padding = (dilation, dilation), (reach, reach)
+        if spread is not None:  # where a host has cast and patched the weights
+            settings = {"stride": convolution.stride, "padding": reach, "dilation": dilation}
+            convolution._conv_forward = partial(_spread_convolution, spread, settings)
     out: Tensor = convolution(x)
     return out
+
+
+def _spread_convolution(
+    spread: Tensor, settings: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """A convolution by 5x5 kernels, computed from 3x3 ones in float32."""
+    kernels = (weight.flatten(2).float() @ spread.to(weight.device, torch.float32).T).unflatten(2, (5, 5))
+    return F.conv2d(x, kernels.to(weight.dtype), bias, **settings)
 
 
 def adapted(convolution: nn.Module, name: str, call: Call, x: Tensor) -> Callable[[Tensor], Tensor] | None:

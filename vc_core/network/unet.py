@@ -29,6 +29,7 @@ from .layers import (
     ResBlock,
     Stage,
     Upsample,
+    adapted,
     embedding_mlp,
     scale_sinusoid,
     sinusoid,
@@ -46,7 +47,7 @@ class FirstConvolution(nn.ModuleList):
     """The convolution that opens the encoder. (b f) c h w -> (b f) c h w"""
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        out: Tensor = self[0](x)
+        out: Tensor = (adapted(self[0], "first", call, x) or self[0])(x)
         return out
 
 

@@ -26,13 +26,13 @@ def _sliding(step: int) -> np.ndarray:
 def test_a_still_picture_neither_flickers_nor_moves() -> None:
     found = measure(_sliding(0))
     assert found.flicker == 1
-    assert found.warping_error == 0
+    assert found.warping_error < 1e-9
     assert found.dynamic_degree < 0.05
     assert found.brightness_drift == found.colour_drift == 0
 
 
 def test_dynamic_degree_is_the_speed() -> None:
-    assert measure(_sliding(2)).dynamic_degree == pytest.approx(2, rel=0.02)
+    assert measure(_sliding(2)).dynamic_degree == pytest.approx(2, rel=0.05)
 
 
 def test_motion_is_no_warping_error_but_flicker_is() -> None:

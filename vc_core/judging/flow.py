@@ -25,7 +25,7 @@ RADIUS = 2
 frequencies, with which the updates of neighboring pixels would amplify each other."""
 SURROUNDINGS = 8
 """Pixels on each side over which brightness may change, and from which windows without texture take their flow."""
-ITERATIONS = 5
+ITERATIONS = 3
 """Updates on each level, at most."""
 SETTLED = 0.01
 """Mean update in pixels after which a level is done."""
@@ -35,6 +35,8 @@ NOISE = 3e-5
 """Squared gradient per pixel, of values in 0..1, below which there is no texture."""
 STILL = 1e-3
 """The weight of no motion among the surroundings of a window without texture."""
+MARGIN = 2 * RADIUS
+"""Pixels at the borders of larger images, whose windows are cut off, that do not count for the speed."""
 FASTEST = 20
 """One of this many pixels counts for the speed."""
 LARGEST = 2**18
@@ -69,7 +71,9 @@ class Flow:
     @cached_property
     def speed(self) -> float:
         """The mean speed of the fastest 5 % of the pixels that both images show, in pixels."""
-        lengths = self.forward.square().sum(-1).sqrt()[self.valid]
+        h, w = self.valid.shape
+        y, x = (slice(MARGIN, side - MARGIN) if side > 8 * MARGIN else slice(None) for side in (h, w))
+        lengths = self.forward[y, x].square().sum(-1).sqrt()[self.valid[y, x]]
         if not len(lengths):
             return 0.0
         return float(lengths.topk(max(1, len(lengths) // FASTEST)).values.mean())

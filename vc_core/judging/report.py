@@ -109,11 +109,15 @@ def as_text(reports: Mapping[str, Report]) -> str:
     records = {each.metric.name: each.metric for report in reports.values() for each in report.measured}
     rows = [["metric", *columns, "range", "better"]]
     for name, metric in records.items():
-        figures = [written(values[name]) if name in values else "-" for values in columns.values()]
+        figures = map(_figure, [values.get(name) for values in columns.values()])
         rows.append([name, *figures, f"{metric.range()} {metric.unit}".strip(), metric.better])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([*(_size(name, report) for name, report in reports.items()), "", *lines, *_absent(reports)])
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else written(value)
 
 
 def _size(name: str, report: Report) -> str:

@@ -99,6 +99,7 @@ def _open_image(path: str | Path) -> Opened:
         return Opened(iter([first]), count=1)
     with Image.open(expanded(path)) as image:
         image.seek(1)
+        image.load()  # which reads the duration
         duration = image.info.get("duration", 0)
     return Opened(_animation(path), 1000 / duration if duration else None, count)
 

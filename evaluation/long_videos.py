@@ -28,6 +28,7 @@ import torch
 from vc_core.denoising import Sampling
 from vc_core.frames.pixels import save_image
 from vc_core.frames.sheet import contact_sheet
+from vc_core.judging.seams import across
 from vc_core.long import Method, frames
 from vc_core.long.continuing import Continue
 from vc_core.long.fifo import Fifo
@@ -129,11 +130,9 @@ def followed(case: Case, seen: Sequence[Observation]) -> dict[str, float]:
 def border_error(clip: Array, every: int) -> tuple[float, float]:
     """The mean difference of frames across window borders, relative to the median difference of neighbouring frames;
     and the same halfway between borders."""
-    steps = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3))
-    median = max(float(np.median(steps)), 1e-6)
+    steps = np.abs(np.diff(clip, axis=0)).mean(axis=(1, 2, 3)).tolist()
     return tuple(  # type: ignore[return-value]
-        float(steps[start - 1 :: every].mean() / median) if len(steps) >= start else 1.0
-        for start in (every, every // 2)
+        across(steps, every, start) if len(steps) >= start else 1.0 for start in (every, every // 2)
     )
 
 

@@ -12,6 +12,7 @@ from . import (
     conditioning,
     controls,
     dragging,
+    evaluate,
     frames,
     ksampler,
     long,
@@ -49,6 +50,7 @@ class VideoCrafterExtension(ComfyExtension):
             analytic,
             controls,
             dragging,
+            evaluate,
         )
         return [node for module in modules for node in module.NODES]
 

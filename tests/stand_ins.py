@@ -81,6 +81,7 @@ MADE = {
     f"09 Prompt changes over time, {SMALL}": (LONG_FRAMES, 64, 64, 12),
     f"10 Core KSampler, {SMALL}": (16, 64, 64, 8),
     f"10 Drag an object, {SMALL}": (16, 64, 64, 8),
+    f"10 Evaluate a video, {SMALL}": (16, 64, 64, 8),
     f"10 Object follows a box, {SMALL}": (16, 64, 64, 8),
     "11 Text to video, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
     "12 Text to video, VideoCrafter1 1024x576": (FRAMES, WIDTH, HEIGHT, 10),

@@ -32,6 +32,7 @@ ARROWS = {
     "autoencoder": {"specs", "network", "frames"},
     "video": {"frames", "files"},
     "denoising": {"specs", "conditions"},
+    "judging": {"control", "frames"},
     "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {
@@ -42,6 +43,7 @@ EVERYTHING = {
     "control",
     "demo",
     "dragging",
+    "evaluating",
     "features",
     "job",
     "options",

@@ -1,4 +1,4 @@
-"""The command line, `python -m vc_core COMMAND`: make videos, look into model files, convert them.
+"""The command line, `python -m vc_core COMMAND`: make and measure videos, look into model files, convert them.
 
 It ends with 0 when all went well, with 2 when something given cannot be used (one line on stderr says why), and
 with 130 when it was interrupted. Whatever happens, a file appears complete or not at all.
@@ -26,6 +26,7 @@ from .demo import run_demo
 from .denoising import AnalyticInit, Source, Step
 from .dragging import add_drag_options
 from .errors import UserError
+from .evaluating import add_evaluate_options, evaluate
 from .job import STRENGTH, Job, check_output, checked, recipe_of, resolve_names
 from .long import frames, key_frames
 from .long.off import Off
@@ -55,6 +56,7 @@ SMALL = 10**7
 EXAMPLES = """examples:
   python -m vc_core text-to-video "a boat on the sea, sunset" --model model.ckpt --output boat.mp4
   python -m vc_core image-to-video "the boat sails away" --picture boat.png --model i2v.ckpt --seed 7
+  python -m vc_core evaluate boat.mp4 --image boat.png
   python -m vc_core inspect model.ckpt
   python -m vc_core convert model.ckpt --dtype fp16 --split --output models/
 """
@@ -96,7 +98,7 @@ def _complain(text: str, status: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vc_core",
-        description="Make videos with VideoCrafter and its relatives, look into their files, convert them.",
+        description="Make videos with VideoCrafter and its relatives, measure them, look into files, convert them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -129,6 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     change = _command(commands, "convert", "write a model as safetensors, whole or split", _convert)
     _add_convert_options(change)
+    add_evaluate_options(
+        _command(
+            commands, "evaluate", "measure what videos show: flicker, motion, consistency, drift, seams", _evaluate
+        )
+    )
     demo = _command(commands, "demo", "make two short videos with the bundled small models", _demo)
     demo.add_argument("--output", "-o", type=Path, default=Path("output"), help="the folder to write to (%(default)s)")
     return parser
@@ -261,6 +268,11 @@ def _sampled(
 def _closing(bar: Any, frames: Iterator[Tensor]) -> Iterator[Tensor]:
     with bar:
         yield from frames
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    with _threads(torch.device("cpu"), 0):  # of many small steps, which gain nothing from more
+        evaluate(options)
 
 
 def _inspect(options: argparse.Namespace) -> None:

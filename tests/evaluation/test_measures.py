@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.measures import MOST_PSNR, measure, optical_flow, psnr, seam_error, ssim
+from evaluation.measures import MOST_PSNR, measure, psnr, seam_error, ssim
 
 
 def _texture(width: int = 96) -> np.ndarray:
@@ -26,17 +26,13 @@ def _sliding(step: int) -> np.ndarray:
 def test_a_still_picture_neither_flickers_nor_moves() -> None:
     found = measure(_sliding(0))
     assert found.flicker == 1
-    assert found.warping_error == 0
+    assert found.warping_error < 1e-9
     assert found.dynamic_degree < 0.05
     assert found.brightness_drift == found.colour_drift == 0
 
 
-def test_flow_and_dynamic_degree_tell_the_speed() -> None:
-    clip = _sliding(2)
-    flow = optical_flow(clip[0], clip[1])
-    assert np.median(flow[..., 0]) == pytest.approx(-2, abs=0.2)
-    assert np.median(flow[..., 1]) == pytest.approx(0, abs=0.2)
-    assert measure(clip).dynamic_degree > 1.5 > measure(_sliding(0)).dynamic_degree
+def test_dynamic_degree_is_the_speed() -> None:
+    assert measure(_sliding(2)).dynamic_degree == pytest.approx(2, rel=0.05)
 
 
 def test_motion_is_no_warping_error_but_flicker_is() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageSequence
 from torch import Tensor
 
 from ..errors import UserError
@@ -50,19 +53,78 @@ def load_views(paths: Sequence[str | Path]) -> Tensor:
 def load_images(path: str | Path) -> list[Tensor]:
     """Images h w 3, float32 in 0..1: that of an image file, those of a folder in the order of their names, or all
     frames of a video file. Raises UserError if there is none, or if it cannot be read."""
+    if _is_still(path):
+        return [load_image(path)]
+    return list(open_frames(path).frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Frames h w 3, float32 in 0..1, each read when it is asked for. fps: of a video or an animated image, None for
+    images. count: of images, None where it is not known."""
+
+    frames: Iterator[Tensor]
+    fps: float | None = None
+    count: int | None = None
+
+
+def open_frames(path: str | Path) -> Opened:
+    """The frames of `load_images`, and those of an animated image, one after the other. Raises UserError if there is
+    none, or if the file is no video; one that breaks off raises it when it is read that far."""
     file = expanded(path)
     if file.is_dir():
         files = sorted(found for found in file.iterdir() if found.suffix.lower() in STILLS)
         if not files:
             raise UserError(f"There are no images in {str(path)!r}. Give a folder of images, or a video.")
-        return [load_image(found) for found in files]
-    if file.suffix.lower() in STILLS:
-        return [load_image(path)]
-    return _read(path, lambda values: torch.from_numpy(values.copy()).float().div(255.0))
+        return Opened(map(load_image, files), count=len(files))
+    if _is_still(path):
+        return _open_image(path)
+    with _opened(path) as container:
+        rate = container.streams.video[0].average_rate
+    return Opened(
+        (torch.from_numpy(values.copy()).float().div(255.0) for values in _decoded(path)), float(rate or 0) or None
+    )
+
+
+def _is_still(path: str | Path) -> bool:
+    return expanded(path).suffix.lower() in STILLS
+
+
+def _open_image(path: str | Path) -> Opened:
+    """The frames of an image file, which is one unless it is animated; transparency is left out of animations."""
+    first = load_image(path)
+    with Image.open(expanded(path)) as image:
+        count = getattr(image, "n_frames", 1)
+    if count == 1:
+        return Opened(iter([first]), count=1)
+    with Image.open(expanded(path)) as image:
+        image.seek(1)
+        image.load()  # which reads the duration
+        duration = image.info.get("duration", 0)
+    return Opened(_animation(path), 1000 / duration if duration else None, count)
+
+
+def _animation(path: str | Path) -> Iterator[Tensor]:
+    with Image.open(expanded(path)) as image:
+        for frame in ImageSequence.Iterator(image):
+            yield torch.from_numpy(np.array(frame.convert("RGB"))).float().div(255.0)
 
 
 def _read(path: str | Path, convert: Callable[[np.ndarray], Tensor], frames: int | None = None) -> list[Tensor]:
     """The first frames of a video file, or all of them: bytes h w 3, converted one by one."""
+    return [convert(values) for values in islice(_decoded(path), frames)]
+
+
+def _decoded(path: str | Path) -> Iterator[np.ndarray]:
+    """The frames of a video file, bytes h w 3."""
+    with _opened(path) as container:
+        for frame in container.decode(video=0):
+            yield _upright(frame)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """A video file as PyAV opens it. Raises UserError if it does not exist, is not a video or breaks off."""
     av = require_av()
     file = expanded(path)
     if not file.is_file():
@@ -71,7 +133,7 @@ def _read(path: str | Path, convert: Callable[[np.ndarray], Tensor], frames: int
         with av.open(str(file)) as container:
             if not container.streams.video:
                 raise UserError(f"{str(path)!r} has no video stream. Use a video file.")
-            return [convert(_upright(frame)) for frame in islice(container.decode(video=0), frames)]
+            yield container
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a video ({error}). Save it again as mp4.") from error
 

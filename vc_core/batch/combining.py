@@ -1,0 +1,91 @@
+"""A row -> its combinations: lists of values, and ranges of seeds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from ..options import SEEDS
+from .lines import PICTURE, SEED, Takes, command_of, option_of
+
+MOST = 100_000
+"""Videos of one line."""
+RANGE = re.compile(r"\s*(\d{1,20})\s*(?:-|\.\.)\s*(\d{1,20})\s*")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One value for each option, and which of them differ between the combinations of the line."""
+
+    values: dict[str, Any]
+    varying: tuple[str, ...]
+
+
+def combinations(values: Mapping[str, Any]) -> list[Combination]:
+    """All combinations of the values of a line, the last list varying fastest. Raises UserError for lists that mean
+    nothing."""
+    pictures = values.get(PICTURE)
+    command = command_of({PICTURE: pictures if pictures not in ([], [None]) else None})
+    found = {name: _alternatives(name, value, command) for name, value in values.items()}
+    count = math.prod(len(each) for each in found.values())
+    if count > MOST:
+        raise UserError(f"This line asks for {count} videos, and {MOST} are allowed. Give shorter lists.")
+    varying = tuple(name for name, each in found.items() if len(each) > 1)
+    made = (dict(zip(found, chosen, strict=True)) for chosen in itertools.product(*found.values()))
+    return [Combination({k: v for k, v in each.items() if v is not None}, varying) for each in made]
+
+
+def _alternatives(name: str, value: Any, command: str) -> Sequence[Any]:
+    option = option_of(name, command)
+    if isinstance(value, dict):
+        raise UserError(f"{name} is {json.dumps(value)}; it should be a text, a number or a list.")
+    if value == []:
+        raise UserError(f"{name} is an empty list. Give its values, or leave it out.")
+    if name == SEED:
+        return _seeds(value)
+    if not isinstance(value, list):
+        return [value]
+    nested = [isinstance(each, list) for each in value]
+    if option.takes is not Takes.SEVERAL:
+        if any(nested):
+            raise UserError(f"{name} has one value in each video, so its list cannot contain lists.")
+        return value
+    if any(nested) and not all(nested):
+        raise UserError(f"{name} mixes values and lists. Give values for one video, or a list for each of several.")
+    return value if all(nested) else [value]
+
+
+def _seeds(value: Any) -> Sequence[Any]:
+    """Seeds of a number, of a text such as `1-4`, `1..4` or `1, 5, 10-12`, or of a list of these."""
+    parts = [part for each in (value if isinstance(value, list) else [value]) for part in _parts(each)]
+    spans = [_span(part) for part in parts]
+    count = sum(_length(span) for span in spans)
+    if count > MOST:
+        raise UserError(f"seed asks for {count} videos, and {MOST} are allowed. Give a shorter range.")
+    return [seed for span in spans for seed in (range(span[0], span[1] + 1) if isinstance(span, tuple) else [span])]
+
+
+def _parts(value: Any) -> list[Any]:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+
+
+def _span(part: Any) -> Any:
+    """First and last seed of a range; everything else as it is, for the parser."""
+    match = RANGE.fullmatch(part) if isinstance(part, str) else None
+    if match is None:
+        return part
+    first, last = int(match[1]), int(match[2])
+    if not first <= last < SEEDS:
+        raise UserError(f"The seeds {part} should run from a lower to a higher number below 2^64.")
+    return (first, last)
+
+
+def _length(span: Any) -> int:
+    """How many seeds a part of the list has."""
+    return span[1] - span[0] + 1 if isinstance(span, tuple) else 1

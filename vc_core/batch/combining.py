@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,12 @@ def combinations(values: Mapping[str, Any]) -> list[Combination]:
     if count > MOST:
         raise UserError(f"This line asks for {count} videos, and {MOST} are allowed. Give shorter lists.")
     varying = tuple(name for name, each in found.items() if len(each) > 1)
-    made = (dict(zip(found, chosen, strict=True)) for chosen in itertools.product(*found.values()))
-    return [Combination({k: v for k, v in each.items() if v is not None}, varying) for each in made]
+    return [Combination(_chosen(found, each), varying) for each in itertools.product(*found.values())]
+
+
+def _chosen(names: Iterable[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The values by their names; those that are left to their default are left out."""
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
 def _alternatives(name: str, value: Any, command: str) -> Sequence[Any]:
@@ -51,14 +55,22 @@ def _alternatives(name: str, value: Any, command: str) -> Sequence[Any]:
         return _seeds(value)
     if not isinstance(value, list):
         return [value]
-    nested = [isinstance(each, list) for each in value]
-    if option.takes is not Takes.SEVERAL:
-        if any(nested):
-            raise UserError(f"{name} has one value in each video, so its list cannot contain lists.")
-        return value
-    if any(nested) and not all(nested):
+    return _of_several(name, value) if option.takes is Takes.SEVERAL else _of_one(name, value)
+
+
+def _of_one(name: str, values: list[Any]) -> Sequence[Any]:
+    """A list of an option with one value: each for a video of its own."""
+    if any(isinstance(each, list) for each in values):
+        raise UserError(f"{name} has one value in each video, so its list cannot contain lists.")
+    return values
+
+
+def _of_several(name: str, values: list[Any]) -> Sequence[Any]:
+    """A list of an option with several values: those of one video, or a list for each of several."""
+    nested = {isinstance(each, list) for each in values}
+    if len(nested) > 1:
         raise UserError(f"{name} mixes values and lists. Give values for one video, or a list for each of several.")
-    return value if all(nested) else [value]
+    return values if nested == {True} else [values]
 
 
 def _seeds(value: Any) -> Sequence[Any]:

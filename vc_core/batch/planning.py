@@ -133,11 +133,21 @@ def _distinct(tasks: Sequence[Task], problems: list[Problem]) -> list[Task]:
 
 
 def _named(tasks: Sequence[Task], manifest: Manifest, ending: str, problems: list[Problem]) -> list[Task]:
-    """The tasks with the names of their files: those of the manifest, those of the lines, and new ones."""
+    """The tasks with the names of their files: those of the lines, those of the manifest, and new ones."""
+    names = _given_names([task for task in tasks if OUTPUT in task.values], problems)
+    used = {_folded(name) for name in (*names.values(), *manifest.files())}
+    for task in tasks:
+        if OUTPUT not in task.values:
+            names[task.key] = manifest.file_of(task.key) or _new_name(task, ending, used, manifest.folder)
+            used.add(_folded(names[task.key]))
+    return [replace(task, file=names[task.key]) for task in tasks if task.key in names]
+
+
+def _given_names(tasks: Sequence[Task], problems: list[Problem]) -> dict[str, str]:
+    """The names of tasks whose lines have an output, by their keys."""
     names: dict[str, str] = {}
     taken: dict[str, Task] = {}
-    given = [task for task in tasks if OUTPUT in task.values]
-    for task in given:
+    for task in tasks:
         try:
             name = _given_name(task)
             _claim(name, task, taken)
@@ -145,14 +155,7 @@ def _named(tasks: Sequence[Task], manifest: Manifest, ending: str, problems: lis
             problems.append(Problem(task.line, str(error)))
         else:
             names[task.key] = name
-    known = {task.key: manifest.file_of(task.key) for task in tasks if OUTPUT not in task.values}
-    used = {_folded(name) for name in (*names.values(), *manifest.files())}
-    for task in tasks:
-        if OUTPUT in task.values:
-            continue
-        names[task.key] = known[task.key] or _new_name(task, ending, used, manifest.folder)
-        used.add(_folded(names[task.key]))
-    return [replace(task, file=names[task.key]) for task in tasks if task.key in names]
+    return names
 
 
 def _given_name(task: Task) -> str:
@@ -173,10 +176,11 @@ def _given_name(task: Task) -> str:
 def _claim(name: str, task: Task, taken: dict[str, Task]) -> None:
     """Raises UserError for a name that another task has, or that is inside of another one's folder of images."""
     path = PurePosixPath(_folded(name))
-    for place in (path, *path.parents):
-        if str(place) in taken:
-            raise UserError(f"The output {name!r} is that of {taken[str(place)].label} as well. Choose another name.")
-    taken[str(path)] = task
+    folders = [str(folder) for folder in path.parents]
+    for place in (str(path), f"{path}/", *folders):
+        if place in taken:
+            raise UserError(f"The output {name!r} is that of {taken[place].label} as well. Choose another name.")
+    taken |= {str(path): task, **{f"{folder}/": task for folder in folders}}
 
 
 def _new_name(task: Task, ending: str, used: Collection[str], folder: Path) -> str:

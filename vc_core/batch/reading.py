@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,24 +134,32 @@ def _no_constant(name: str) -> Any:
 def _read_table(text: str, separator: str) -> Read:
     """The first line that is neither blank nor a comment names the columns. A name may be used for several."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for number, line in enumerate(lines):
-        if line.strip().lower().startswith("sep=") and len(line.strip()) == 5:  # of Excel
-            separator, lines[number] = line.strip()[4], ""
-        if line.strip(" \t,;") and not line.startswith(COMMENT):
-            break
-    head = next((line for line in lines if line.strip(" \t,;") and not line.startswith(COMMENT)), "")
-    separator = separator or max(SEPARATORS, key=head.count)
+    first = _first(lines)
+    said = re.fullmatch(r"sep=(.)\s*", lines[first], re.IGNORECASE)
+    if said:  # by Excel
+        separator, lines[first] = said[1], ""
+        first = _first(lines)
+    separator = separator or max(SEPARATORS, key=lines[first].count)
     try:
-        cells = list(_cells([line + "\n" for line in lines], separator))
+        header, *rest = list(_cells([line + "\n" for line in lines], separator)) or [(0, [])]
     except _UnreadableError as error:
         return Read((), [Problem(error.line, str(error))])
-    if not cells:
-        return Read((), ())
-    header, *rest = cells
-    names = [name_of(cell) for cell in header[1]]
-    found = [_row(line, names, row) for line, row in rest]
-    rows = [row for row in found if isinstance(row, Row)]
-    return Read(rows, [row for row in found if isinstance(row, Problem)])
+    names = list(map(name_of, header[1]))
+    return _sorted([_row(line, names, row) for line, row in rest])
+
+
+def _sorted(found: Sequence[Row | Problem]) -> Read:
+    return Read([row for row in found if isinstance(row, Row)], [row for row in found if isinstance(row, Problem)])
+
+
+def _first(lines: Sequence[str]) -> int:
+    """The first line that is neither blank nor a comment, counted from 0; 0 if there is none."""
+    return next((number for number, line in enumerate(lines) if _has_cells(line)), 0)
+
+
+def _has_cells(line: str) -> bool:
+    """Whether a line is neither blank nor a comment."""
+    return bool(line.strip(" " + SEPARATORS)) and not line.startswith(COMMENT)
 
 
 class _UnreadableError(UserError):

@@ -50,6 +50,7 @@ EVERYTHING = {
     "options",
     "recipe",
     "request",
+    "submit",
     "machine",
     "terminal",
     "__main__",

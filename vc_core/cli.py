@@ -27,6 +27,7 @@ from .job import check_output, checked, resolve_names
 from .machine import choose_device
 from .making import is_out_of_memory, load_model, made, out_of_memory, threads_for
 from .options import add_preset
+from .submit import add_submit_options, run_submit
 from .terminal import log_to_terminal, printable, say
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add_text_to_video(_command(commands, TEXT, "make a video from a prompt", _make_video))
     add_image_to_video(_command(commands, IMAGE, "make a video from an image and a prompt", _make_video))
     add_batch_options(_command(commands, "batch", "make many videos from the lines of a file", run_batch))
+    add_submit_options(_command(commands, "submit", "make many videos on a running ComfyUI", run_submit))
     inspect = _command(commands, "inspect", "say what a model file holds, without loading it", _inspect)
     inspect.add_argument("model", nargs="+", type=Path, metavar="FILE", help="a .ckpt or .safetensors file")
     add_preset(inspect)

@@ -57,7 +57,7 @@ class TestMaking:
     ) -> None:
         lines = [
             {"prompt": "a boat", "seed": 7, "steps": 4, "then": ["a ship", "a car"], "output": "first.mp4"},
-            {"prompt": "-5 degrees", "picture": str(picture), "model": str(image_model), "seed": 2, "output": "b.gif"},
+            {"prompt": "5 degrees", "picture": str(picture), "model": str(image_model), "seed": 2, "output": "b.gif"},
             {"prompt": "a boat", "negative": "", "motion-strength": True, "seed": 3, "output": "new/c.webm"},
         ]
         assert batch(lines) == 0
@@ -65,7 +65,7 @@ class TestMaking:
         then = ("--then", "a ship", "--then", "a car", "--steps", "4")
         assert run("text-to-video", "a boat", "--seed", "7", *then, *text, "-o", tmp_path / "1.mp4") == 0
         given = ("-i", picture, "--seed", "2", *image, "-o", tmp_path / "2.gif")
-        assert run("image-to-video", *given, "--", "-5 degrees") == 0
+        assert run("image-to-video", "5 degrees", *given) == 0
         strong = ("--motion-strength", "--seed", "3", *text, "-o", tmp_path / "3.webm")
         assert run("text-to-video", "a boat", *strong) == 0
         made = tmp_path / "lines"
@@ -356,6 +356,10 @@ def test_every_option_of_the_commands_can_be_set_in_a_line() -> None:
                 assert len(getattr(batch_lines.parsed({**values, name: ["1", "2"]}), name)) == 2
             if isinstance(action, argparse.BooleanOptionalAction):
                 assert getattr(batch_lines.parsed({**values, name: "no"}), name) is False
+
+
+def test_a_prompt_may_look_like_an_option() -> None:
+    assert batch_lines.parsed({"prompt": "--steps 5", "model": "m"}).prompt == "--steps 5"
 
 
 def test_a_line_is_appended_after_an_incomplete_one(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from .lines import PICTURE, SEED, Takes, command_of, option_of
 
 MOST = 100_000
 """Videos of one line."""
+SEED_NAMES = (SEED, "noise_seed")
+"""The second is a widget of ComfyUI."""
 RANGE = re.compile(r"\s*(\d{1,20})\s*(?:-|\.\.)\s*(\d{1,20})\s*")
 
 
@@ -27,12 +29,10 @@ class Combination:
     varying: tuple[str, ...]
 
 
-def combinations(values: Mapping[str, Any]) -> list[Combination]:
-    """All combinations of the values of a line, the last list varying fastest. Raises UserError for lists that mean
-    nothing."""
-    pictures = values.get(PICTURE)
-    command = command_of({PICTURE: pictures if pictures not in ([], [None]) else None})
-    found = {name: _alternatives(name, value, command) for name, value in values.items()}
+def combinations(values: Mapping[str, Any], several: Callable[[str], bool]) -> list[Combination]:
+    """All combinations of the values of a line, the last list varying fastest. several: whether an option of that name
+    has several values in one video. Raises UserError for lists that mean nothing."""
+    found = {name: _alternatives(name, value, several(name)) for name, value in values.items()}
     count = math.prod(len(each) for each in found.values())
     if count > MOST:
         raise UserError(f"This line asks for {count} videos, and {MOST} are allowed. Give shorter lists.")
@@ -45,17 +45,23 @@ def _chosen(names: Iterable[str], values: Sequence[Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-def _alternatives(name: str, value: Any, command: str) -> Sequence[Any]:
-    option = option_of(name, command)
+def of_command(values: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Which options of the command that a line stands for have several values. It raises UserError for others."""
+    pictures = values.get(PICTURE)
+    command = command_of({PICTURE: pictures if pictures not in ([], [None]) else None})
+    return lambda name: option_of(name, command).takes is Takes.SEVERAL
+
+
+def _alternatives(name: str, value: Any, several: bool) -> Sequence[Any]:
     if isinstance(value, dict):
         raise UserError(f"{name} is {json.dumps(value)}; it should be a text, a number or a list.")
     if value == []:
         raise UserError(f"{name} is an empty list. Give its values, or leave it out.")
-    if name == SEED:
+    if name.rpartition(".")[2] in SEED_NAMES:
         return _seeds(value)
     if not isinstance(value, list):
         return [value]
-    return _of_several(name, value) if option.takes is Takes.SEVERAL else _of_one(name, value)
+    return _of_several(name, value) if several else _of_one(name, value)
 
 
 def _of_one(name: str, values: list[Any]) -> Sequence[Any]:

@@ -59,7 +59,8 @@ def _card(entry: Entry) -> str:
     prompt = str(entry.settings.get("prompt", entry.given.get("prompt", "")))
     body = [f"<h2>{escape(prompt) or '&nbsp;'}</h2>"]
     if entry.status == DONE:
-        about = f"{entry.frames} frames of {entry.width}x{entry.height}, seed {entry.seed}, {entry.seconds:.1f} s"
+        size = f"{entry.frames} frames of {entry.width}x{entry.height}, " if entry.frames else ""
+        about = f"{size}seed {entry.seed}, {entry.seconds:.1f} s"
         body.append(f'<p class="about">Line {entry.line}: {_link(entry.file, entry.file)}<br>{about}</p>')
     else:
         body.append(f'<p class="error">Line {entry.line} failed: {escape(entry.error)}</p>')

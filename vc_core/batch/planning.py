@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..job import check_output, checked, resolve_names
 from ..machine import choose_device, choose_dtype
 from ..video import format_of, safe_name
-from .combining import combinations
+from .combining import combinations, of_command
 from .lines import OUTPUT, PROMPT, key_of, parsed
 from .manifest import OWN_FILES, Manifest
 from .reading import Problem, Row
@@ -108,7 +108,7 @@ def plan(rows: Sequence[Row], problems: Sequence[Problem], manifest: Manifest, e
 def _drafts(rows: Sequence[Row], problems: list[Problem]) -> Iterator[Task]:
     for row in rows:
         try:
-            made = combinations(row.values)
+            made = combinations(row.values, of_command(row.values))
         except UserError as error:
             problems.append(Problem(row.line, str(error)))
             continue
@@ -198,9 +198,14 @@ def _new_name(task: Task, ending: str, used: Collection[str], folder: Path) -> s
 def _suffix(task: Task, varying: Sequence[str]) -> str:
     """What distinguishes the combinations of a line, for the names of their files."""
     parts = [(name, _shown(task.values.get(name))) for name in varying]
+    return suffix_of(parts, task.key)
+
+
+def suffix_of(parts: Sequence[tuple[str, str]], key: str) -> str:
+    """Names and values in the name of a file, with the beginning of a key where they had to be changed."""
     suffix = "".join(f"-{name}-{_slug(text, SUFFIX)}" for name, text in parts)
     exact = all(_slug(text, SUFFIX) == text for _, text in parts)
-    return suffix if exact and len(suffix) <= 4 * SUFFIX else f"{suffix[: 4 * SUFFIX]}-{task.key[:8]}"
+    return suffix if exact and len(suffix) <= 4 * SUFFIX else f"{suffix[: 4 * SUFFIX]}-{key[:8]}"
 
 
 def _shown(value: Any) -> str:

@@ -11,13 +11,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UserError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TIMEOUT, PAUSE = 60.0, 2.0
 """Seconds for an answer, and between tries."""
@@ -68,26 +70,30 @@ class Server:
         """Writes a file of the server's folders to `path`."""
         wanted = {key: file[key] for key in ("filename", "subfolder", "type") if key in file}
         request = urllib.request.Request(f"{self.url}/view?{urllib.parse.urlencode(wanted)}")
-        with self._opened(request) as answer, path.open("wb") as out:
-            shutil.copyfileobj(answer, out)
+
+        def copied(answer: Any) -> None:
+            with path.open("wb") as out:
+                shutil.copyfileobj(answer, out)
             if answer.length:
-                raise UserError(f"{file['filename']} ended early. Run the same command again.")
+                raise http.client.IncompleteRead(b"", answer.length)
+
+        self._asked(request, copied)
 
     def _json(self, path: str, body: bytes | None = None, kind: str = "") -> Any:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": kind} if kind else {})
-        with self._opened(request) as answer:
-            data = answer.read()
+        data = self._asked(request, lambda answer: answer.read())
         try:
             return json.loads(data)
         except ValueError as error:
             raise UserError(f"{self.url}{path} does not answer as ComfyUI does. Check the address.") from error
 
-    def _opened(self, request: urllib.request.Request) -> Any:
-        """The answer to a request; a server that does not answer is asked again."""
+    def _asked(self, request: urllib.request.Request, read: Callable[[Any], T]) -> T:
+        """What `read` makes of the answer; a server that does not answer, or not to the end, is asked again."""
         end, said = time.monotonic() + self.patience, False
         while True:
             try:
-                return urllib.request.urlopen(request, timeout=TIMEOUT)
+                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                    return read(answer)
             except urllib.error.HTTPError as error:
                 raise RefusedError(_refusal(error)) from error
             except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:

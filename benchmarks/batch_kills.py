@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMON = {"model": "small", "device": "cpu", "steps": 1, "frames": 2}
+COMMON = {"device": "cpu", "steps": 1, "frames": 2}
 MADE = re.compile(r"^\[\d+/\d+\] (.+): [\d.]+ s, seed \d+$", re.MULTILINE)
 
 
@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    options.add_argument(
+        "--model", default="small", help="a text-to-video model (default: the bundled %(default)s one)"
+    )
     options.add_argument("--lines", type=int, default=200, help="videos (default: %(default)s)")
     options.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
     options.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
@@ -38,11 +41,12 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def write_lines(path: Path, count: int) -> None:
-    """A batch of short videos of the bundled small model."""
+def write_lines(path: Path, count: int, model: str) -> None:
+    """A batch of short videos."""
     colors, shapes = ("red", "green", "blue", "yellow"), ("square", "circle", "triangle")
     lines = [
-        {"prompt": f"a {colors[i % 4]} {shapes[i % 3]} moves to the left", "seed": i, **COMMON} for i in range(count)
+        {"prompt": f"a {colors[i % 4]} {shapes[i % 3]} moves to the left", "seed": i, "model": model, **COMMON}
+        for i in range(count)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -80,10 +84,10 @@ def killed(lines: Path, folder: Path, delay: float) -> tuple[bool, list[str]]:
     return process.returncode not in (0, 2), MADE.findall(first + rest)
 
 
-def measure(folder: Path, lines: int, kills: int, seed: int = 0) -> dict[str, Any]:
+def measure(folder: Path, lines: int, kills: int, *, model: str = "small", seed: int = 0) -> dict[str, Any]:
     """What became of a batch that was killed. Raises RuntimeError if an undisturbed run fails."""
     file, whole, broken = folder / "lines.jsonl", folder / "whole", folder / "broken"
-    write_lines(file, lines)
+    write_lines(file, lines, model)
     seconds = undisturbed(file, whole)
     moments, done, reported = random.Random(seed), 0, []
     for _ in range(kills):
@@ -115,7 +119,7 @@ def main() -> None:
     """Measures, and writes the result to stdout and to the file that is asked for."""
     options = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), options.lines, options.kills, options.seed)
+        result = measure(Path(folder), options.lines, options.kills, model=options.model, seed=options.seed)
     text = json.dumps(result, indent=2) + "\n"
     sys.stdout.write(text)
     if options.output is not None:

@@ -252,8 +252,8 @@ class TestResuming:
             assert [entry["file"] for entry in manifest(folder)] == sorted(videos), state
             assert not part.exists(), state
 
-    def test_a_killed_process_loses_and_repeats_nothing(self, tmp_path: Path) -> None:
-        found = batch_kills.measure(tmp_path, lines=12, kills=3)
+    def test_a_killed_process_loses_and_repeats_nothing(self, text_model: Path, tmp_path: Path) -> None:
+        found = batch_kills.measure(tmp_path, lines=12, kills=3, model=str(text_model))
         wanted = {"videos": 12, "equal_bytes": 12, "entries": 12, "distinct_entries": 12, "made_twice": 0}
         assert {name: found[name] for name in wanted} == wanted
         assert found["kills"] >= 1

@@ -107,7 +107,7 @@ class TestMaking:
         assert "&lt;b&gt;a boat" in page
         assert 'src="./0001-b-a-boat-b.mp4"' in page
         assert (folder / "contact-sheet.jpg").stat().st_size > 500
-        assert "index.html: 1 videos" in capsys.readouterr().out
+        assert "index.html: 1 video\n" in capsys.readouterr().out
 
     def test_check_makes_nothing(
         self, batch: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -194,6 +194,7 @@ class TestBadLines:
         [
             (("--set", "model"), "--set 'model' should be NAME=VALUE"),
             (("--ending", ".exe"), "does not end with the suffix of a video format"),
+            (("--output", "lines.jsonl/new"), "is not a valid file name here"),
             (("--output", "lines.jsonl"), "'lines.jsonl' is a file. Choose a folder"),
         ],
     )

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..files import locked, remove_abandoned
 from ..terminal import say
 from ..video import format_of
-from .given import add_file_options, folder_of, report, rows_of
+from .given import add_file_options, counted, folder_of, report, rows_of
 from .manifest import LOCK, PAGE, SHEET, Manifest
 from .page import save_page
 from .planning import Plan, Task, plan
@@ -75,7 +75,7 @@ def _make(tasks: Sequence[Task], manifest: Manifest, options: argparse.Namespace
         runner.run(left)
     finally:
         finish(manifest, keys, options.file.name)
-    say(f"{manifest.folder / PAGE}: {len(manifest.ordered(keys)) - len(runner.failed)} videos")
+    say(f"{manifest.folder / PAGE}: {counted(len(manifest.ordered(keys)) - len(runner.failed), 'video')}")
     if runner.failed:
         raise UserError(
             f"{len(runner.failed)} of {len(left)} videos could not be made ({', '.join(runner.failed[:5])}"

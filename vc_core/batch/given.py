@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import existing_folder, expanded
+from ..files import check_target, expanded
 from ..terminal import printable
 from .manifest import LOCK
 from .reading import Problem, Read, Row, name_of
@@ -44,9 +44,7 @@ def folder_of(options: argparse.Namespace) -> Path:
     folder = expanded(given).absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{str(given)!r} is a file. Choose a folder for the results (--output).")
-    above = existing_folder(folder / LOCK)
-    if not above.is_dir():
-        raise UserError(f"{str(given)!r} cannot be a folder. Choose another one for the results (--output).")
+    check_target(folder / LOCK, overwrite=True)
     return folder
 
 
@@ -79,5 +77,9 @@ def report(file: Path, problems: Sequence[Problem], *, usable: int, skip_bad: bo
     bad = len({problem.line for problem in problems})
     if bad and not (skip_bad and usable):
         cure = "Correct them, or leave them out (--skip-bad)." if usable else "Correct them."
-        lines = "1 line" if bad == 1 else f"{bad} lines"
-        raise UserError(f"{lines} of {file} cannot be used, and no video was made. {cure}")
+        raise UserError(f"{counted(bad, 'line')} of {file} cannot be used, and no video was made. {cure}")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

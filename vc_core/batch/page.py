@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..files import placed
+from .given import counted
 from .manifest import DONE, NAME, SHEET, Entry
 
 PLAYED = (".mp4", ".m4v", ".webm")
@@ -50,7 +51,7 @@ def page(title: str, entries: Sequence[Entry], *, sheet: bool = False) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}<style>{STYLE}</style></head>\n<body>\n'
         f"<h1>{escape(title)}</h1>\n"
-        f'<p class="about">{done} videos{failed}, made in {seconds:.0f} seconds. {" · ".join(links)}</p>\n'
+        f'<p class="about">{counted(done, "video")}{failed}, made in {seconds:.0f} seconds. {" · ".join(links)}</p>\n'
         f"<main>\n{''.join(map(_card, entries))}</main>\n</body>\n</html>\n"
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..batch.combining import combinations
 from ..batch.command import finish
-from ..batch.given import add_file_options, folder_of, report, rows_of
+from ..batch.given import add_file_options, counted, folder_of, report, rows_of
 from ..batch.manifest import LOCK, PAGE, Manifest
 from ..batch.planning import suffix_of
 from ..batch.reading import Problem, Row, read_rows
@@ -65,7 +65,7 @@ def run_submit(options: argparse.Namespace) -> None:
             follower.run(left)
         finally:
             finish(manifest, keys, options.file.name)
-    say(f"{folder / PAGE}: {len(lines) - len(follower.failed)} videos")
+    say(f"{folder / PAGE}: {counted(len(lines) - len(follower.failed), 'video')}")
     if follower.failed:
         raise UserError(
             f"{len(follower.failed)} of {len(left)} videos could not be made ({', '.join(follower.failed[:5])}"

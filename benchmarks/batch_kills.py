@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
 import re
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMON = {"device": "cpu", "steps": 1, "frames": 2}
 MADE = re.compile(r"^\[\d+/\d+\] (.+): [\d.]+ s, seed \d+$", re.MULTILINE)
 
@@ -51,54 +52,67 @@ def write_lines(path: Path, count: int, model: str) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def start(lines: Path, folder: Path) -> subprocess.Popen[str]:
-    """The batch in a process of its own."""
-    command = [sys.executable, "-m", "vc_core", "batch", str(lines), "--output", str(folder), "--quiet"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Life:
+    """One process that runs the batch: forked from a server that has imported everything, so that it starts at once."""
+
+    def __init__(self, lines: Path, folder: Path, output: Path) -> None:
+        self.output = output
+        arguments = ["batch", str(lines), "--output", str(folder), "--quiet"]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["vc_core.cli"])
+        self.process = context.Process(target=_run, args=(arguments, output))
+        self.process.start()
+
+    def wait_for_first(self) -> None:
+        """Until the first video is reported, or the process ends."""
+        while self.process.is_alive() and not self.files():
+            time.sleep(0.01)
+
+    def files(self) -> list[str]:
+        """The videos that are reported so far."""
+        return MADE.findall(self.output.read_text("utf-8")) if self.output.exists() else []
+
+    def finished(self) -> list[str]:
+        """The videos, once the process has ended. Raises RuntimeError if it did not end well."""
+        self.process.join()
+        if self.process.exitcode:
+            raise RuntimeError(f"the batch ended with {self.process.exitcode}: {self.output.read_text('utf-8')}")
+        return self.files()
+
+    def killed_after(self, delay: float) -> bool:
+        """Kills the process some seconds from now, unless it ends earlier; returns whether it was killed."""
+        self.process.join(delay)
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode == -signal.SIGKILL
 
 
-def undisturbed(lines: Path, folder: Path) -> float:
-    """Runs the whole batch; returns the seconds from the first video to the end."""
-    with start(lines, folder) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        begin = time.monotonic()
-        _, errors = process.communicate()
-    if process.returncode:
-        raise RuntimeError(errors)
-    return time.monotonic() - begin
+def _run(arguments: list[str], output: Path) -> None:
+    """The body of a process: everything that it writes goes to a file."""
+    from vc_core import cli
 
-
-def killed(lines: Path, folder: Path, delay: float) -> tuple[bool, list[str]]:
-    """Runs the batch until `delay` seconds after its first video; whether it was killed, and the files it reported."""
-    with start(lines, folder) as process:
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        while first and not MADE.match(first):
-            first = process.stdout.readline()
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        rest = process.stdout.read()
-    return process.returncode not in (0, 2), MADE.findall(first + rest)
+    with output.open("w", encoding="utf-8", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        status = cli.main(arguments)
+    os._exit(status)
 
 
 def measure(folder: Path, lines: int, kills: int, *, model: str = "small", seed: int = 0) -> dict[str, Any]:
     """What became of a batch that was killed. Raises RuntimeError if an undisturbed run fails."""
     file, whole, broken = folder / "lines.jsonl", folder / "whole", folder / "broken"
     write_lines(file, lines, model)
-    seconds = undisturbed(file, whole)
+    life = Life(file, whole, folder / "whole.txt")
+    life.wait_for_first()
+    begin = time.monotonic()
+    life.finished()
+    seconds = time.monotonic() - begin
     moments, done, reported = random.Random(seed), 0, []
-    for _ in range(kills):
-        was_killed, files = killed(file, broken, moments.uniform(0, 2 * seconds / (kills + 1)))
-        done += was_killed
-        reported += files
-    with start(file, broken) as process:
-        output, errors = process.communicate()
-    if process.returncode:
-        raise RuntimeError(errors)
-    reported += MADE.findall(output)
+    for index in range(kills):
+        life = Life(file, broken, folder / f"{index}.txt")
+        life.wait_for_first()
+        done += life.killed_after(moments.uniform(0, 2 * seconds / (kills + 1)))
+        reported += life.files()
+    reported += Life(file, broken, folder / "last.txt").finished()
     expected = {path.name: path.read_bytes() for path in sorted(whole.glob("*.mp4"))}
     found = {path.name: path.read_bytes() for path in sorted(broken.glob("*.mp4"))}
     entries = [json.loads(line)["file"] for line in (broken / "manifest.jsonl").read_text("utf-8").splitlines()]

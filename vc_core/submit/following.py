@@ -115,7 +115,7 @@ class Follower:
             return
         names = self._names(line, files)
         for name, file in list(zip(names, files, strict=True))[1:]:
-            with placed(self.manifest.folder / name) as place:
+            with placed(self.manifest.folder / name, overwrite=True) as place:
                 self.server.fetch(file, place.part)
         with placed(self.manifest.folder / names[0]) as place:
             self.server.fetch(files[0], place.part)
@@ -124,12 +124,12 @@ class Follower:
         say(f"line {line.line}: {place.final}")
 
     def _names(self, line: Line, files: Sequence[Mapping[str, str]]) -> list[str]:
-        """Names that are free; the further files of a line are numbered."""
+        """Names of which the first is free; the further ones are numbered, and may be there from a killed process."""
         endings = [PurePosixPath(file["filename"]).suffix for file in files]
         stem, number = line.name, 2
         while True:
             names = [f"{stem}{f'_{index}' if index else ''}{ending}" for index, ending in enumerate(endings)]
-            if not any((self.manifest.folder / name).exists() for name in names):
+            if not (self.manifest.folder / names[0]).exists():
                 return names
             stem, number = f"{line.name}-{number}", number + 1
 

@@ -62,7 +62,7 @@ class Job:
 def checked(options: argparse.Namespace, opened: Checkpoint | None = None) -> Job:
     """Everything that can be known without the weights. Raises UserError where it does not fit together. opened: the
     model's file, if it is open already."""
-    image = None if options.picture is None else load_image(options.picture)
+    image = _first_image(options)
     checkpoint = open_checkpoint(options.model, preset=options.preset) if opened is None else opened
     for part in NEEDED:
         checkpoint.require(part)
@@ -96,6 +96,10 @@ def checked(options: argparse.Namespace, opened: Checkpoint | None = None) -> Jo
         save_fps=save_fps,
         warnings=_warnings(options, spec, None if method.name != "off" or ends else settings.frames),
     )
+
+
+def _first_image(options: argparse.Namespace) -> Tensor | None:
+    return None if options.picture is None else load_image(options.picture)
 
 
 def _strength(options: argparse.Namespace) -> float:

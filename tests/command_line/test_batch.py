@@ -58,7 +58,7 @@ class TestMaking:
         lines = [
             {"prompt": "a boat", "seed": 7, "steps": 4, "then": ["a ship", "a car"], "output": "first.mp4"},
             {"prompt": "5 degrees", "picture": str(picture), "model": str(image_model), "seed": 2, "output": "b.gif"},
-            {"prompt": "a boat", "negative": "", "motion-strength": True, "seed": 3, "output": "new/c.webm"},
+            {"prompt": "a boat", "negative": "", "motion-strength": True, "seed": 3, "output": "new/c.webp"},
         ]
         assert batch(lines) == 0
         text, image = ("-m", text_model, "--device", "cpu"), ("-m", image_model, "--device", "cpu")
@@ -66,10 +66,10 @@ class TestMaking:
         assert run("text-to-video", "a boat", "--seed", "7", *then, *text, "-o", tmp_path / "1.mp4") == 0
         given = ("-i", picture, "--seed", "2", *image, "-o", tmp_path / "2.gif")
         assert run("image-to-video", "5 degrees", *given) == 0
-        strong = ("--motion-strength", "--seed", "3", *text, "-o", tmp_path / "3.webm")
+        strong = ("--motion-strength", "--seed", "3", *text, "-o", tmp_path / "3.webp")
         assert run("text-to-video", "a boat", *strong) == 0
         made = tmp_path / "lines"
-        for ours, single in (("first.mp4", "1.mp4"), ("b.gif", "2.gif"), ("new/c.webm", "3.webm")):
+        for ours, single in (("first.mp4", "1.mp4"), ("b.gif", "2.gif"), ("new/c.webp", "3.webp")):
             assert (made / ours).read_bytes() == (tmp_path / single).read_bytes()
 
     def test_lists_and_ranges_make_all_combinations_with_one_load_of_each_model(

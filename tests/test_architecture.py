@@ -36,6 +36,9 @@ ARROWS = {
     "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {
+    "batch",
+    "commands",
+    "making",
     "image_latents",
     "pipeline",
     "long",
@@ -49,6 +52,7 @@ EVERYTHING = {
     "options",
     "recipe",
     "request",
+    "submit",
     "machine",
     "terminal",
     "__main__",
@@ -69,7 +73,7 @@ GLOBAL_SETTINGS = {
     "set_printoptions",
     "use_deterministic_algorithms",
 }
-OWNS_ITS_PROCESS = {("vc_core/cli.py", "torch.set_num_threads")}
+OWNS_ITS_PROCESS = {("vc_core/making.py", "torch.set_num_threads")}
 """The command line sets the number of threads for a run, and back."""
 UNSAFE = {"eval", "exec", "compile", "__import__", "print", "breakpoint"}
 

@@ -149,9 +149,9 @@ def test_the_commands_in_readme_and_docs_are_accepted(capsys: pytest.CaptureFixt
             words = [{"small": "model.ckpt", "cuda": "cpu"}.get(word, word) for word in words]
             assert vc_core(words) == UNUSABLE
             error = capsys.readouterr().err
-            assert any(word in error for word in words if word.endswith((".ckpt", ".pth", ".png", ".mp4", "FILE"))), (
-                error
-            )
+            assert any(
+                word in error for word in words if word.endswith((".ckpt", ".pth", ".png", ".csv", ".mp4", "FILE"))
+            ), error
         else:
             package = (ROOT / module.replace(".", "/")).is_dir()
             importlib.import_module(f"{module}.__main__" if package else module).parser().parse_args(words)

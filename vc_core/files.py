@@ -194,16 +194,52 @@ def _remove(part: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes abandoned temporary files."""
+@contextlib.contextmanager
+def locked(path: Path, cure: str) -> Iterator[None]:
+    """Holds the lock of a file, which is created if needed, until the block or the process ends.
+
+    Raises UserError, which ends with `cure`, if another process holds it. Without file locks there is no protection.
+    """
+    with path.open("ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"Another process works in the folder {str(path.parent)!r}. {cure}") from error
+            except OSError:  # a file system without locks
+                pass
+        yield
+
+
+def append_line(path: Path, text: str) -> None:
+    """Appends a line to a file, which is created if needed, and flushes it to disk.
+
+    An incomplete last line stays a line of its own.
+    """
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        incomplete = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * incomplete + text.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes the temporary files of processes that ended, whatever their age."""
+    _sweep(folder, age=0.0)
+
+
+def _sweep(folder: Path, age: float = ABANDONED) -> None:
+    """Removes abandoned temporary files that are older than `age` in seconds."""
     for part in folder.glob(f"{PREFIX}*{SUFFIX}"):
         with contextlib.suppress(OSError):
             newest = max(entry.stat().st_mtime for entry in [part, *(part.iterdir() if part.is_dir() else ())])
-            if _abandoned(part, time.time() - newest):
+            if _abandoned(part, time.time() - newest, age):
                 _remove(part)
 
 
-def _abandoned(part: Path, age: float) -> bool:
+def _abandoned(part: Path, age: float, least: float) -> bool:
     if fcntl is None:
         return age > STALE
     opened = os.open(part, os.O_RDONLY)
@@ -215,4 +251,4 @@ def _abandoned(part: Path, age: float) -> bool:
         return age > STALE
     finally:
         os.close(opened)
-    return age > ABANDONED
+    return age >= least

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from . import bundled
-from .checkpoint import open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.lora import lora_spec
 from .checkpoint.statistics import read_statistics
 from .checks import check_ends, check_picture, check_views
@@ -33,8 +32,6 @@ from .specs import ModelSpec
 from .video import check_target, format_of, frame_rate
 from .video.clips import load_clip, load_views
 
-log = logging.getLogger(__name__)
-
 NEEDED: tuple[str, ...] = ("unet", "autoencoder", "text_encoder")
 STRENGTH = 0.6
 
@@ -45,7 +42,8 @@ class Job:
 
     parameters: of the network. images: the first frame's, then those that the video comes to. given: the request as the
     options state it; request: with what the method adds. start, source: what the video starts from instead of noise.
-    views: f h w 3 in 0..1, rendered views for a model that follows them.
+    views: f h w 3 in 0..1, rendered views for a model that follows them. warnings: what will probably not turn out as
+    wished.
     """
 
     spec: ModelSpec
@@ -58,12 +56,14 @@ class Job:
     source: AnalyticInit | None
     views: Tensor | None
     save_fps: Fraction
+    warnings: tuple[str, ...] = ()
 
 
-def checked(options: argparse.Namespace) -> Job:
-    """Everything that can be known without the weights. Raises UserError where it does not fit together."""
-    image = None if options.picture is None else load_image(options.picture)
-    checkpoint = open_checkpoint(options.model, preset=options.preset)
+def checked(options: argparse.Namespace, opened: Checkpoint | None = None) -> Job:
+    """Everything that can be known without the weights. Raises UserError where it does not fit together. opened: the
+    model's file, if it is open already."""
+    image = _first_image(options)
+    checkpoint = open_checkpoint(options.model, preset=options.preset) if opened is None else opened
     for part in NEEDED:
         checkpoint.require(part)
     spec = lora_spec(checkpoint.spec, options.lora)
@@ -83,7 +83,6 @@ def checked(options: argparse.Namespace) -> Job:
     source, clip = _source(options, settings.shape(spec)), _clip(options, settings)
     start = start_of(options, image, clip, settings.shape(spec), _strength(options))
     save_fps = frame_rate(spec.defaults.save_fps if options.save_fps is None else options.save_fps)
-    _warn(options, spec, None if method.name != "off" or ends else settings.frames)
     return Job(
         spec=spec,
         parameters=sum(tensor.numel() for tensor in checkpoint.detection.contents.parts["unet"].values()),
@@ -95,7 +94,12 @@ def checked(options: argparse.Namespace) -> Job:
         source=source,
         views=views,
         save_fps=save_fps,
+        warnings=_warnings(options, spec, None if method.name != "off" or ends else settings.frames),
     )
+
+
+def _first_image(options: argparse.Namespace) -> Tensor | None:
+    return None if options.picture is None else load_image(options.picture)
 
 
 def _strength(options: argparse.Namespace) -> float:
@@ -176,20 +180,15 @@ def recipe_of(options: argparse.Namespace, job: Job, **more: Any) -> dict[str, A
     )
 
 
-def _warn(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> None:
-    """Warns, before work starts, of what will probably not turn out as wished. whole: frames of a video that is sampled
-    as one clip."""
-    for prompt in (options.prompt, *options.then):
-        words = bundled.warning(spec.name, prompt)
-        if words:
-            log.warning("%s", words)
+def _warnings(options: argparse.Namespace, spec: ModelSpec, whole: int | None) -> tuple[str, ...]:
+    """What will probably not turn out as wished. whole: frames of a video that is sampled as one clip."""
+    found = [bundled.warning(spec.name, prompt) for prompt in (options.prompt, *options.then)]
     if whole is not None and whole > spec.defaults.frames:
-        log.warning(
-            "All %d frames are made as one clip, though the model was trained on %d; --long freenoise keeps them one "
-            "scene.",
-            whole,
-            spec.defaults.frames,
+        found.append(
+            f"All {whole} frames are made as one clip, though the model was trained on {spec.defaults.frames}; --long "
+            "freenoise keeps them one scene."
         )
+    return tuple(filter(None, found))
 
 
 def _uses(options: argparse.Namespace) -> dict[Feature, Use]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line.running import frames_of, one_line, run
 
-from vc_core import cli
+from vc_core import making
 from vc_core.autoencoder.autoencoder import Autoencoder
 
 BAD: dict[str, tuple[Sequence[str], str]] = {
@@ -55,7 +55,7 @@ class TestBadInput:
     ) -> None:
         arguments, message = BAD[case]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is reported before weights are read
+        monkeypatch.setattr(making.VideoCrafter, "load", None)  # all of this is reported before weights are read
         model = () if "-m" in arguments else ("-m", text_model)
         device = () if "--device" in arguments else ("--device", "cpu")
         assert run("text-to-video", "a", *model, *device, *arguments) == 2
@@ -92,7 +92,7 @@ class TestBadInput:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cli.VideoCrafter, "load", None)
+        monkeypatch.setattr(making.VideoCrafter, "load", None)
         out = tmp_path / "a.mp4"
         assert run("image-to-video", "a", "-i", picture, "-m", text_model, "-o", out, "--device", "cpu") == 2
         assert "text-to-video model" in one_line(capsys.readouterr().err)
@@ -109,7 +109,7 @@ class TestBadInput:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cli.VideoCrafter, "load", None)
+        monkeypatch.setattr(making.VideoCrafter, "load", None)
         (tmp_path / "file").write_bytes(b"precious")
         (tmp_path / "folder").mkdir()
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / taken, "--overwrite") == 2
@@ -129,7 +129,7 @@ class TestBadInput:
         models: list[str | Path] = []
         for part in ("unet", "vae", "clip"):
             models += ["-m", tmp_path / "parts" / f"image_{part}.safetensors"]
-        monkeypatch.setattr(cli.VideoCrafter, "load", None)
+        monkeypatch.setattr(making.VideoCrafter, "load", None)
         out = ("-o", tmp_path / "a.mp4", "--device", "cpu")
         assert run("text-to-video", "a", *models, *out) == 2
         assert "This is an image-to-video model: give it an image" in one_line(capsys.readouterr().err)
@@ -184,7 +184,7 @@ class TestBadInput:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(cli, "write", full)
+        monkeypatch.setattr(making, "writing", full)
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu") == 2
         assert "No space left on device" in one_line(capsys.readouterr().err)
         assert list(tmp_path.iterdir()) == []

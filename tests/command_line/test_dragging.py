@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_line.running import one_line, run
 
-from vc_core import cli
+from vc_core import making
 from vc_core.control.tracks import tracks_of
 from vc_core.denoising import Source
 from vc_core.frames.dragging import Drag, rough_video
@@ -44,13 +44,13 @@ def test_a_drag_reaches_the_sampler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Source] = []
-    generate = cli.VideoCrafter.generate
+    generate = making.VideoCrafter.generate
 
     def spy(self: Any, *given: Any, **settings: Any) -> Any:
         seen.append(settings["source"])
         return generate(self, *given, **settings)
 
-    monkeypatch.setattr(cli.VideoCrafter, "generate", spy)
+    monkeypatch.setattr(making.VideoCrafter, "generate", spy)
     model, out = request.getfixturevalue(f"{command}_model"), tmp_path / "out.mp4"
     image = load_image(files["image"])
     given: tuple[str | Path, ...] = ("-i", files["image"])
@@ -106,7 +106,7 @@ def test_one_line_says_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cli.VideoCrafter, "load", None)  # all of this is reported before weights are read
+    monkeypatch.setattr(making.VideoCrafter, "load", None)  # all of this is reported before weights are read
     arguments = [str(files["mask"]) if given == "MASK" else given for given in BAD[case][0]]
     base = ("-i", files["image"], "-m", image_model, "-o", tmp_path / "o.mp4", "--device", "cpu")
     assert run("image-to-video", "a", *base, *arguments) == 2

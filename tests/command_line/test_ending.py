@@ -14,7 +14,7 @@ import pytest
 import torch
 from command_line.running import one_line, run
 
-from vc_core import cli
+from vc_core import cli, making
 from vc_core.denoising import Step
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ class TestInterruption:
     def test_while_sampling_leaves_nothing(
         self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        generate = cli.VideoCrafter.generate
+        generate = making.VideoCrafter.generate
 
         def interrupted(self: Any, *arguments: Any, **settings: Any) -> Any:
             def stop(_: Step) -> None:
@@ -32,7 +32,7 @@ class TestInterruption:
 
             return generate(self, *arguments, **{**settings, "on_step": stop})
 
-        monkeypatch.setattr(cli.VideoCrafter, "generate", interrupted)
+        monkeypatch.setattr(making.VideoCrafter, "generate", interrupted)
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu") == 130
         assert "Interrupted" in one_line(capsys.readouterr().err)
         assert list(tmp_path.iterdir()) == []
@@ -44,7 +44,7 @@ class TestInterruption:
             yield torch.zeros(8, 8, 3)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "_sampled", frames)
+        monkeypatch.setattr(making, "sampled", frames)
         assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu") == 130
         assert list(tmp_path.iterdir()) == []
 
@@ -99,7 +99,7 @@ class TestInterruption:
         def generate(*_: Any, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(cli.VideoCrafter, "generate", generate)
+        monkeypatch.setattr(making.VideoCrafter, "generate", generate)
         words = ("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu", "-q")
         assert run(*words) == cli.UNUSABLE
         said = capsys.readouterr().err.splitlines()
@@ -113,6 +113,6 @@ class TestInterruption:
         def generate(*_: Any, **__: Any) -> None:
             raise RuntimeError("shapes do not fit")
 
-        monkeypatch.setattr(cli.VideoCrafter, "generate", generate)
+        monkeypatch.setattr(making.VideoCrafter, "generate", generate)
         with pytest.raises(RuntimeError, match="shapes"):
             run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu", "-q")

@@ -12,7 +12,7 @@ from checkpoint.synthetic import TEXT_MODEL
 from command_line.running import one_line, run, runnable
 from safetensors.torch import load_file, save_file
 
-from vc_core import bundled, cli
+from vc_core import bundled, cli, making
 from vc_core.checkpoint import METADATA_KEY, open_checkpoint
 from vc_core.specs import to_json
 
@@ -96,7 +96,7 @@ def test_a_narrow_model_without_its_metadata_is_reported(
     said = capsys.readouterr().out
     assert "The autoencoder in this file is 16 channels wide, narrower than the published ones" in said
     assert "norm groups and heads are guessed" in said
-    monkeypatch.setattr(cli.VideoCrafter, "load", None)
+    monkeypatch.setattr(making.VideoCrafter, "load", None)
     out = tmp_path / "out"
     for words in (("convert", path, "-o", out), ("text-to-video", "a", "-m", path, "-o", f"{out}.mp4")):
         assert run(*words) == 2

@@ -17,7 +17,7 @@ from command_line.running import frames_of, one_line, run
 from PIL import Image
 from video.reading import _gif, _webp, page_metadata
 
-from vc_core import bundled, cli
+from vc_core import bundled, making
 from vc_core.demo import TEXT_PROMPT
 from vc_core.pipeline import VideoCrafter
 from vc_core.video import write_video
@@ -73,13 +73,13 @@ class TestMakingVideos:
         self, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: dict[str, Any] = {}
-        generate = cli.VideoCrafter.generate
+        generate = making.VideoCrafter.generate
 
         def spy(self: Any, prompt: str, picture: Any = None, **settings: Any) -> Any:
             seen.update(settings, prompt=prompt)
             return generate(self, prompt, picture, **settings)
 
-        monkeypatch.setattr(cli.VideoCrafter, "generate", spy)
+        monkeypatch.setattr(making.VideoCrafter, "generate", spy)
         status = run(
             *("text-to-video", "p", "-m", text_model, "-o", tmp_path / "o.mp4", "--negative", "n", "--steps", "3"),
             *("--cfg", "4.5", "--sampler", "euler", "--spacing", "trailing", "--eta", "0.25", "--fps", "9.5"),
@@ -194,7 +194,7 @@ class TestBundledModels:
             raise KeyboardInterrupt
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli.VideoCrafter, "load", load)
+        monkeypatch.setattr(making.VideoCrafter, "load", load)
         given = [str(picture) if word == "PICTURE" else word for word in more]
         start = ("-i", str(picture)) if command == "image-to-video" else ("--lora", "small:0.5")
         assert run(command, "a red square", "-m", "small", "--device", "cpu", *start, *given) == 130
@@ -211,13 +211,13 @@ class TestBundledModels:
         self, asked: str | None, threads: int, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[int] = []
-        generate = cli.VideoCrafter.generate
+        generate = making.VideoCrafter.generate
 
         def spy(self: Any, *arguments: Any, **settings: Any) -> Any:
             seen.append(torch.get_num_threads())
             return generate(self, *arguments, **settings)
 
-        monkeypatch.setattr(cli.VideoCrafter, "generate", spy)
+        monkeypatch.setattr(making.VideoCrafter, "generate", spy)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if asked is not None:
             monkeypatch.setenv("OMP_NUM_THREADS", asked)
@@ -227,7 +227,7 @@ class TestBundledModels:
             assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "a.mp4", "--device", "cpu") == 0
             assert seen == [threads]
             assert torch.get_num_threads() == 3
-            monkeypatch.setattr(cli, "SMALL", 0)  # which no network is
+            monkeypatch.setattr(making, "SMALL", 0)  # which no network is
             assert run("text-to-video", "a", "-m", text_model, "-o", tmp_path / "b.mp4", "--device", "cpu") == 0
             assert seen == [threads, 3]
         finally:
@@ -245,7 +245,7 @@ class TestBundledModels:
         def load(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli.VideoCrafter, "load", load)
+        monkeypatch.setattr(making.VideoCrafter, "load", load)
         assert run("text-to-video", prompt, "-m", "small", "-o", tmp_path / "a.mp4", "--device", "cpu") == 130
         assert ("was trained on none of the words in 'a dog'" in capsys.readouterr().err) == warned
 
@@ -253,7 +253,7 @@ class TestBundledModels:
         def generate(*_: Any, **__: Any) -> torch.Tensor:
             return torch.zeros(2, 16, 16, 3)
 
-        monkeypatch.setattr(cli.VideoCrafter, "generate", generate)
+        monkeypatch.setattr(making.VideoCrafter, "generate", generate)
         assert run("demo", "-o", tmp_path) == 0
         comment = comment_of(tmp_path / "text-to-video.mp4")
         assert comment.startswith(TEXT_PROMPT)

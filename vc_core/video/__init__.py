@@ -10,7 +10,7 @@ from .names import safe_name
 from .options import DITHERS, Options
 from .rate import frame_rate
 from .values import ODD_SIZES
-from .writing import Written, write, write_video
+from .writing import Written, bytes_of, is_disk_full, write, write_video, writing
 
 __all__ = [
     "DITHERS",
@@ -23,12 +23,15 @@ __all__ = [
     "Written",
     "arranged",
     "available_formats",
+    "bytes_of",
     "check_target",
     "find_format",
     "format_of",
     "frame_rate",
+    "is_disk_full",
     "quality_table",
     "safe_name",
     "write",
     "write_video",
+    "writing",
 ]

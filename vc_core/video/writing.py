@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UserError
-from ..files import placed
+from ..files import Place, placed
 from .arrange import Clip, Frame, arranged
 from .audio import Audio, check_length
 from .formats import DEFAULT_QUALITY, Format, find_format, format_of, require_av
@@ -39,15 +39,35 @@ if it is unknown. An exception that it raises stops the work."""
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """The result. `path` is a file, or a folder for png; `messages` describe what had to be changed."""
+    """The result, a file, or a folder for png; `messages` describe what had to be changed."""
 
-    path: Path
+    place: Place
     format: Format
     frames: int
     fps: Fraction
     width: int
     height: int
     messages: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """Its name; until it has it (see `writing`), the name that it was given."""
+        return self.place.final
+
+    @property
+    def bytes(self) -> int:
+        """Its size, that of all its files together for a folder."""
+        return bytes_of(self.place.part if self.place.part.exists() else self.path)
+
+
+def bytes_of(path: Path) -> int:
+    """The bytes of a file, or of the files in a folder."""
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else (path,)))
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error says that there is no space left."""
+    return getattr(error, "errno", None) in _FULL
 
 
 class Writer(Protocol):
@@ -96,6 +116,33 @@ def write(
     images never is); if the name is taken in the meantime, `-2` is appended. Raises UserError for invalid input and if
     the disk is full; no partial file remains.
     """
+    with writing(
+        path,
+        frames,
+        fps=fps,
+        options=options,
+        audio=audio,
+        metadata=metadata,
+        overwrite=overwrite,
+        on_frame=on_frame,
+    ) as written:
+        return written
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | Path,
+    frames: Iterable[Frame],
+    *,
+    fps: float | str | Fraction,
+    options: Options = DEFAULTS,
+    audio: Audio | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    on_frame: OnFrame | None = None,
+) -> Iterator[Written]:
+    """As `write`, with a complete file under a temporary name: it gets its own when the block ends, and is removed if
+    the block fails."""
     target = _format(path, options)
     _check(options)
     rate = frame_rate(fps) * options.multiplier
@@ -109,19 +156,10 @@ def write(
     job = _Job(target, options, rate, as_text(metadata or {}), audio)
     with _explained(job), placed(path, overwrite=overwrite, folder=target.kind == "png") as place:
         preview = _preview(frames, options, on_frame, count) if target.kind == "gif" else None
-        written = job.run(place.part, ordered, count, preview, on_frame)
+        done = job.run(place.part, ordered, count, preview, on_frame)
+        yield job.written(place, done)
     for message in job.messages:
         log.info("%s: %s", place.final.name, message)
-    height, width = job.size
-    return Written(
-        path=place.final,
-        format=target,
-        frames=written,
-        fps=rate,
-        width=width,
-        height=height,
-        messages=tuple(job.messages),
-    )
 
 
 class _Job:
@@ -164,6 +202,19 @@ class _Job:
         if quantise.invalid:
             self.messages.append(f"{quantise.invalid} frames contain NaN values, which were written as black.")
         return done
+
+    def written(self, place: Place, frames: int) -> Written:
+        """The result: that number of frames, at a place."""
+        height, width = self.size
+        return Written(
+            place=place,
+            format=self.format,
+            frames=frames,
+            fps=self.rate,
+            width=width,
+            height=height,
+            messages=tuple(self.messages),
+        )
 
     def _prepare(self, first: Frame) -> tuple[Quantiser, bool]:
         """The quantiser for frames like the first, and whether their transparency is kept."""
@@ -230,7 +281,7 @@ def _explained(job: _Job) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         number: int | None = getattr(error, "errno", None)
-        if number is not None and number in _FULL:
+        if number is not None and is_disk_full(error):
             raise UserError(
                 f"There is not enough space for the file ({os.strerror(number)}); the incomplete file has been "
                 "removed. Free some space, or choose another folder or a lower quality."

@@ -274,6 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
         "settings": {"steps": options.steps, "eta": 0.0, "sampler": "ddim", "fps": FPS},
         **{name: tables(verdicts) for name, verdicts in results.items()},
     }
+    options.result.parent.mkdir(parents=True, exist_ok=True)
     options.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.sheet is not None:
         shown = list(zip(given, controlled, strict=True))[:12]

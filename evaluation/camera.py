@@ -194,14 +194,19 @@ def judged(clip: Array, shot: Shot) -> Verdict:
     )
 
 
+def _figures(judged_parts: Sequence[tuple[Verdict, str]]) -> dict[str, float]:
+    right = [one.right[part] for one, part in judged_parts]
+    share = [one.share[part] for one, part in judged_parts]
+    return {"judged": len(right), "right": percent(right), "share": round(float(np.median(share)), 2)}
+
+
 def table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The figures of several clips: percentages of right signs, and the medians of what is there of each component."""
     found: dict[str, Any] = {"clips": len(verdicts)}
-    for name, wanted_names in (("pan", NAMES[:2]), ("zoom", NAMES[2:3]), ("roll", NAMES[3:]), ("all", NAMES)):
-        right = [one.right[part] for one in verdicts for part in wanted_names if part in one.right]
-        share = [one.share[part] for one in verdicts for part in wanted_names if part in one.share]
-        if right:
-            found[name] = {"judged": len(right), "right": percent(right), "share": round(float(np.median(share)), 2)}
+    for name, parts in (("pan", NAMES[:2]), ("zoom", NAMES[2:3]), ("roll", NAMES[3:]), ("all", NAMES)):
+        judged_parts = [(one, part) for one in verdicts for part in parts if part in one.right]
+        if judged_parts:
+            found[name] = _figures(judged_parts)
     found["colour"] = percent([one.colour for one in verdicts])
     found["shape"] = percent([one.shape for one in verdicts])
     return found

@@ -83,7 +83,7 @@ class DiffusionObjective:
         slow = far if moving else [scene.fps <= SLOW_FPS for scene in pool.scenes]
         chances = np.array([1.0 if is_slow else fast_share for is_slow in slow])
         self.chances = chances / chances.sum()
-        self.poses = torch.stack([camera_poses(moves) for moves in pool.moves]) if pool.moves else None
+        self.poses = _poses(pool)
         schedule = NoiseSchedule.from_spec(network.spec.diffusion)
         self.signal = (schedule.alphas_cumprod.sqrt() * schedule.scale).float()
         self.noise = (1 - schedule.alphas_cumprod).sqrt().float()
@@ -144,6 +144,11 @@ class DiffusionObjective:
         """Maps uniform numbers in 0..1 to timesteps."""
         last = len(self.signal) - 1
         return (self.lowest + (len(self.signal) - self.lowest) * even**SKEW).long().clamp(max=last)
+
+
+def _poses(pool: Pool) -> Tensor | None:
+    """Poses n f 12 of the pool's camera; None where it stands still in all clips."""
+    return torch.stack([camera_poses(moves) for moves in pool.moves]) if pool.moves else None
 
 
 def _texts(scenes: list[Scene], rng: np.random.Generator) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vc_core.conditions import SINGLE, Conditioning, Evaluation
 from vc_core.denoising import Guidance, Noise, Sampling, sample
+from vc_core.network.adapter import Adapter
 from vc_core.network.call import Pass
 from vc_core.pipeline import GREY, VideoCrafter
 from worlds.shapes.captions import caption
@@ -67,17 +69,29 @@ class _EachNoise:
         return torch.cat([source.draw((1, *shape[1:]), device, dtype) for source in self.sources])
 
 
-def clips(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -> Iterator[Array]:
+Adapters = Callable[[Sequence[Any]], tuple[Adapter, ...]]
+"""Cases -> the adapters of a pass with them."""
+
+
+def no_adapters(cases: Sequence[Any]) -> tuple[Adapter, ...]:
+    """For clips without control."""
+    del cases
+    return ()
+
+
+def clips(
+    crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, adapters: Adapters = no_adapters
+) -> Iterator[Array]:
     """The clips f h w 3 in 0..1 of the cases, in order."""
     for start in range(0, len(cases), settings.batch):
         part = cases[start : start + settings.batch]
-        latents = _latents(crafter, part, settings)
+        latents = _latents(crafter, part, settings, adapters(part))
         for latent in latents:
             yield crafter.decode(latent[None]).cpu().numpy()
 
 
 @torch.inference_mode()
-def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -> Tensor:
+def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings, adapters: tuple[Adapter, ...]) -> Tensor:
     spec = crafter.parts.spec
     defaults = spec.defaults
     scale = defaults.cfg if settings.cfg is None else settings.cfg
@@ -94,7 +108,7 @@ def _latents(crafter: VideoCrafter, cases: Sequence[Case], settings: Settings) -
 
     def predict(x: Tensor, timestep: Tensor, given: Conditioning, evaluation: Evaluation = SINGLE, /) -> Tensor:
         dtype = crafter.parts.dtype
-        out: Tensor = unet(x.to(dtype), timestep, given.to(dtype=dtype), Pass(evaluation))
+        out: Tensor = unet(x.to(dtype), timestep, given.to(dtype=dtype), Pass(evaluation, adapters=adapters))
         return out
 
     side = spec.size_multiple

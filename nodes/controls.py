@@ -51,8 +51,8 @@ class ControlNode(io.ComfyNode):
     def fingerprint_inputs(cls, **given: Any) -> str:
         chosen = [FILE, *(item.name for item in cls.control.parameters() if item.kind is Kind.FILE)]
         names = [given.get(each, NONE) for each in chosen]
-        folder = cls.control.folder
-        return " ".join(name if name in (OWN, NONE) else files.fingerprint(folder, name) for name in names)
+        folder, control = cls.control.folder, cls.control.name
+        return " ".join(name if name in (OWN, NONE) else files.fingerprint(folder, name, control) for name in names)
 
     @classmethod
     def execute(cls, model: Any, **given: Any) -> io.NodeOutput:
@@ -61,7 +61,7 @@ class ControlNode(io.ComfyNode):
         values = {
             item.name: _value(item, given[item.name], control) for item in control.parameters() if item.name in given
         }
-        file = None if control.part is None or name == OWN else files.resolve(control.folder, name)
+        file = None if control.part is None or name == OWN else files.resolve(control.folder, name, control.name)
         return io.NodeOutput(with_control(model, control(**values), file, encoders))
 
 
@@ -74,7 +74,7 @@ def node_of(control: type[Control]) -> type[io.ComfyNode]:
 def _file(control: type[Control]) -> Any:
     return io.Combo.Input(
         FILE,
-        options=[OWN, *files.choices(control.folder)],
+        options=[OWN, *files.choices(control.folder, control.name)],
         default=OWN,
         tooltip=f"The file with the weights of {control.title}, from ComfyUI's models/{control.folder} folder; or "
         f"'{OWN}', where that holds them.",

@@ -79,6 +79,7 @@ MADE = {
     LONG: (LONG_FRAMES, 64, 64, 12),
     f"08 Loop from a prompt, {SMALL}": (LONG_FRAMES, 64, 64, 8),
     f"09 Prompt changes over time, {SMALL}": (LONG_FRAMES, 64, 64, 12),
+    f"10 Camera moves, {SMALL}": (16, 64, 64, 8),
     f"10 Core KSampler, {SMALL}": (16, 64, 64, 8),
     f"10 Drag an object, {SMALL}": (16, 64, 64, 8),
     f"10 Evaluate a video, {SMALL}": (16, 64, 64, 8),

@@ -31,6 +31,12 @@ def parser() -> argparse.ArgumentParser:
         "--paths", type=int, default=Recipe.paths, help="trajectories of the teacher of the few-step LoRA"
     )
     options.add_argument(
+        "--shots", type=int, default=Recipe.shots, help="clips with camera moves to encode for training"
+    )
+    options.add_argument(
+        "--camera-batch", type=int, default=Recipe.camera_batch, help="clips in a step of the camera layers' training"
+    )
+    options.add_argument(
         "--samples", type=int, default=Recipe.samples, help="clips sampled for each evaluation during training"
     )
     options.add_argument("--compile", action="store_true", help="use torch.compile: slow to start, then faster")
@@ -58,6 +64,8 @@ def work(number: int, options: argparse.Namespace) -> None:
             clips=options.clips,
             frames=options.frames,
             paths=options.paths,
+            shots=options.shots,
+            camera_batch=options.camera_batch,
             samples=options.samples,
             seed=options.seed,
         ),

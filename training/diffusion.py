@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from vc_core.denoising.schedule import NoiseSchedule
+from worlds.shapes.camera import camera_poses
 from worlds.shapes.captions import caption
 from worlds.shapes.world import DIRECTIONS, Scene, backwards, held_out
 
+from .camera import CameraNetwork
 from .image_branch import GREY, pictures
 from .network import Network, PictureNetwork
 from .pool import Pool
@@ -38,7 +40,7 @@ BACKWARDS_SHARE = 0.5
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """The batch of one step. latents and noise: b c f h w; timesteps: b; rows: words, b n; pictures: b 3 h w in -1..1,
-    or None for text-to-video."""
+    or None for text-to-video; poses: of a camera, b f 12, or None without one."""
 
     scenes: list[Scene]
     texts: list[str]
@@ -47,6 +49,7 @@ class Batch:
     timesteps: Tensor
     rows: Tensor
     pictures: Tensor | None
+    poses: Tensor | None = None
 
 
 class DiffusionObjective:
@@ -56,6 +59,8 @@ class DiffusionObjective:
     A `PictureNetwork` is conditioned on the first frames in every other step; in between it is trained as a
     text-to-video network without image tokens, so that one training produces both.
 
+    A `CameraNetwork` sees the poses of the pool's camera.
+
     lowest: the lowest timestep that is drawn, 0 .. 999.
     most_weight: see `MOST_WEIGHT`.
     moving: use only clips with a moving shape, at `SLOW_FPS` or less.
@@ -63,7 +68,7 @@ class DiffusionObjective:
 
     def __init__(
         self,
-        network: Network | PictureNetwork,
+        network: Network | PictureNetwork | CameraNetwork,
         pool: Pool,
         *,
         batch: int,
@@ -78,6 +83,7 @@ class DiffusionObjective:
         slow = far if moving else [scene.fps <= SLOW_FPS for scene in pool.scenes]
         chances = np.array([1.0 if is_slow else fast_share for is_slow in slow])
         self.chances = chances / chances.sum()
+        self.poses = _poses(pool)
         schedule = NoiseSchedule.from_spec(network.spec.diffusion)
         self.signal = (schedule.alphas_cumprod.sqrt() * schedule.scale).float()
         self.noise = (1 - schedule.alphas_cumprod).sqrt().float()
@@ -105,6 +111,7 @@ class DiffusionObjective:
             timesteps=timesteps,
             rows=self.network.words.read(texts, rng),
             pictures=images,
+            poses=None if self.poses is None else self.poses[torch.from_numpy(chosen)],
         )
 
     def error(self, batch: Batch) -> Tensor:
@@ -114,15 +121,17 @@ class DiffusionObjective:
         signal, noise = self.signal[batch.timesteps].view(where), self.noise[batch.timesteps].view(where)
         x = (batch.latents * signal + batch.noise * noise).to(device)
         fps = torch.tensor([scene.fps for scene in batch.scenes], device=device)
-        images = [] if batch.pictures is None else [batch.pictures.to(device)]
+        more = [tensor.to(device) for tensor in (batch.pictures, batch.poses) if tensor is not None]
         with torch.autocast(device.type, torch.bfloat16):
-            out = self.network(x, batch.timesteps.to(device), batch.rows.to(device), fps, *images)
+            out = self.network(x, batch.timesteps.to(device), batch.rows.to(device), fps, *more)
         errors = (out.float() - batch.noise.to(device)).square().mean((1, 2, 3, 4))
         return (errors * self.weight[batch.timesteps].to(device)).mean()
 
     def _clip(self, number: int, rng: np.random.Generator) -> tuple[Scene, Tensor]:
-        """A scene of the pool and its latents f c h w, possibly reversed."""
+        """A scene of the pool and its latents f c h w, reversed in some cases if the camera stands still."""
         scene, latents = self.pool.scenes[number], self.pool.latents[number]
+        if self.poses is not None:
+            return scene, latents
         reverse = backwards(scene)
         flip = rng.random() < BACKWARDS_SHARE and not held_out(reverse.shape, reverse.colour, reverse.motion)
         return (reverse, latents.flip(0)) if flip and len(latents) > 1 else (scene, latents)
@@ -135,6 +144,11 @@ class DiffusionObjective:
         """Maps uniform numbers in 0..1 to timesteps."""
         last = len(self.signal) - 1
         return (self.lowest + (len(self.signal) - self.lowest) * even**SKEW).long().clamp(max=last)
+
+
+def _poses(pool: Pool) -> Tensor | None:
+    """Poses n f 12 of the pool's camera; None where it stands still in all clips."""
+    return torch.stack([camera_poses(moves) for moves in pool.moves]) if pool.moves else None
 
 
 def _texts(scenes: list[Scene], rng: np.random.Generator) -> list[str]:

@@ -20,6 +20,7 @@ from vc_core.network.layers import TemporalConv
 from vc_core.network.transformers import SpatialTransformer
 from worlds.shapes.world import FRAMES, Scene, growth, velocity
 
+from .camera import CameraNetwork
 from .diffusion import DiffusionObjective
 from .network import Network, PictureNetwork
 
@@ -94,6 +95,7 @@ class MotionLesson(nn.Module):
 
     def __init__(self, objective: DiffusionObjective, weights: Weights) -> None:
         super().__init__()
+        assert not isinstance(objective.network, CameraNetwork)
         self.network, self.objective, self.weights = objective.network, objective, weights
         self.hints = MotionHints(self.network.network if isinstance(self.network, PictureNetwork) else self.network)
 

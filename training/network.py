@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vc_core.conditioning.text_encoder import TextEncoder
 from vc_core.conditions import Conditioning
+from vc_core.network.call import PLAIN, Pass
 from vc_core.network.transformers import TemporalTransformer
 from vc_core.network.unet import VideoUNet
 from vc_core.specs import (
@@ -82,11 +83,13 @@ class Network(nn.Module):
         fps: Tensor,
         image: Tensor | None = None,
         concat: Tensor | None = None,
+        run: Pass = PLAIN,
     ) -> Tensor:
-        """The prediction b c f h w; `rows` are words b n, `image` image tokens, `concat` the latents to concatenate."""
+        """The prediction b c f h w; `rows` are words b n, `image` image tokens, `concat` the latents to concatenate.
+        `run` says how the UNet computes it."""
         with torch.autocast(x.device.type, enabled=False):  # in such a narrow encoder, 16 bits are slower than 32
             text = self.text.encode(rows)
-        out: Tensor = self.unet(x, timesteps, Conditioning(text, image, fps, concat))
+        out: Tensor = self.unet(x, timesteps, Conditioning(text, image, fps, concat), run)
         return out
 
 
@@ -148,6 +151,11 @@ def take_over(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if unknown:
         raise KeyError(f"The network has no parameters {unknown[:5]}")
     module.load_state_dict(dict(weights), strict=False)
+
+
+def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights under a prefix, with the prefix removed."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def published_names(network: PictureNetwork, *, pictured: bool) -> dict[str, Tensor]:

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from vc_core.autoencoder.autoencoder import Autoencoder
 
 from . import autoencoder as pixels
+from .camera import FILE as CAMERA_FILE
+from .camera import CameraNetwork, finished
+from .camera_layers import save_layers
 from .continuing import CONTINUING, ContinuingObjective, wider
 from .diffusion import DiffusionObjective
 from .few_steps import ConsistencyObjective, Guide, Paths, Student, save_lora
@@ -26,11 +30,12 @@ from .network import (
     TEXT_TO_VIDEO,
     Network,
     PictureNetwork,
+    part,
     seeded,
     seeded_with_pictures,
     take_over,
 )
-from .pool import Pool, make_pool
+from .pool import Pool, make_camera_pool, make_pool
 from .probe import VideoProbe
 from .reading import ReadingLesson
 from .trainer import Plan, Trainer, rank
@@ -41,6 +46,9 @@ CROP_SHARE = 0.8
 """Share of the autoencoder's training that uses crops."""
 FULL_WEIGHT = 500.0
 """Above any actual weight: in these stages, errors of the content have the same weight at every noise level."""
+
+CAMERA_UNTIL = 100
+"""The lowest timestep that camera layers are trained on: what the camera does is decided early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +65,16 @@ class Recipe:
     pictures: float = 65.0
     continuing: float = 40.0
     few_steps: float = 30.0
+    camera: float = 40.0
     scale: float = 1.0
     clips: int = 12288
     frames: int = 32000
     paths: int = 320
     """Number of the teacher's trajectories on which the few-step LoRA is trained."""
+    shots: int = 4096
+    """Number of clips with camera moves to encode for training."""
+    camera_batch: int = 8
+    """Clips in a step of the camera layers' training; a GPU is no slower with 64."""
     samples: int = 16
     """Number of clips of each kind sampled for an evaluation during training."""
     seed: int = 0
@@ -103,11 +116,6 @@ class Run:
             raise FileNotFoundError(f"{path} is missing: run the stage {name!r} first")
         weights: Mapping[str, Tensor] = torch.load(path, weights_only=True, map_location=self.device)["averaged"]
         return weights
-
-
-def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights under a prefix, with the prefix removed."""
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def train_autoencoder(run: Run) -> None:
@@ -299,6 +307,26 @@ def export(run: Run) -> None:
         logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
 
+def train_camera(run: Run) -> None:
+    """Trains camera layers for the finished text-to-video model, and writes their file."""
+    network, autoencoder = finished(run.models / f"{TEXT_TO_VIDEO.name}.safetensors", run.device)
+    path = run.folder / "camera.pool"
+    if rank() == 0 and not path.exists():
+        make_camera_pool(autoencoder, run.recipe.shots, run.recipe.seed).save(path)
+    if dist.is_initialized():
+        dist.barrier()
+    camera, size = CameraNetwork(network), run.recipe.camera_batch
+    plan = run.plan(run.recipe.camera, lr=4e-3, final=0.02, ema=0.99, warmup=50, weight_decay=0.0)
+    trainer = run.trainer(camera, plan, "camera")
+    objective = DiffusionObjective(
+        camera, Pool.load(path), batch=size, seed=run.recipe.seed + 7, lowest=CAMERA_UNTIL, most_weight=FULL_WEIGHT
+    )
+    trainer.run(objective, samples_per_step=size)
+    if rank() == 0:
+        camera.load_state_dict(trainer.averaged)
+        save_layers(run.models / CAMERA_FILE, camera.layers.tensors())
+
+
 STAGES: dict[str, Callable[[Run], None]] = {
     "autoencoder": train_autoencoder,
     "pools": make_pools,
@@ -313,4 +341,5 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "paths": make_paths,
     "few_steps": train_few_steps,
     "export": export,
+    "camera": train_camera,
 }

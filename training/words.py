@@ -48,3 +48,8 @@ class Words:
     def spread(self, table: Tensor) -> Tensor:
         """Expands the reduced table to the full vocabulary."""
         return table[self.rows]
+
+    def reduced(self, table: Tensor) -> Tensor:
+        """The reduced table of a full vocabulary that `spread` has made."""
+        unknown = int((self.rows == len(self.known)).nonzero()[0])
+        return torch.cat([table[self.known], table[unknown : unknown + 1]])

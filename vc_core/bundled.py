@@ -10,6 +10,9 @@ TEXT = FOLDER / "videocrafter_small_t2v.safetensors"
 IMAGE = FOLDER / "videocrafter_small_i2v.safetensors"
 CONTINUING = FOLDER / "videocrafter_small_dynamicrafter.safetensors"
 TURBO_LORA = FOLDER / "videocrafter_small_turbo_lora.safetensors"
+CAMERA = FOLDER / "videocrafter_small_camera.safetensors"
+CONTROLS = {"motionctrl": CAMERA}
+"""The files with weights of controls, by the names of the controls."""
 
 SHORT_NAME = "small"
 """Short for whichever of them a command needs."""

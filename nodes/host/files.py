@@ -11,7 +11,8 @@ from ...vc_core import bundled
 from ...vc_core.errors import UserError
 
 BUNDLED = bundled.FOLDER
-"""The folder of the small models of this pack; they are listed among the checkpoints and the LoRA files."""
+"""The folder of the small models of this pack; they are listed among the checkpoints, the LoRA files and the files of
+controls."""
 
 BUNDLED_FOLDERS = ("checkpoints", "loras")
 LORA = "_lora.safetensors"
@@ -19,12 +20,15 @@ SHOWN = 5
 """The number of names, those most like it, in a message about a file that does not exist."""
 
 
-def bundled_names(folder: str) -> list[str]:
-    """The files of this pack for a folder of ComfyUI, by name."""
+def bundled_names(folder: str, control: str | None = None) -> list[str]:
+    """The files of this pack for a folder of ComfyUI, by name, with the weights of a control where it is named."""
     if folder not in BUNDLED_FOLDERS or not BUNDLED.is_dir():
         return []
     is_lora = folder == "loras"
-    return sorted(path.name for path in BUNDLED.glob("*.safetensors") if path.name.endswith(LORA) == is_lora)
+    names = {path.name for path in BUNDLED.glob("*.safetensors")}
+    of_controls = {name: path.name for name, path in bundled.CONTROLS.items()}
+    shown = {name for name in names.difference(of_controls.values()) if name.endswith(LORA) == is_lora}
+    return sorted(shown | names.intersection([of_controls.get(control or "", "")]))
 
 
 def own(folder: str) -> list[str]:
@@ -33,23 +37,25 @@ def own(folder: str) -> list[str]:
     return names
 
 
-def choices(folder: str) -> list[str]:
-    """What a loader's list shows for a folder of ComfyUI: the user's files, then those of this pack."""
+def choices(folder: str, control: str | None = None) -> list[str]:
+    """What a list of files shows for a folder of ComfyUI: the user's files, then those of this pack, with the weights
+    of a control where it is named."""
     there = own(folder)
-    return there + [name for name in bundled_names(folder) if name not in there]
+    return there + [name for name in bundled_names(folder, control) if name not in there]
 
 
-def resolve(folder: str, name: str) -> Path:
-    """The path of a chosen file. Of a user's file and a bundled one of the same name it is the user's.
+def resolve(folder: str, name: str, control: str | None = None) -> Path:
+    """The path of a chosen file, perhaps for a control. Of a user's file and a bundled one of the same name it is the
+    user's.
 
     Raises UserError when there is none, naming what there is.
     """
     path = folder_paths.get_full_path(folder, name)
     if path is not None:
         return Path(path)
-    if name in bundled_names(folder):
+    if name in bundled_names(folder, control):
         return BUNDLED / name
-    there = choices(folder)
+    there = choices(folder, control)
     places = ", ".join(folder_paths.get_folder_paths(folder))
     near = get_close_matches(name, there, SHOWN, cutoff=0.0)
     more = len(there) - len(near)
@@ -60,13 +66,13 @@ def resolve(folder: str, name: str) -> Path:
     )
 
 
-def fingerprint(folder: str, name: str | None) -> str:
+def fingerprint(folder: str, name: str | None, control: str | None = None) -> str:
     """Changes when the file of that name does, so that a replaced file is read again. A name that comes from another
     node is None here, and always the same."""
     if name is None:
         return ""
     try:
-        state = resolve(folder, name).stat()
+        state = resolve(folder, name, control).stat()
     except (UserError, OSError):
         return name
     return f"{name}:{state.st_size}:{state.st_mtime_ns}"

@@ -104,6 +104,19 @@ def test_boxed_lora_files_are_listed_with_the_lora_files(comfy, base):
     assert not base.model("loras", name).exists()
 
 
+def test_boxed_weights_of_a_control_are_listed_with_that_control_alone(comfy, base):
+    files = comfy.module("nodes.host.files")
+    name = "videocrafter_small_camera.safetensors"
+    assert name in files.choices("checkpoints", "motionctrl")
+    assert name not in files.choices("checkpoints", "cami2v")
+    assert name not in files.choices("checkpoints")
+    assert files.resolve("checkpoints", name, "motionctrl") == files.BUNDLED / name
+    assert not base.model("checkpoints", name).exists()
+    node = comfy.classes["VideoCrafterMotionCtrlControl"]
+    assert name in node.define_schema().inputs[1].options
+    assert name in node.fingerprint_inputs(file=name)
+
+
 def test_a_replaced_file_is_read_again(comfy, base):
     place = base.model("checkpoints", "replaced.safetensors")
     node = comfy.classes["VideoCrafterCheckpointLoader"]

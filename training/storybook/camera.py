@@ -10,11 +10,10 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vc_core.checkpoint.saving import save_tensors
-from vc_core.network.adapters.motionctrl import POSE, PROJECTION
-from vc_core.network.transformers import TemporalTransformer
+from training.camera_layers import CameraLayers, save_layers
+from training.network import part
 from worlds.storybook.world import FRAMES, PAN_SPEED, ROLL_SPEED, ZOOM_SPEED
 
 from .fitting import Batch
@@ -45,15 +44,12 @@ class CameraLesson(VideoLesson):
 
     def __init__(self, network: Network) -> None:
         super().__init__(network.requires_grad_(False))
-        self.layers = nn.ModuleDict()
-        for name, module in network.unet.named_modules():
-            if isinstance(module, TemporalTransformer) and not name.startswith("init_attn"):
-                self.layers[name.replace(".", "-")] = _projection(module.proj_in.out_features)  # type: ignore[arg-type]
+        self.layers = CameraLayers(network.unet, first=False)
 
     def forward(self, x: Tensor, velocity: Tensor, weights: Tensor, timesteps: Tensor, *more: Tensor) -> Tensor:
         fps, rows, seen = more
-        layers = {name.replace("-", "."): layer for name, layer in self.layers.items()}
-        out, _ = self.network(x, timesteps, rows, fps, camera=Camera(layers, seen.to(self._dtype)))
+        camera = Camera(self.layers.by_transformer, seen.to(self._dtype))
+        out, _ = self.network(x, timesteps, rows, fps, camera=camera)
         return ((out.float() - velocity).square() * weights).mean()
 
     @property
@@ -63,22 +59,7 @@ class CameraLesson(VideoLesson):
     @staticmethod
     def save(folder: Path, name: str, weights: dict[str, Tensor]) -> Path:
         """Write the layers of averaged weights under their published names, in half precision."""
-        named = {
-            f"{key.removeprefix('layers.').replace('-', '.').rpartition('.')[0]}.transformer_blocks.0{PROJECTION}."
-            f"{key.rpartition('.')[2]}": value.detach().to("cpu", torch.float16).contiguous()
-            for key, value in weights.items()
-            if key.startswith("layers.")
-        }
-        return save_tensors(folder / f"{name}.safetensors", named, {}, overwrite=True)
-
-
-def _projection(width: int) -> nn.Linear:
-    """A layer that passes tokens on and does not look at poses yet."""
-    layer = nn.Linear(width + POSE, width)
-    with torch.no_grad():
-        layer.weight.copy_(torch.eye(width, width + POSE))
-        layer.bias.zero_()
-    return layer
+        return save_layers(folder / f"{name}.safetensors", part(weights, "layers."))
 
 
 class CameraBatches:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import bundled
 from ..errors import UserError
 from ..files import expanded
 from ..frames.pixels import load_image
@@ -33,6 +34,8 @@ def add_control_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(_flag(name), action="store_true", help="use it")
         else:
             words = f"the file with its weights, or '{OWN}' where the model's own file holds them"
+            if name in bundled.CONTROLS:
+                words += f"; '{bundled.SHORT_NAME}' is the bundled file for the small model"
             group.add_argument(_flag(name), metavar="FILE", default=None, help=words)
         for item in control.parameters():
             group.add_argument(_flag(name, item.name), **_argument(item))
@@ -73,9 +76,14 @@ def controls_of(options: argparse.Namespace, settings: Settings) -> tuple[Contro
             continue
         made = {key: _read(value, _named(control, key), settings) for key, value in values.items()}
         if control.part is not None:
-            made[FILE] = "" if chosen == OWN else chosen
+            made[FILE] = "" if chosen == OWN else _weights(name, chosen)
         found.append(control(**made))
     return tuple(found)
+
+
+def _weights(name: str, chosen: str) -> str:
+    """The file that the option of a control names; the bundled one for the short name."""
+    return str(bundled.resolved(Path(chosen), bundled.CONTROLS[name])) if name in bundled.CONTROLS else chosen
 
 
 def _values(options: argparse.Namespace, control: type[Control], *, chosen: bool) -> dict[str, Any]:

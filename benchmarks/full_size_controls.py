@@ -163,13 +163,18 @@ def make(name: str, file: str, path: Path) -> None:
     write_checkpoint(shapes, path, DTYPE, nested=wanted.nested)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="folder for the files (default: temporary)")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="the controls")
     parser.add_argument("--output", type=Path, default=RESULT, help="the JSON file; other controls in it are kept")
     parser.add_argument("--make", nargs=3, default=None, metavar=("CONTROL", "FILE", "PATH"), help="only write a file")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     if options.make is not None:
         name, file, path = options.make
         make(name, file, Path(path))

@@ -23,11 +23,11 @@ from vc_core.control.control import WeightedControl
 from vc_core.control.table import EACH_SECTION
 from vc_core.denoising import Sampling
 from vc_core.errors import UserError
-from vc_core.features import Feature
+from vc_core.features import Feature, uses_of_controls, uses_of_windows
 from vc_core.long import METHODS
 from vc_core.long.method import OneClip
 from vc_core.network.adapters.stylecrafter import text_attentions
-from vc_core.specs import ModelSpec
+from vc_core.specs import ModelSpec, Windows
 
 PROMPT = "a red boat"
 FRAMES, LONG, WINDOW, STRIDE = 3, 6, 4, 2
@@ -135,6 +135,12 @@ EXAMPLES: dict[str, Example] = {
         weights=lambda spec: _style_adapter(),
     ),
     "motion_strength": Example(active={"strength": 0.3}, neutral={"strength": 1.0}, timed={"over_time": "0, 1"}),
+    "bytheway": Example(active={"beta": 4.0, "share": 1.0}, neutral={"share": 0.0}),
+    "freqprior": Example(active={"rounds": 2, "stop": 0}, neutral={"rounds": 1}),
+    "noise_calibration": Example(active={"scale": 1.0}, neutral={"rounds": 0}, given={"strength": 0.8}),
+    "freeu": Example(active={}, neutral=dict.fromkeys(("b1", "b2", "s1", "s2"), 1.0)),
+    "layer_guidance": Example(active={"temporal": "skipped"}, neutral={"scale": 0.0}),
+    "scalecrafter": Example(active={"factors": "level 1: 2, middle: 2"}, neutral={"dilated_steps": 0}),
 }
 """By the name of the control. A new control needs an entry here, and nothing else."""
 
@@ -163,9 +169,21 @@ MANY_STEPS = {"sampling": Sampling(steps=13, spacing="trailing")}
 CACHES = {"step_cache": "fast", "guidance_cache": "fast"}
 
 
+def method_of(companion: Companion) -> OneClip | Any:
+    """The long-video method of a run."""
+    if not companion.method:
+        return METHODS["off"](free_init=companion.rounds)
+    kind = METHODS[companion.method]
+    names = {item.name for item in kind.parameters()}
+    wanted = {"window": WINDOW, "stride": STRIDE, "overlap": STRIDE, "partitions": 1}
+    return kind(**{name: value for name, value in wanted.items() if name in names})
+
+
 def _of_method(name: str) -> tuple[Feature, ...]:
-    """The feature of a long-video method, where records know one of its name."""
-    return tuple(feature for feature in Feature if feature.name == name.upper())
+    """The features of a long-video method that controls may not support."""
+    found = method_of(Companion(method=name)).windows()
+    network = found if isinstance(found, Windows) else None
+    return tuple(uses_of_windows(network, found if found is None or network else found.noise, LONG))
 
 
 COMPANIONS: dict[str, Companion] = {
@@ -192,16 +210,6 @@ COMPANIONS: dict[str, Companion] = {
 
 IN_COMFYUI = ("ControlNet", "ComfyUI's samplers")
 """Rows of what only ComfyUI has."""
-
-
-def method_of(companion: Companion) -> OneClip | Any:
-    """The long-video method of a run."""
-    if not companion.method:
-        return METHODS["off"](free_init=companion.rounds)
-    kind = METHODS[companion.method]
-    names = {item.name for item in kind.parameters()}
-    wanted = {"window": WINDOW, "stride": STRIDE, "overlap": STRIDE, "partitions": 1}
-    return kind(**{name: value for name, value in wanted.items() if name in names})
 
 
 def control_of(name: str, file: Path | None = None, **changes: Any) -> Control:
@@ -251,9 +259,10 @@ def reason_against(name: str, companion: str, *, timed: bool = False) -> str | N
             return control.conflicts[feature]
     if control.is_timed and Feature.KEY_FRAMES in wanted.features:
         return EACH_SECTION
-    uses = [Feature.TIMED_CONTROL] if control.is_timed else []
-    uses += [Feature.SOURCE] if "strength" in example.given else []
+    uses = [*uses_of_controls((control,)), *([Feature.SOURCE] if "strength" in example.given else [])]
     conflicts = METHODS[wanted.method].conflicts if wanted.method else {}
+    if wanted.rounds:
+        conflicts = METHODS["off"].round_conflicts
     return next((conflicts[use] for use in uses if use in conflicts), None)
 
 

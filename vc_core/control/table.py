@@ -51,8 +51,9 @@ EACH_SECTION = (
 def check_each_section(controls: Sequence[Control]) -> None:
     """Raises UserError for controls that a row of key frames does not support."""
     for control in controls:
-        if control.is_timed:
-            raise UserError(f"{control.title} is not supported with key frames: {EACH_SECTION}. Leave it out.")
+        reason = control.conflicts.get(Feature.KEY_FRAMES, EACH_SECTION if control.is_timed else None)
+        if reason is not None:
+            raise UserError(f"{control.title} is not supported with key frames: {reason}. Leave it out.")
 
 
 def control_named(name: str) -> type[Control]:

@@ -111,7 +111,9 @@ EXAMPLES: dict[str, Example] = {
         weights=lambda spec: small.motionctrl_weights(spec, levels=(32, 64)),
     ),
     "freetraj": Example(
-        active={"words": "red boat", "boxes": BOX, "prompt": PROMPT}, neutral={"guided_steps": 0, "noise": False}
+        active={"words": "red boat", "boxes": BOX, "prompt": PROMPT},
+        neutral={"guided_steps": 0, "noise": False},
+        refused={"HyperTile": ({}, "it needs all pixels of a frame at once")},
     ),
     "cami2v": Example(
         active={"camera": CAMERA, "guidance": 1.5},
@@ -208,7 +210,7 @@ COMPANIONS: dict[str, Companion] = {
 """By their rows in the table of the documentation."""
 
 
-IN_COMFYUI = ("ControlNet", "ComfyUI's samplers")
+IN_COMFYUI = ("ControlNet", "ComfyUI's samplers", "FreeU", "HyperTile")
 """Rows of what only ComfyUI has."""
 
 
@@ -304,7 +306,7 @@ def markdown() -> str:
     for companion, wanted in COMPANIONS.items():
         shown = f"`{companion}`" if wanted.method else companion
         rows.append([shown, *(cell(name, companion) for name in CONTROLS)])
-    rows += [[row, *("yes" for _ in CONTROLS)] for row in IN_COMFYUI]
+    rows += [[row, *("no" if row in EXAMPLES[name].refused else "yes" for name in CONTROLS)] for row in IN_COMFYUI]
     rows += [[control.title, *(pair_cell(name, other) for other in CONTROLS)] for name, control in CONTROLS.items()]
     return "\n".join([*("".join(f"| {each} " for each in row) + "|" for row in rows), "", *_reasons()])
 
@@ -319,6 +321,8 @@ def _reasons() -> list[str]:
             if why:
                 title = f"{control.title} (per frame)" if timed else control.title
                 found.setdefault(why, {}).setdefault(companion, []).append(title)
+        for row in filter(EXAMPLES[name].refused.__contains__, IN_COMFYUI):
+            found.setdefault(EXAMPLES[name].refused[row][1], {}).setdefault(row, []).append(control.title)
         for other, second in CONTROLS.items():
             why = control.conflicts.get(other) if isinstance(other, str) else None
             if why:

@@ -142,6 +142,11 @@ class BoxAttention(Adapter):
         if at.attention == "text":
             return self._to_text(at, attend, (q, k, v), mask)
         objects = self.maps.objects(at, q)
+        if objects.shape[1] != q.shape[1]:
+            raise UserError(
+                "FreeTraj is not supported with nodes that divide or merge pixels for attention, such as HyperTile and "
+                "Token Merging (ToMe): it needs all pixels of a frame at once. Leave one of the two out."
+            )
         out = torch.zeros_like(q)
         for number in self.maps.numbers(at.grid):
             same = objects == number

@@ -26,6 +26,7 @@ import torch
 
 from vc_core import bundled
 from vc_core.checkpoint import open_checkpoint
+from vc_core.judging.flow import Flow
 from vc_core.network.adapters.motionctrl import CameraPoses, MotionCtrlNetwork
 from vc_core.pipeline import VideoCrafter
 from worlds.shapes.camera import (
@@ -44,7 +45,6 @@ from worlds.shapes.world import FRAMES, SIZE, Scene, random_scene
 from .detector import observe
 from .experiments import percent
 from .generate import Adapters, Array, Case, Settings, clips
-from .measures import optical_flow
 from .report import contact_sheet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,7 +146,7 @@ def contrasted(clip: Array) -> Array:
 def _similarity(first: Array, second: Array) -> Array:
     """3 3, the similarity about the center, in parts of the image, that takes what is at the edges in one frame to the
     next: least squares, repeated with less weight for pixels that deviate."""
-    flow = optical_flow(first, second)
+    flow = Flow.between(torch.as_tensor(first), torch.as_tensor(second)).forward.numpy()
     weight = np.hypot(*np.gradient(first[..., 0]))
     use = weight > EDGE
     if use.sum() < 8:

@@ -34,7 +34,7 @@ class ControlNode(io.ComfyNode):
         control = cls.control
         return io.Schema(
             node_id=cls.__name__,
-            display_name=f"VideoCrafter {control.title}",
+            display_name=f"VideoCrafter {control.node_title or control.title}",
             category=CATEGORY,
             description=f"{_sentence(control.summary)} Use it for {control.use}. Works with {control.models}.",
             inputs=[

@@ -210,7 +210,7 @@ COMPANIONS: dict[str, Companion] = {
 """By their rows in the table of the documentation."""
 
 
-IN_COMFYUI = ("ControlNet", "ComfyUI's samplers", "FreeU", "HyperTile")
+IN_COMFYUI = ("ControlNet", "ComfyUI's samplers", "HyperTile")
 """Rows of what only ComfyUI has."""
 
 

@@ -111,6 +111,7 @@ class Control(ABC):
     encoders: what `encode` needs, "text" or "image".
     wants_step: whether its adapters read the number of the step, which some front ends have to look for.
     rounds_of_noise: whether it samples in rounds of its own for the first noise.
+    node_title: the title of its node where ComfyUI has a node with the same title; else the same.
     timed: whether it can have a value for each frame; see `is_timed`.
     conflicts: the features, and the names of other controls, that it does not support, and why.
     needs: the features without which it has nothing to act on, and how to give them.
@@ -127,6 +128,7 @@ class Control(ABC):
     encoders: ClassVar[tuple[Literal["text", "image"], ...]] = ()
     wants_step: ClassVar[bool] = False
     rounds_of_noise: ClassVar[bool] = False
+    node_title: ClassVar[str] = ""
     timed: ClassVar[bool] = True
     conflicts: ClassVar[Mapping[Feature | str, str]] = {}
     needs: ClassVar[Mapping[Feature, str]] = {}

@@ -22,6 +22,7 @@ class FreeU(Control):
 
     name = "freeu"
     title = "FreeU"
+    node_title = "FreeU Features"
     summary = "strengthens the decoder's features and damps the low frequencies of its skip connections"
     use = "cleaner structure and less noise, at hardly any cost"
     models = "all models"

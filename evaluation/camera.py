@@ -21,12 +21,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
 from vc_core import bundled
 from vc_core.checkpoint import open_checkpoint
-from vc_core.judging.flow import Flow
 from vc_core.network.adapters.motionctrl import CameraPoses, MotionCtrlNetwork
 from vc_core.pipeline import VideoCrafter
 from worlds.shapes.camera import (
@@ -146,7 +146,7 @@ def contrasted(clip: Array) -> Array:
 def _similarity(first: Array, second: Array) -> Array:
     """3 3, the similarity about the center, in parts of the image, that takes what is at the edges in one frame to the
     next: least squares, repeated with less weight for pixels that deviate."""
-    flow = Flow.between(torch.as_tensor(first), torch.as_tensor(second)).forward.numpy()
+    flow = _optical_flow(first, second)
     weight = np.hypot(*np.gradient(first[..., 0]))
     use = weight > EDGE
     if use.sum() < 8:
@@ -167,6 +167,15 @@ def _similarity(first: Array, second: Array) -> Array:
     dx, dy, grow, turn = solution
     matrix = [[1 + grow, -turn, dx / SIZE], [turn, 1 + grow, dy / SIZE], [0, 0, 1]]
     return np.array(matrix, dtype=np.float32)
+
+
+def _optical_flow(first: Array, second: Array) -> Array:
+    """Optical flow in pixels, h w 2 (x, y), by DIS (arXiv:1603.03590): at the edges of single shapes on plain ground it
+    is more accurate than that of `vc_core.judging`."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow.setFinestScale(0)
+    one, other = (np.asarray(np.round(frame[..., 0] * 255).clip(0, 255), dtype=np.uint8) for frame in (first, second))
+    return np.asarray(flow.calc(one, other, None), dtype=np.float32)
 
 
 @dataclass(frozen=True)

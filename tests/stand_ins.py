@@ -55,12 +55,7 @@ LONG_FRAMES, QUEUE_SIDE = 20, 16
 CAMERA, CAMERA_SIDE = "512_cami2v_100k.pt", 64
 """The file of CamI2V's layers, and the smallest size in pixels that they take."""
 
-ABOVE_TRAINED = (96, 80)
-"""Width and height above those that the small models count as trained on."""
-LARGER = {
-    "VideoCrafterCamI2VControl": (CAMERA_SIDE, CAMERA_SIDE),
-    "VideoCrafterScaleCrafterControl": ABOVE_TRAINED,
-}
+LARGER = {"VideoCrafterCamI2VControl": (CAMERA_SIDE, CAMERA_SIDE)}
 """The sizes of workflows with nodes that do not work with smaller ones."""
 
 SMALL = "no download"
@@ -101,7 +96,7 @@ MADE = {
     "23 Drag an object, VideoCrafter2 512x320": (FRAMES, WIDTH, HEIGHT, 10),
     "26 Camera moves, MotionCtrl 256x256": (FRAMES, WIDTH, HEIGHT, 10),
     "30 In the style of an image, StyleCrafter 512x320": (FRAMES, WIDTH, HEIGHT, 10),
-    "31 Twice the trained size, VideoCrafter2 1024x640": (FRAMES, *ABOVE_TRAINED, 10),
+    "31 Twice the trained size, VideoCrafter2 1024x640": (FRAMES, WIDTH, HEIGHT, 10),
     "27 Camera path, CamI2V 512x320": (FRAMES, CAMERA_SIDE, CAMERA_SIDE, 8),
 }
 """Frames, width, height, frames per second of the file, after `cut_down`."""
@@ -159,6 +154,8 @@ def cut_down(prompt: Mapping[str, Any]) -> dict[str, Any]:
             inputs.update(width=side, height=side, frames=LONG_FRAMES)
         if kind == "VideoCrafterSketchControl":
             inputs["frames"] = str(FRAMES // 2)
+        if kind == "VideoCrafterScaleCrafterControl":
+            inputs["factors"] = "middle: 2"  # those by size are for sizes above the trained one
         if kind == "VideoCrafterViewsToVideo":
             inputs.update(width=WIDTH, height=HEIGHT)
         if kind == "ImageScale":

@@ -126,6 +126,11 @@ def controlled_models(run, picture):
         ("motionctrl.pth", "VideoCrafterFreeTrajControl", {}, boxes),
         ("text.safetensors", "VideoCrafterMotionStrengthControl", {}, {"strength": 0.5}),
         ("text.safetensors", "VideoCrafterScaleCrafterControl", {}, {"factors": "middle: 2"}),
+        ("text.safetensors", "VideoCrafterByTheWayControl", {}, {}),
+        ("text.safetensors", "VideoCrafterFreqPriorControl", {}, {"rounds": 2}),
+        ("text.safetensors", "VideoCrafterNoiseCalibrationControl", {}, {}),
+        ("text.safetensors", "VideoCrafterFreeUControl", {}, {}),
+        ("text.safetensors", "VideoCrafterLayerGuidanceControl", {}, {"temporal": "skipped"}),
         ("text.safetensors", "VideoCrafterCUDAGraphs", {}, {}),
         ("style.safetensors", "VideoCrafterStyleCrafterControl", {}, style),
         ("toon.safetensors", "VideoCrafterSketchControl", {}, {"file": "sketch_encoder.ckpt", "images": frames}),
@@ -136,7 +141,12 @@ def controlled_models(run, picture):
     for checkpoint, node, changed, inputs in given:
         parts = run("VideoCrafterCheckpointLoader", ckpt_name=checkpoint, weight_dtype="fp32").values
         conditions = run.conditions(*parts, picture, **changed)
-        written[node] = run.sampled(run(node, model=parts[0], **inputs).values[0], parts[2], conditions, node)
+        start = {}
+        if node == "VideoCrafterNoiseCalibrationControl":  # which needs a video to start from
+            positive, negative, latent = conditions
+            conditions = positive, negative, {**latent, "samples": latent["samples"] + 0.5}
+            start = {"denoise": 0.8}
+        written[node] = run.sampled(run(node, model=parts[0], **inputs).values[0], parts[2], conditions, node, **start)
     return written
 
 
@@ -163,10 +173,11 @@ def main(base_folder):
 
     run = Runner(start(Base(Path(base_folder))))
     picture = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(1))
-    boxed = sorted(path.name for path in (TESTS.parent / "models").glob("*.safetensors") if "lora" not in path.name)
+    boxed = [f"videocrafter_small_{kind}.safetensors" for kind in ("dynamicrafter", "i2v", "t2v")]
     written = whole_files(run, [*(f"{kind}.safetensors" for kind in KINDS), *boxed], picture)
     written |= files_of_parts(run, picture) | changed_models(run, picture)
     written |= controlled_models(run, picture) | dragged(run, picture)
+    run("VideoCrafterEvaluate", images=picture.expand(3, -1, -1, -1))
     ours = sorted(run.comfy.ours)
     sys.stdout.write(json.dumps({"left_out": sorted(left_out), "ran": sorted(run.ran), "ours": ours, "files": written}))
 

@@ -19,6 +19,7 @@ from video.reading import page_metadata
 
 from comfyui.base import ROOT
 from comfyui.inprocess import Comfy
+from vc_core import bundled
 from vc_core.errors import UserError
 
 PARTS = ("nodes", "vc_core")
@@ -223,7 +224,8 @@ def test_12_folders_that_do_not_exist_are_empty_lists(comfy: Comfy, monkeypatch:
     choices = comfy.module("nodes.host.files").choices
     assert choices("vae") == []
     boxed = [*choices("checkpoints"), *choices("loras")]
-    assert sorted(boxed) == sorted(path.name for path in (ROOT / "models").glob("*.safetensors"))
+    models = {path.name for path in (ROOT / "models").glob("*.safetensors")}
+    assert sorted(boxed) == sorted(models - {bundled.CAMERA.name}), "the camera layers are a file of their control"
 
 
 def test_13_a_model_is_comfyuis_own_kind_of_model(bench: Bench) -> None:

@@ -21,7 +21,8 @@ from .machine import choose_device, choose_dtype
 from .options import is_row
 from .pipeline import VideoCrafter
 from .recipe import tags
-from .video import Written, writing
+from .video import Written
+from .video.writing import writing
 
 log = logging.getLogger(__name__)
 

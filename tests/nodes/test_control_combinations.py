@@ -151,7 +151,8 @@ METHODS = {"FreeNoise": "freenoise", "context windows": "windows"}
 
 def refused_in_windows(name, companion):
     """Why a control does not work with a long-video method that a node applies."""
-    return reason_against(name, METHODS[companion]) if companion in METHODS else None
+    method = METHODS.get(companion)
+    return None if method is None or method in EXAMPLES[name].refused else reason_against(name, method)
 
 
 def started(name):

@@ -10,7 +10,7 @@ from .names import safe_name
 from .options import DITHERS, Options
 from .rate import frame_rate
 from .values import ODD_SIZES
-from .writing import Written, bytes_of, is_disk_full, write, write_video, writing
+from .writing import Written, bytes_of, is_disk_full, write, write_video
 
 __all__ = [
     "DITHERS",
@@ -33,5 +33,4 @@ __all__ = [
     "safe_name",
     "write",
     "write_video",
-    "writing",
 ]

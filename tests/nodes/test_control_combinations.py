@@ -14,6 +14,7 @@ import torch
 from control.combining import BASES, EXAMPLES, FRAMES, IMAGE, PROMPT, bases_of, control_of, lora_of, reason_against
 from safetensors.torch import save_file
 
+from comfyui.controlnet import random_controlnet
 from vc_core.control.control import Kind, WeightedControl
 from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames
@@ -205,30 +206,12 @@ def test_core_samplers_have_the_control(host, name):
 
 
 @pytest.fixture(scope="module")
-def control_net():
-    """A ControlNet with weights at random, in the layout of Stable Diffusion 2.1's."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    unet = BASES["text"].spec.unet
-    control = comfy.cldm.cldm.ControlNet(
-        image_size=32, in_channels=4, hint_channels=3, model_channels=unet.model_channels, num_res_blocks=[1, 1],
-        channel_mult=unet.channel_mult, num_head_channels=unet.head_channels, use_spatial_transformer=True,
-        transformer_depth=[1, 1], transformer_depth_middle=1, context_dim=unet.context_dim, legacy=False,
-        use_linear_in_transformer=True, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(4)
-    for parameter in control.parameters():
-        spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-        parameter.data = torch.randn(parameter.shape, generator=generator) * spread
-    return comfy.controlnet.ControlNet(control, load_device=torch.device("cpu"))
+def control_net(dynamic_vram):
+    return random_controlnet(BASES["text"].spec.unet, [1, 1], [1, 1], dynamic_vram=dynamic_vram)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_controlnet_and_a_control(comfy, host, control_net, name, dynamic_vram):
-    if dynamic_vram:
-        pytest.skip("the ControlNet of this test is built in memory")
+def test_controlnet_and_a_control(comfy, host, control_net, name):
     base = bases_of(name)[0]
     plain, size = host.model(base).model, BASES[base].size
     hints = torch.rand(FRAMES, size, size, 3, generator=torch.Generator().manual_seed(5))

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from comfyui.controlnet import random_controlnet
+
 SAME = 1e-4
 
 
@@ -176,25 +178,8 @@ def test_clip_skip_chooses_the_layer(comfy, text_model):
 @pytest.fixture(scope="module")
 def control_net(text_model, dynamic_vram):
     """A small one with weights at random, in the layout of Stable Diffusion 2.1's."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
     unet = text_model.model.model.spec.unet
-    with pytest.MonkeyPatch.context() as patched:  # with dynamic VRAM, layers have no weights until they are loaded
-        if dynamic_vram:
-            patched.setattr("comfy.memory_management.aimdo_enabled", False)
-        control = comfy.cldm.cldm.ControlNet(
-            image_size=32, in_channels=4, hint_channels=3, model_channels=unet.model_channels, num_res_blocks=[1, 1, 1],
-            channel_mult=unet.channel_mult, num_head_channels=unet.head_channels, use_spatial_transformer=True,
-            transformer_depth=[1, 1, 0], transformer_depth_middle=1, context_dim=unet.context_dim, legacy=False,
-            use_linear_in_transformer=True, dtype=torch.float32, operations=comfy.ops.manual_cast,
-        )  # fmt: skip
-    generator = torch.Generator().manual_seed(4)
-    for parameter in control.parameters():
-        spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-        parameter.data = torch.randn(parameter.shape, generator=generator) * spread
-    return comfy.controlnet.ControlNet(control, load_device=torch.device("cpu"))
+    return random_controlnet(unet, [1, 1, 1], [1, 1, 0], dynamic_vram=dynamic_vram)
 
 
 def controlled(loaded, net, hints, **settings):

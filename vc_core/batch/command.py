@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from functools import partial
 
-from ..errors import UserError
-from ..files import locked, remove_abandoned
 from ..terminal import say
 from ..video import format_of
-from .given import add_file_options, counted, folder_of, report, rows_of
-from .manifest import LOCK, PAGE, SHEET, Manifest
-from .page import save_page
+from .given import add_file_options, folder_of, report, rows_of
+from .manifest import Manifest
 from .planning import Plan, Task, plan
 from .reading import Problem, Row, read_rows
+from .results import make_missing
 from .running import Runner
-from .sheet import save_sheet
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +44,13 @@ def run_batch(options: argparse.Namespace) -> None:
         for task in tasks:
             say(f"{task.label}: {folder / task.file}")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK, "Wait until it is done, or choose another folder (--output)."):
-        _make(tasks, Manifest(folder), options)
+    make_missing(folder, tasks, partial(_make, options.quiet), options.file.name)
+
+
+def _make(quiet: bool, manifest: Manifest, tasks: Sequence[Task]) -> Sequence[str]:
+    runner = Runner(manifest, quiet, len(tasks))
+    runner.run(tasks)
+    return runner.failed
 
 
 def _planned(rows: Sequence[Row], problems: Sequence[Problem], manifest: Manifest, options: argparse.Namespace) -> Plan:
@@ -58,34 +60,3 @@ def _planned(rows: Sequence[Row], problems: Sequence[Problem], manifest: Manifes
         log.warning("%s, line %d: %s", options.file, warning.line, warning.message)
     report(options.file, planned.problems, usable=len(planned.tasks), skip_bad=options.skip_bad)
     return planned
-
-
-def _make(tasks: Sequence[Task], manifest: Manifest, options: argparse.Namespace) -> None:
-    """Makes the videos that are not there, and the page of all. Raises UserError if some could not be made."""
-    keys = [task.key for task in tasks]
-    left = [task for task in tasks if not manifest.has(task.key)]
-    for folder in {(manifest.folder / task.file).parent for task in tasks} | {manifest.folder}:
-        if folder.is_dir():
-            remove_abandoned(folder)
-    manifest.compact(keys)
-    if len(left) < len(keys):
-        say(f"{len(keys) - len(left)} of {len(keys)} videos are done already.")
-    runner = Runner(manifest, options.quiet, len(left))
-    try:
-        runner.run(left)
-    finally:
-        finish(manifest, keys, options.file.name)
-    say(f"{manifest.folder / PAGE}: {counted(len(manifest.ordered(keys)) - len(runner.failed), 'video')}")
-    if runner.failed:
-        raise UserError(
-            f"{len(runner.failed)} of {len(left)} videos could not be made ({', '.join(runner.failed[:5])}"
-            f"{', ...' if len(runner.failed) > 5 else ''}). The same command tries them again."
-        )
-
-
-def finish(manifest: Manifest, keys: Sequence[str], title: str) -> None:
-    """Writes the manifest in the order of the lines, the contact sheet and the page."""
-    manifest.compact(keys)
-    entries = manifest.ordered(keys)
-    sheet = save_sheet(manifest.folder / SHEET, manifest.folder, entries)
-    save_page(manifest.folder / PAGE, title, entries, sheet=sheet)

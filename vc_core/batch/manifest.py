@@ -13,8 +13,9 @@ done if its entry and its file exist:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ class Entry:
     key: str
     line: int
     status: str
-    finished: str
     given: dict[str, Any]
+    finished: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat())
     file: str = ""
     bytes: int = 0
     seconds: float = 0.0
@@ -70,6 +71,10 @@ class Manifest:
         """Appends an entry, on the disk when this returns."""
         append_line(self.path, to_json(asdict(entry)))
         self.entries[entry.key] = entry
+
+    def add_failure(self, key: str, line: int, given: Mapping[str, Any], error: str) -> None:
+        """Appends that the result of a line could not be made."""
+        self.add(Entry(key=key, line=line, status=FAILED, given=dict(given), error=error))
 
     def has(self, key: str) -> bool:
         """Whether the video of these settings is done, and its file is as it was written."""

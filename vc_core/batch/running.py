@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from ..making import is_out_of_memory, load_model, made, out_of_memory, settings
 from ..pipeline import VideoCrafter
 from ..terminal import say
 from ..video import Written, is_disk_full
-from .manifest import DONE, FAILED, Entry, Manifest
+from .manifest import DONE, Entry, Manifest
 from .planning import Task, by_model
 
 log = logging.getLogger(__name__)
@@ -86,10 +85,7 @@ class Runner:
                 raise error
             error = UserError(out_of_memory(error))
         self.failed.append(task.label)
-        now = _now()
-        self.manifest.add(
-            Entry(key=task.key, line=task.line, status=FAILED, finished=now, given=dict(task.values), error=str(error))
-        )
+        self.manifest.add_failure(task.key, task.line, task.values, str(error))
         log.error("%s: %s", task.label, error)
 
 
@@ -98,7 +94,6 @@ def _entry(task: Task, written: Written, settings: dict[str, Any], seconds: floa
         key=task.key,
         line=task.line,
         status=DONE,
-        finished=_now(),
         given=dict(task.values),
         file=task.file,
         bytes=written.bytes,
@@ -110,7 +105,3 @@ def _entry(task: Task, written: Written, settings: dict[str, Any], seconds: floa
         seed=settings["seed"],
         settings=settings,
     )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..batch.combining import combinations
-from ..batch.command import finish
-from ..batch.given import add_file_options, counted, folder_of, report, rows_of
-from ..batch.manifest import LOCK, PAGE, Manifest
+from ..batch.given import add_file_options, folder_of, report, rows_of
+from ..batch.manifest import Manifest
 from ..batch.planning import suffix_of
 from ..batch.reading import Problem, Row, read_rows
+from ..batch.results import make_missing
 from ..errors import UserError
-from ..files import locked, remove_abandoned
-from ..terminal import say
 from .filling import Workflow, load_workflow
 from .following import Follower, Line, name_of_line
 from .server import Server
@@ -52,25 +51,13 @@ def run_submit(options: argparse.Namespace) -> None:
     lines = [line for row in rows_of(read, options.set) for line in planner.lines(row)]
     problems = sorted(dict.fromkeys(planner.problems), key=lambda problem: problem.line)
     report(options.file, problems, usable=len(lines), skip_bad=options.skip_bad)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK, "Wait until it is done, or choose another folder (--output)."):
-        manifest, keys = Manifest(folder), [line.key for line in lines]
-        remove_abandoned(folder)
-        manifest.compact(keys)
-        left = [line for line in lines if not manifest.has(line.key)]
-        if len(left) < len(lines):
-            say(f"{len(lines) - len(left)} of {len(lines)} videos are done already.")
-        follower = Follower(server, manifest, options.quiet)
-        try:
-            follower.run(left)
-        finally:
-            finish(manifest, keys, options.file.name)
-    say(f"{folder / PAGE}: {counted(len(lines) - len(follower.failed), 'video')}")
-    if follower.failed:
-        raise UserError(
-            f"{len(follower.failed)} of {len(left)} videos could not be made ({', '.join(follower.failed[:5])}"
-            f"{', ...' if len(follower.failed) > 5 else ''}). The same command tries them again."
-        )
+    make_missing(folder, lines, partial(_make, server, options.quiet), options.file.name)
+
+
+def _make(server: Server, quiet: bool, manifest: Manifest, lines: Sequence[Line]) -> Sequence[str]:
+    follower = Follower(server, manifest, quiet)
+    follower.run(lines)
+    return follower.failed
 
 
 @dataclass

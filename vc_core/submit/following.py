@@ -13,13 +13,12 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
-from ..batch.manifest import DONE, FAILED, Entry, Manifest
+from ..batch.manifest import DONE, Entry, Manifest
 from ..files import placed
 from ..terminal import say
 from ..video import safe_name
@@ -35,14 +34,14 @@ PAUSE = 0.5
 
 @dataclass(frozen=True)
 class Line:
-    """A line, or one combination of its values. name: of its result, without the ending."""
+    """A line, or one combination of its values. file: the name of its result, without the ending."""
 
     line: int
     key: str
     values: Mapping[str, Any]
     workflow: str
     filled: Filled
-    name: str
+    file: str
 
 
 @dataclass
@@ -126,19 +125,16 @@ class Follower:
     def _names(self, line: Line, files: Sequence[Mapping[str, str]]) -> list[str]:
         """Names of which the first is free; the further ones are numbered, and may be there from a killed process."""
         endings = [PurePosixPath(file["filename"]).suffix for file in files]
-        stem, number = line.name, 2
+        stem, number = line.file, 2
         while True:
             names = [f"{stem}{f'_{index}' if index else ''}{ending}" for index, ending in enumerate(endings)]
             if not (self.manifest.folder / names[0]).exists():
                 return names
-            stem, number = f"{line.name}-{number}", number + 1
+            stem, number = f"{line.file}-{number}", number + 1
 
     def _fail(self, line: Line, reason: str) -> None:
         self.failed.append(f"line {line.line}")
-        entry = Entry(
-            key=line.key, line=line.line, status=FAILED, finished=_now(), given=dict(line.values), error=reason
-        )
-        self.manifest.add(entry)
+        self.manifest.add_failure(line.key, line.line, line.values, reason)
         log.error("line %d: %s", line.line, reason)
 
 
@@ -183,7 +179,6 @@ def _entry(line: Line, prompt_id: str, names: Sequence[str], size: int, seconds:
         key=line.key,
         line=line.line,
         status=DONE,
-        finished=_now(),
         given=dict(line.values),
         file=names[0],
         bytes=size,
@@ -191,7 +186,3 @@ def _entry(line: Line, prompt_id: str, names: Sequence[str], size: int, seconds:
         seed=seeds[0] if seeds else 0,
         settings=settings,
     )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat()

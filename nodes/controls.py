@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.control import CONTROLS, Control
-from ..vc_core.control.control import FILE, Kind, Parameter
+from ..vc_core.control.control import FILE
+from ..vc_core.parameters import Kind, Parameter
 from .conditioning import checked_images
 from .host import files
 from .host.compat import aliases, either

@@ -28,11 +28,12 @@ ARROWS = {
     "network": {"specs", "conditions"},
     "conditioning": {"specs", "network", "conditions"},
     "files": set(),
+    "parameters": set(),
     "frames": {"specs", "files"},
     "autoencoder": {"specs", "network", "frames"},
     "video": {"frames", "files"},
     "denoising": {"specs", "conditions"},
-    "judging": {"control", "frames"},
+    "judging": {"frames", "parameters"},
     "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {

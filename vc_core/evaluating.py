@@ -9,12 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .control.control import Kind, Parameter
 from .files import check_target, placed
 from .frames.pixels import load_image, save_image
 from .judging import METRICS, Report, as_json, as_text, judge, metrics
 from .judging.drawing import overview
 from .judging.table import parameters
+from .parameters import Kind, Parameter
 from .terminal import say
 from .video.clips import Opened, open_frames
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vc_core.conditions import POSITIVE
 from vc_core.control import CONTROLS, Attachment, Control, MotionCtrl, Scene, control_named
-from vc_core.control.control import about
 from vc_core.control.options import add_control_options, controls_of, described
 from vc_core.control.table import check, check_each_section, markdown
 from vc_core.denoising import NoiseSource, Sampling
@@ -26,6 +25,7 @@ from vc_core.errors import UserError
 from vc_core.features import Feature, Use
 from vc_core.long import frames, method_named
 from vc_core.network.adapter import Adapter, Place
+from vc_core.parameters import about
 from vc_core.pipeline import VideoCrafter
 from vc_core.recipe import recipe
 from vc_core.request import Request

@@ -15,9 +15,10 @@ from control.combining import BASES, EXAMPLES, FRAMES, IMAGE, PROMPT, bases_of, 
 from safetensors.torch import save_file
 
 from comfyui.controlnet import random_controlnet
-from vc_core.control.control import Kind, WeightedControl
+from vc_core.control.control import WeightedControl
 from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames
+from vc_core.parameters import Kind
 from vc_core.pipeline import Request, VideoCrafter
 from vc_core.specs import Windows
 

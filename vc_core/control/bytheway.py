@@ -8,8 +8,9 @@ from torch import nn
 
 from ..features import Feature
 from ..network.adapters.bytheway import Enhancement, StrongerMotion
+from ..parameters import about
 from .attachment import NOTHING, Attachment, Scene
-from .control import Control, about
+from .control import Control
 
 
 @dataclass(frozen=True, kw_only=True)

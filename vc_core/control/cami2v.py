@@ -19,12 +19,13 @@ from ..network.adapters import camera_features
 from ..network.adapters.camera_features import CameraNetwork, RayFeatures
 from ..network.adapters.epipolar import EpipolarLines
 from ..network.adapters.motionctrl import CameraPoses, MotionCtrlNetwork
+from ..parameters import Kind, about
 from ..specs import ModelSpec
 from .attachment import NOTHING, Attachment, Scene
 from .camera import MOVES_HELP, moved, moves_of, poses_of
 from .camera_geometry import fundamental_matrices, intrinsics, pose_rows, ray_map, relative_poses
 from .camera_path import Timing, along, focal_length, square
-from .control import Kind, WeightedControl, about
+from .control import WeightedControl
 
 LAST = 999
 """The noisiest timestep."""

@@ -6,97 +6,20 @@ the nodes and the documentation read everything about it from its record.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from enum import Enum, auto
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..features import Feature
+from ..parameters import Parameter, about, parameter_of
 from .attachment import Attachment, Encoders, Scene
 
 FILE = "file"
 """The field of a control whose weights are in a file."""
-
-
-class Kind(Enum):
-    """What the value of a parameter is. On the command line, images, masks, videos and documents are named files."""
-
-    NUMBER = auto()  # float
-    INTEGER = auto()  # int
-    SWITCH = auto()  # bool
-    CHOICE = auto()  # str, one of the choices
-    FILE = auto()  # str, the path of a file of further weights; empty for none
-    TEXT = auto()  # str of one line
-    DOCUMENT = auto()  # str of many lines; on the command line the text itself, or a file that holds it
-    TRACKS = auto()  # as DOCUMENT: points over time, see `control.tracks`
-    BOXES = auto()  # as DOCUMENT: boxes over time
-    IMAGES = auto()  # a tuple of Tensors h w 3 in 0..1; () for none
-    MASK = auto()  # Tensor n h w in 0..1, one mask for all frames or one for each; None for none
-    VIDEO = auto()  # Tensor f h w 3 in 0..1; None for none
-
-
-WRITTEN = (Kind.TEXT, Kind.DOCUMENT, Kind.TRACKS, Kind.BOXES)
-"""The kinds whose values are text."""
-PICTURED = (Kind.IMAGES, Kind.MASK, Kind.VIDEO)
-"""The kinds whose values are tensors, and have no default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """One parameter of a control, as front ends show it. low, high: of a number. choices: the only values, for a
-    choice. required: whether the control does nothing without it."""
-
-    name: str
-    default: Any
-    help: str
-    kind: Kind
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    required: bool = False
-
-    def check(self, value: Any, control: str) -> None:
-        """Raises UserError for a value out of range."""
-        if self.kind is Kind.CHOICE and value not in self.choices:
-            raise UserError(
-                f"The {self.name} of {control} is {value!r}; it should be one of {', '.join(self.choices)}."
-            )
-        if self.kind in (Kind.NUMBER, Kind.INTEGER):
-            low, high = self.low, self.high
-            inside = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
-            if not inside:
-                raise UserError(f"The {self.name} of {control} is {value:g}; it should be {self.range}.")
-
-    @property
-    def range(self) -> str:
-        """The range of a number in words."""
-        if self.low is None or self.high is None:
-            ends = (
-                f"{self.low:g} or more" if self.low is not None else "",
-                f"{self.high:g} or less" if self.high else "",
-            )
-            return next((end for end in ends if end), "a finite number")
-        return f"{self.low:g} to {self.high:g}"
-
-
-def about(
-    text: str,
-    *,
-    kind: Kind | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] = (),
-    required: bool = False,
-) -> dict[str, Any]:
-    """The metadata of a field that users set: what it means, its kind, and its range or its choices. Without a kind it
-    is that of the default: a number, an integer, a switch, a choice where there are choices, or a line of text."""
-    return {"help": text, "kind": kind, "low": low, "high": high, "choices": tuple(choices), "required": required}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +68,7 @@ class Control(ABC):
     @classmethod
     def parameters(cls) -> tuple[Parameter, ...]:
         """The parameters, in the order in which they are shown. The file of the weights is none of them."""
-        return tuple(_parameter(item) for item in fields(cls) if item.name != FILE)
+        return tuple(parameter_of(item) for item in fields(cls) if item.name != FILE)
 
     def check(self, scene: Scene) -> None:
         """Raises UserError where it cannot act on the scene, before work starts. What it does not support is checked by
@@ -181,20 +104,3 @@ class WeightedControl(Control):
     part: ClassVar[str | None]
 
     file: str | PathLike[str] = field(default="", metadata=about("the file with its weights"))
-
-
-def _parameter(item: Any) -> Parameter:
-    """The parameter of a dataclass field."""
-    about = dict(item.metadata)
-    default = None if item.default is MISSING else item.default
-    kind = about.pop("kind") or _kind_of(default, about["choices"])
-    return Parameter(name=item.name, default=default, kind=kind, **about)
-
-
-def _kind_of(default: Any, choices: Sequence[str]) -> Kind:
-    if choices:
-        return Kind.CHOICE
-    if default == ():
-        return Kind.IMAGES
-    kinds = {bool: Kind.SWITCH, int: Kind.INTEGER, float: Kind.NUMBER, str: Kind.TEXT}
-    return kinds[type(default)]

@@ -14,9 +14,10 @@ from ..conditioning.tokenizer import END, START, tokenize
 from ..denoising import NoiseSource
 from ..denoising.sampling import Open
 from ..errors import UserError
+from ..parameters import Kind, about
 from .attachment import Attachment, Scene
 from .boxes import Canvas, paths_of
-from .control import Control, Kind, about
+from .control import Control
 from .freetraj_attention import DAMPING, STRENGTH, BoxAttention, Subject
 from .freetraj_noise import with_paths, with_trace
 from .freetraj_path import Path

@@ -8,8 +8,9 @@ from typing import Literal
 from torch import nn
 
 from ..network.adapters.freeu import Factors, StrongerDecoder
+from ..parameters import about
 from .attachment import NOTHING, Attachment, Scene
-from .control import Control, about
+from .control import Control
 
 Version = Literal["1", "2"]
 VERSIONS: tuple[Version, ...] = ("1", "2")

@@ -14,8 +14,9 @@ from ..denoising.freqprior import FILTERS, RATIO, STOP, Filter, Prior, noised_on
 from ..denoising.sampling import Open
 from ..errors import UserError
 from ..features import Feature
+from ..parameters import about
 from .attachment import NOTHING, Attachment, Scene
-from .control import Control, about
+from .control import Control
 
 FROM_NOISE = "its rounds start from noise"
 

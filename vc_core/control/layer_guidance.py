@@ -11,9 +11,10 @@ from ..conditions import POSITIVE
 from ..denoising.guidance import Term
 from ..errors import UserError
 from ..network.adapters.weakened import WAYS, Way, WeakenedLayers, Weakening
+from ..parameters import about
 from ..specs import UNetSpec
 from .attachment import NOTHING, Attachment, Scene
-from .control import Control, about
+from .control import Control
 
 MIDDLE = "middle_block"
 EACH = "perturbed: every {} attends to itself alone; skipped: the layers add nothing; off: they stay as they are"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..network.adapter import Adapter
 from ..network.adapters.motion import CrossFrameEnhancement, Strengths, TemporalStrength
+from ..parameters import Kind, about
 from .attachment import Attachment, Scene
-from .control import Control, Kind, about
+from .control import Control
 
 MOST = 4.0
 STAGE = "0 to 4, times the strength, in the {} layers of the network"

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..network.adapter import Adapter
 from ..network.adapters.motionctrl import CameraPoses, MotionCtrlNetwork, TrajectoryFeatures
+from ..parameters import Kind, about
 from ..specs import UNetSpec
 from .attachment import NOTHING, Attachment, Scene
 from .camera import MOVES_HELP, moved, moves_of, poses_of
-from .control import Kind, WeightedControl, about
+from .control import WeightedControl
 from .flow import flow_map
 from .tracks import TRACKS_HELP, Track, every, for_frames, on_canvas, tracks_of
 

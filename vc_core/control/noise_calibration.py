@@ -12,8 +12,9 @@ from ..denoising.noise_calibration import SCALE, calibrated
 from ..denoising.sampling import Open
 from ..errors import UserError
 from ..features import Feature
+from ..parameters import about
 from .attachment import NOTHING, Attachment, Scene
-from .control import Control, about
+from .control import Control
 
 GIVE = "Give one (--video on the command line, source in Python; in ComfyUI its encoded latent, with a denoise below 1)"
 

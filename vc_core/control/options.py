@@ -15,9 +15,10 @@ from .. import bundled
 from ..errors import UserError
 from ..files import expanded
 from ..frames.pixels import load_image
+from ..parameters import PICTURED, WRITTEN, Kind, Parameter
 from ..request import Settings
 from ..video.clips import load_clip, load_images
-from .control import FILE, PICTURED, WRITTEN, Control, Kind, Parameter
+from .control import FILE, Control
 from .table import CONTROLS
 
 OWN = "model"

@@ -11,8 +11,9 @@ from ..conditions import NEGATIVE
 from ..denoising.guidance import Term
 from ..errors import UserError
 from ..network.adapters.dilation import Dilation
+from ..parameters import Kind, about
 from .attachment import Attachment, Scene
-from .control import Control, Kind, about
+from .control import Control
 from .dilation_table import COURSES, SYNTAX, Plan, dilations, factors_of, plan_for, table_of, weaker
 
 AUTOMATIC = -1

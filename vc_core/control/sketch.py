@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..frames.fitting import FITS, Fit, fit
 from ..network.adapters.sketch import SketchEncoder, SketchResiduals
+from ..parameters import Kind, about
 from ..specs import UNetSpec
 from .attachment import NOTHING, Attachment, Scene
-from .control import Kind, WeightedControl, about
+from .control import WeightedControl
 
 DARK, LIGHT = "dark on light", "light on dark"
 LUMA = (0.299, 0.587, 0.114)

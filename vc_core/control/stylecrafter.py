@@ -19,9 +19,10 @@ from ..features import Feature
 from ..frames.fitting import fit
 from ..network.adapter import Adapter
 from ..network.adapters.stylecrafter import NAME, StyleAttention, WithoutTime, text_attentions
+from ..parameters import Kind, about
 from ..specs import ModelSpec, UNetSpec
 from .attachment import NOTHING, Attachment, Encoders, Scene, no_image_encoder
-from .control import Kind, WeightedControl, about
+from .control import WeightedControl
 
 STYLE_SIZE = 512
 """Pixels; the square that is cut out of the middle of a style image."""

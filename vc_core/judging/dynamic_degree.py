@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..control.control import Kind, about
+from ..parameters import Kind, about
 from .metric import Clip, Metric
 from .moment import Moment
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..control.control import Kind, about
 from ..errors import UserError
 from ..frames.fitting import fit
+from ..parameters import Kind, about
 from .metric import Metric
 from .moment import Moment
 from .quality import MOST_PSNR, psnr, ssim

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from ..control.control import Parameter
+from ..parameters import Parameter, parameter_of
 from .moment import Frame, Moment
 
 Better = Literal["higher", "lower", "near 1", "neither"]
@@ -55,10 +55,7 @@ class Metric(ABC):
     @classmethod
     def parameters(cls) -> tuple[Parameter, ...]:
         """The parameters, in the order in which they are shown."""
-        return tuple(
-            Parameter(name=item.name, default=None if item.default is MISSING else item.default, **item.metadata)
-            for item in fields(cls)
-        )
+        return tuple(parameter_of(item) for item in fields(cls))
 
     @classmethod
     def range(cls) -> str:

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ..control.control import Kind, about
+from ..parameters import Kind, about
 from .metric import Clip, Metric
 from .moment import Moment, difference
 

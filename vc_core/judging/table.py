@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..control.control import Parameter
 from ..errors import UserError
+from ..parameters import Parameter
 from .consistency import BackgroundConsistency, SubjectConsistency
 from .drift import BrightnessDrift, ColorDrift
 from .dynamic_degree import DynamicDegree

@@ -239,7 +239,7 @@ def test_help_page_opens(canvas, shots, modern, view):
         canvas.add("VideoCrafterKSampler")
         assert "Troubleshooting" not in canvas.text()
         canvas.page.locator('[data-testid="info-button"]').first.click()
-        canvas.reads("the authors' exact sampler and step spacing", "Troubleshooting")
+        canvas.reads("the authors' exact sampler and timestep spacing", "Troubleshooting")
         canvas.picture(shots / "page_help.png")
     finally:
         canvas.setting("Comfy.RightSidePanel.IsOpen", False)
@@ -254,6 +254,6 @@ def test_an_error_is_shown_in_the_page(canvas, shots):
     canvas.reads(
         "VideoCrafter KSampler",
         "videocrafter.UserError: 27 steps cannot be spaced uniformly",
-        "Take 26 or 28 steps, or trailing spacing, which works with any count.",
+        "Use 26 or 28 steps, or trailing spacing, which works with any count.",
     )
     canvas.picture(shots / "page_error.png")

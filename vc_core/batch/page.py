@@ -37,7 +37,7 @@ summary { cursor: pointer; font-size: .85rem; }
 def save_page(path: Path, title: str, entries: Sequence[Entry], *, sheet: bool) -> None:
     """Writes the page in place of an earlier one. sheet: whether there is a contact sheet to link to."""
     with placed(path, overwrite=True) as place:
-        place.part.write_text(page(title, entries, sheet=sheet), encoding="utf-8")
+        place.part.write_text(page(title, entries, sheet=sheet), encoding="utf-8", errors="replace")
 
 
 def page(title: str, entries: Sequence[Entry], *, sheet: bool = False) -> str:
@@ -96,4 +96,4 @@ def _link(file: str, text: str) -> str:
 
 def _address(file: str) -> str:
     """A relative address; the dot keeps a name with a colon from being read as one with a scheme."""
-    return "./" + quote(file)
+    return "./" + quote(file, errors="replace")

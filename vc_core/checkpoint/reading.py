@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DAMAGED, UserError, reason
-from ..files import expanded
+from ..files import expanded, is_file, is_folder
 from ..json_text import parse
 from .keys import WRAPPERS
 
@@ -64,13 +64,7 @@ def read(path: str | PathLike[str]) -> File:
     a download, when it would execute code, or when it holds no named tensors.
     """
     path = expanded(path)
-    _check_exists(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    _check_download(path, head)
+    head = _head(path)
     if head[:4] == b"PK\x03\x04":
         return _unwrapped(path, _read_zip(path), mapped=True)
     if _is_safetensors(head):
@@ -82,10 +76,7 @@ def read_list(path: str | PathLike[str]) -> list[Tensor] | None:
     """The tensors of a file that is a list without names (T2V-Turbo's LoRA); None for every other file. Raises
     UserError as `read` does for what cannot be read at all."""
     path = expanded(path)
-    _check_exists(path)
-    with path.open("rb") as file:
-        head = file.read(64)
-    _check_download(path, head)
+    head = _head(path)
     if _is_safetensors(head):
         return None
     data = _read_zip(path) if head[:4] == b"PK\x03\x04" else _read_old_pickle(path)
@@ -96,16 +87,28 @@ def read_list(path: str | PathLike[str]) -> list[Tensor] | None:
     return list(data)
 
 
+def _head(path: Path) -> bytes:
+    """The first bytes of a file that can be a model."""
+    _check_exists(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    _check_download(path, head)
+    return head
+
+
 def _is_nameless(data: Any) -> bool:
     return isinstance(data, list | tuple) and bool(data) and all(isinstance(item, Tensor) for item in data)
 
 
 def _check_exists(path: Path) -> None:
-    if path.is_dir():
+    if is_folder(path):
         inside = _models_in(path)
         hint = f" It holds {', '.join(inside[:5])}: name one of them." if inside else ""
         raise UserError(f"{path} is a folder, not a model file.{hint}")
-    if path.exists():
+    if is_file(path):
         return
     near = _models_in(path.parent)
     hint = f" In that folder there are: {', '.join(near[:5])}." if near else ""
@@ -113,7 +116,7 @@ def _check_exists(path: Path) -> None:
 
 
 def _models_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.suffix in ENDINGS) if folder.is_dir() else []
+    return sorted(entry.name for entry in folder.iterdir() if entry.suffix in ENDINGS) if is_folder(folder) else []
 
 
 def _check_download(path: Path, head: bytes) -> None:
@@ -200,11 +203,13 @@ def _read_zip(path: Path) -> Any:
 def _check_records(path: Path) -> None:
     """Compare the sizes of the archive's records with the file: `torch.save` compresses nothing, and what is compressed
     can neither be mapped nor be trusted to fit into memory."""
-    if not zipfile.is_zipfile(path):
-        raise _truncated(path, "the end of the archive is missing")
     try:
+        if not zipfile.is_zipfile(path):
+            raise _truncated(path, "the end of the archive is missing")
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+    except UserError:
+        raise
     except (*DAMAGED, zipfile.BadZipFile) as error:
         raise _truncated(path, f"the list of its records cannot be read: {reason(error)}") from error
     if any(PurePosixPath(record.filename).name == PROGRAM for record in records):

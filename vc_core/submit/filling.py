@@ -13,7 +13,7 @@ from typing import Any
 from ..batch.lines import NO, YES
 from ..batch.reading import name_of
 from ..errors import UserError
-from ..files import expanded
+from ..files import expanded, is_file
 from ..json_text import parse
 
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
@@ -117,7 +117,7 @@ def _choices(spec: list[Any]) -> list[Any]:
 
 def _local(name: str, value: Any) -> Path:
     path = expanded(str(value))
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{name} is {value!r}, which is neither a file here nor one in the server's input folder.")
     return path
 

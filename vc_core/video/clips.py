@@ -16,7 +16,7 @@ from PIL import ImageSequence
 from torch import Tensor
 
 from ..errors import DAMAGED, UserError, reason
-from ..files import expanded
+from ..files import expanded, is_file, is_folder
 from ..frames.pixels import MOST_PIXELS, check_pixels, load_image, opened_image
 from .formats import require_av
 
@@ -74,7 +74,7 @@ def open_frames(path: str | Path) -> Opened:
     """The frames of `load_images`, and those of an animated image, one after the other. Raises UserError if there is
     none, or if the file is no video; one that breaks off raises it when it is read that far."""
     file = expanded(path)
-    if file.is_dir():
+    if is_folder(file):
         files = sorted(found for found in file.iterdir() if found.suffix.lower() in STILLS)
         if not files:
             raise UserError(f"There are no images in {str(path)!r}. Give a folder of images, or a video.")
@@ -133,7 +133,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     """A video file as PyAV opens it. Raises UserError if it does not exist, is not a video or breaks off."""
     av = require_av()
     file = expanded(path)
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"Video {str(path)!r} not found. Check the name and the folder.")
     try:
         formats = ",".join(av.formats_available - OPENS_OTHERS)

@@ -179,9 +179,8 @@ class Checkpoint:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:  # only the types can still be wrong
             raise UserError(
-                f"The weights of the {record.title} are of a type that its network cannot have "
-                f"({', '.join(sorted({str(each.dtype) for each in weights.values()}))}). Load them as fp32, fp16 or "
-                "bf16, or give the original file."
+                f"The weights of the {record.title} are of a type that its network cannot have ({reason(error)}). Load "
+                "them as fp32, fp16 or bf16, or give the original file."
             ) from error
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:

@@ -66,7 +66,7 @@ def _tensors(path: Any) -> None:
 KINDS = ("safetensors", "zip", "old", "zip list", "old list")
 
 
-@fuzzed(st.tuples(st.sampled_from(KINDS), CHANGES), examples=120)
+@fuzzed(st.tuples(st.sampled_from(KINDS), CHANGES), examples=60)
 def test_damaged_files(case: tuple[str, list[Any]], folder: Folder) -> None:
     kind, changes = case
     look(folder, damaged(model_file(kind), changes))
@@ -106,7 +106,7 @@ def headers(draw: st.DrawFn) -> tuple[str, int, int]:
     )
 
 
-@fuzzed(headers(), examples=120)
+@fuzzed(headers(), examples=50)
 def test_headers_that_lie(case: tuple[str, int, int], folder: Folder) -> None:
     text, more, count = case
     length = (len(text.encode()) + more) % 2**64

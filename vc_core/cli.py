@@ -86,6 +86,9 @@ def _complain(text: str, status: int) -> int:
 class _Parser(argparse.ArgumentParser):
     """Its errors are one line below the usage, whatever characters an argument has."""
 
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(" ".join(message.split())))
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(

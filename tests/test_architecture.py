@@ -21,7 +21,8 @@ from run import ROOT
 # Every part of vc_core, and the parts it may import. `errors` and the package itself are open to all.
 ARROWS = {
     "errors": set(),
-    "specs": set(),
+    "json_text": set(),
+    "specs": {"json_text"},
     "checks": {"specs"},
     "bundled": set(),
     "conditions": set(),
@@ -34,7 +35,7 @@ ARROWS = {
     "video": {"frames", "files"},
     "denoising": {"specs", "conditions"},
     "judging": {"frames", "parameters"},
-    "checkpoint": {"specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
+    "checkpoint": {"json_text", "specs", "network", "conditioning", "autoencoder", "frames", "files", "denoising"},
 }
 EVERYTHING = {
     "batch",

@@ -152,5 +152,5 @@ def _text(given: str) -> str:
     file = expanded(given)
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{given!r} is neither a track nor a text file with one. Write it as {FORMS}.") from error

@@ -48,6 +48,22 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that name; no for names that no file can have, too long ones for example."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; no for names that no folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False, folder: bool = False) -> Path:
     """`path` as an absolute path, checked to be writable; nothing is created yet.
 

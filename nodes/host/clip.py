@@ -35,6 +35,7 @@ HOST_MARK = "text_model.encoder.layers.0.layer_norm1.weight"
 HEAD_WIDTH = 64
 LARGEST_WEIGHT = 1e30
 """Of a token. Larger ones give infinite values in fp32."""
+MATRIX = 2
 
 Tokens = list[list[tuple[Any, ...]]]
 
@@ -206,6 +207,13 @@ def _from_host_names(file: File, prefix: str) -> tuple[TextEncoderSpec, dict[str
     }
     for name, tensor in tensors.items():
         check_finite(tensor, name)
+    for name in ("token_embedding.weight", "positional_embedding"):
+        found = tensors.get(towers.TEXT_NAMES[name])
+        if found is None or found.ndim != MATRIX:
+            raise UserError(
+                f"{file.path} is a text encoder without {name}, or not with the usual shape. The file is damaged: "
+                "download it again."
+            )
     embedding = tensors[towers.TEXT_NAMES["token_embedding.weight"]]
     positions = tensors[towers.TEXT_NAMES["positional_embedding"]]
     layers = sum(name.endswith(".layer_norm1.weight") for name in tensors)

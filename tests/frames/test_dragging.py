@@ -154,8 +154,8 @@ def test_what_does_not_fit_is_refused() -> None:
         drag("0,0", mask * 0)
     with pytest.raises(UserError, match=r"2 tracks for 1 masks.*one track for each mask"):
         drag("0,0\n\n1,1", mask)
-    for track in ("inf,0", "[[]]"):
-        with pytest.raises(UserError, match="no points, or one that is not finite"):
+    for track, said in (("inf,0", "is not a point of a track"), ("[[]]", "no points, or one that is not finite")):
+        with pytest.raises(UserError, match=said):
             drag(track, mask)
     with pytest.raises(UserError, match=r"shape \(8, 3, 32, 48\)"):
         Drag(masks=mask.expand(8, 3, -1, -1), tracks=tracks_of("0,0"))

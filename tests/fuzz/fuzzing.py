@@ -17,7 +17,7 @@ from typing import Any
 
 import hypothesis
 from fuzz import corpus
-from fuzz.guards import CONSTANT, Folder, guarded
+from fuzz.guards import CONSTANT, Folder, TooMuch, guarded
 from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.strategies import SearchStrategy
 
@@ -84,10 +84,16 @@ class Fuzz:
     def _one(self, examine: Callable[[Any], object], case: Any, bounds: Bounds) -> None:
         self.counted.inputs += 1
         try:
-            with guarded(self.folder, seconds=bounds.seconds, memory=bounds.memory, network=bounds.network):
-                examine(case)
+            try:
+                self._guarded(examine, case, bounds)
+            except TooMuch:  # once, while modules are imported and caches filled
+                self._guarded(examine, case, bounds)
         except bounds.allowed:
             return
+
+    def _guarded(self, examine: Callable[[Any], object], case: Any, bounds: Bounds) -> None:
+        with guarded(self.folder, seconds=bounds.seconds, memory=bounds.memory, network=bounds.network):
+            examine(case)
 
     def _some(
         self,

@@ -46,6 +46,10 @@ class Breach(AssertionError):  # noqa: N818 (not an error of the code's own)
     """The code did what it must not do."""
 
 
+class TooMuch(Breach):
+    """It used too much memory."""
+
+
 class Overtime(BaseException):
     """Raised where code takes too long; not an Exception, so that no handler in that code ends it."""
 
@@ -254,7 +258,7 @@ def _check_peak(before: int | None, allowed: int) -> None:
     peak = _peak()
     if before is not None and peak is not None and peak - before > allowed:
         gc.collect()
-        raise Breach(f"it used {(peak - before) / MIB:,.0f} MiB; {allowed / MIB:,.0f} MiB are allowed")
+        raise TooMuch(f"it used {(peak - before) / MIB:,.0f} MiB; {allowed / MIB:,.0f} MiB are allowed")
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -12,15 +12,15 @@ done if its entry and its file exist:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import UserError
 from ..files import append_line, placed
+from ..json_text import parse
 from ..video import bytes_of
 from ..video.metadata import to_json
 
@@ -57,6 +57,8 @@ class Entry:
 
 
 NAMES = frozenset(item.name for item in fields(Entry))
+KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int), "dict[str, Any]": (dict,)}
+"""What values of the types of an entry's fields may be."""
 
 
 class Manifest:
@@ -81,8 +83,13 @@ class Manifest:
         entry = self.entries.get(key)
         if entry is None or entry.status != DONE:
             return False
+        if not _is_inside(entry.file):
+            return False
         path = self.folder / entry.file
-        return path.exists() and bytes_of(path) == entry.bytes
+        try:
+            return path.exists() and bytes_of(path) == entry.bytes
+        except (OSError, ValueError):  # a name that no file can have
+            return False
 
     def file_of(self, key: str) -> str:
         """The file of a video that is done, or nothing."""
@@ -108,6 +115,21 @@ class Manifest:
         self.entries = {entry.key: entry for entry in kept}
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a name is that of a file in the folder of results, or in a folder in it."""
+    parts = PurePath(name).parts
+    return bool(parts) and not PurePath(name).is_absolute() and ".." not in parts
+
+
+def _checked(entry: Entry) -> Entry:
+    """Raises TypeError where a value is not of the type of its field."""
+    for item in fields(entry):
+        value = getattr(entry, item.name)
+        if not isinstance(value, KINDS[str(item.type)]):
+            raise TypeError(f"{item.name} is {str(value)[:60]!r}")
+    return entry
+
+
 def _read(path: Path) -> Iterator[Entry]:
     """The entries of a manifest; the incomplete last line of a killed process is left out."""
     try:
@@ -116,13 +138,13 @@ def _read(path: Path) -> Iterator[Entry]:
         return
     for number, line in enumerate(lines, 1):
         try:
-            found = json.loads(line) if line.strip() else None
+            found = parse(line) if line.strip() else None
         except ValueError:
             continue
         if found is None:
             continue
         try:
-            yield Entry(**{name: value for name, value in found.items() if name in NAMES})
+            yield _checked(Entry(**{name: value for name, value in found.items() if name in NAMES}))
         except (AttributeError, TypeError) as error:
             raise UserError(
                 f"Line {number} of {str(path)!r} is not an entry of a batch ({error}). Choose another folder for the "

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import expanded
+from ..json_text import parse
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ def read_rows(path: Path) -> Read:
         )
     try:
         data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}). Check the name and the folder.") from error
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(path)!r} cannot be read ({what}). Check the name and the folder.") from error
     text = _text(data, path, table=suffix in TABLES)
     read = _read_json(text) if suffix in JSON_LINES else _read_table(text, "\t" if suffix == ".tsv" else "")
     if not read.rows and not read.problems:
@@ -104,12 +106,12 @@ def _read_json(text: str) -> Read:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line, object_pairs_hook=_pairs, parse_constant=_no_constant)
+        found = parse(line, pairs=_pairs, constant=_no_constant)
     except json.JSONDecodeError as error:
         raise UserError(
             f"This is not JSON ({error.msg}, column {error.colno}). Write one object in each line."
         ) from error
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"This JSON cannot be read ({error}).") from error
@@ -135,7 +137,7 @@ def _read_table(text: str, separator: str) -> Read:
     """The first line that is neither blank nor a comment names the columns. A name may be used for several."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     first = _first(lines)
-    said = re.fullmatch(r"sep=(.)\s*", lines[first], re.IGNORECASE)
+    said = re.fullmatch(r'sep=([^"])\s*', lines[first], re.IGNORECASE)
     if said:  # by Excel
         separator, lines[first] = said[1], ""
         first = _first(lines)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps, ImageSequence
 
 from ..errors import UserError
 from ..files import placed
-from ..frames.pixels import to_pillow
+from ..frames.pixels import opened_image, to_pillow
 from ..video.clips import load_images
 from .manifest import DONE, Entry
 
@@ -43,10 +43,10 @@ def _middle(path: Path) -> Image.Image:
     """The middle frame of a video, an animated image or a folder of images; grey where it cannot be read."""
     try:
         if path.suffix.lower() in ANIMATED:
-            with Image.open(path) as opened:
+            with opened_image(path) as opened:
                 frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(opened)]
         else:
             frames = [to_pillow(image) for image in load_images(path)]
         return frames[len(frames) // 2]
-    except (UserError, OSError, IndexError):
+    except (UserError, IndexError):
         return Image.new("RGB", CELL, "grey")

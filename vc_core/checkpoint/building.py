@@ -22,7 +22,7 @@ from ..conditioning.image_encoder import ImageEncoder
 from ..conditioning.image_tokens import LinearTokens, Resampler
 from ..conditioning.text_encoder import TextEncoder
 from ..denoising.schedule import NoiseSchedule, is_rounded
-from ..errors import UserError
+from ..errors import DAMAGED, UserError, reason
 from ..network.attention import Attention, sdpa_attention
 from ..network.fused import Fused
 from ..network.unet import VideoUNet
@@ -308,7 +308,15 @@ def _built(
         raise UserError(
             f"The {part.title} can be inspected and converted, but this version does not run it. Leave its file out."
         )
-    return part.build(spec, operations, attention)
+    try:
+        return part.build(spec, operations, attention)
+    except UserError:
+        raise
+    except DAMAGED as error:
+        raise UserError(
+            f"The {part.title} cannot be built with the numbers {model} ({reason(error)}). The file is damaged or of "
+            "another model; download it again."
+        ) from error
 
 
 def compare(module: nn.Module, tensors: Mapping[str, Tensor]) -> Difference:

@@ -18,7 +18,7 @@ from ..specs import PRESETS, TITLES, VIDEOCRAFTER2, DiffusionSpec, ModelSpec, fr
 from . import foreign
 from .keys import Contents, shapes_of, sort_tensors
 from .parts import PARTS, Base, Fields, MissingTensorError, Part
-from .plausible import check_spec
+from .plausible import check_numbers, check_spec
 from .reading import METADATA_KEY
 
 AUTO = "auto"
@@ -77,6 +77,7 @@ def detect_contents(
     else:
         chosen = start.schedule
         spec = replace(spec, name=chosen.name, diffusion=chosen.diffusion, defaults=chosen.defaults, views=chosen.views)
+    _check_plausible(spec)
     _check_parts_fit(spec, contents)
     others = {name: value for name, value in completed.items() if name not in IN_MODEL}
     return Detection(spec, contents, _title(spec, contents), start.schedule is not None, start.notes, others)
@@ -225,6 +226,17 @@ def _diffusion(spec: ModelSpec, contents: Contents) -> DiffusionSpec:
         return replace(diffusion, rescale=None)
     last = _last_scale(contents)
     return diffusion if last is None else replace(diffusion, rescale=last)
+
+
+def _check_plausible(spec: ModelSpec) -> None:
+    """Numbers follow from the file's shapes, which may be anything."""
+    try:
+        check_numbers(spec, "spec")
+    except ValueError as error:
+        raise UserError(
+            f"No VideoCrafter model has the shapes in this file: {error}. The file is damaged or of another model; "
+            "download it again."
+        ) from error
 
 
 def _check_parts_fit(spec: ModelSpec, contents: Contents) -> None:

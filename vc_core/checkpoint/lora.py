@@ -7,7 +7,6 @@ can be stacked, scaled, and taken back to the bit.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -22,6 +21,7 @@ from torch import Tensor
 from ..denoising.schedule import NoiseSchedule
 from ..errors import UserError
 from ..files import expanded
+from ..json_text import parse
 from ..network.unet import VideoUNet
 from ..specs import T2V_TURBO, ModelSpec, UNetSpec
 from .building import Parts, check_finite
@@ -287,10 +287,13 @@ def _peft_scale(path: Path) -> float:
     if not settings.is_file():
         return 1.0
     try:
-        data = json.loads(settings.read_text(encoding="utf-8"))
+        data = parse(settings.read_text(encoding="utf-8"))
         rank, alpha = float(data["r"]), float(data["lora_alpha"])
-        return alpha / (math.sqrt(rank) if data.get("use_rslora") else rank)
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        scale = alpha / (math.sqrt(rank) if data.get("use_rslora") else rank)
+        if not math.isfinite(scale):
+            raise ValueError(f"lora_alpha is {alpha:g} and r is {rank:g}")
+        return scale
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, OSError) as error:
         raise UserError(f"{settings}, which gives the scale of the LoRA beside it, cannot be read: {error}.") from error
 
 

@@ -9,15 +9,14 @@ from typing import Any
 from ..specs import ModelSpec
 from ..specs.bounds import largest, may_be_zero
 from .parts import PARTS
+from .parts.measuring import MOST
 
-MOST = 10**6
-"""No count in a spec is higher; the highest published one is the 49408 words of the vocabulary."""
 MOST_LEVELS = 16
 
 
 def check_spec(spec: ModelSpec) -> None:
     """Raises ValueError, naming the field, where no model can have the numbers of a spec."""
-    _check_numbers(spec, "spec")
+    check_numbers(spec, "spec")
     for part in PARTS.values():
         numbers = getattr(spec, part.name, None)
         for divisor, whole in part.divisors if numbers is not None else ():
@@ -32,12 +31,12 @@ def check_spec(spec: ModelSpec) -> None:
         raise ValueError(f"spec.diffusion.timesteps is {diffusion.timesteps}; it should be 2 or more")
 
 
-def _check_numbers(value: Any, where: str) -> None:
-    """Every number in a spec, field by field."""
+def check_numbers(value: Any, where: str) -> None:
+    """Raises ValueError, naming the field, for a number that no model has, in a spec or in one of its parts."""
     for field in fields(value):
         name, part = f"{where}.{field.name}", getattr(value, field.name)
         if is_dataclass(part):
-            _check_numbers(part, name)
+            check_numbers(part, name)
         elif isinstance(part, tuple):
             _check_levels(part, name, least=0 if field.name.endswith("_levels") else 1)
         elif isinstance(part, int | float) and not isinstance(part, bool):

@@ -5,7 +5,6 @@ Zip files of `torch.save` and safetensors are memory-mapped: a tensor costs memo
 
 from __future__ import annotations
 
-import json
 import pickle
 import tarfile
 import warnings
@@ -13,14 +12,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import expanded
+from ..errors import DAMAGED, UserError, reason
+from ..files import expanded, is_file, is_folder
+from ..json_text import parse
 from .keys import WRAPPERS
 
 METADATA_KEY = "videocrafter.spec"
@@ -29,6 +29,11 @@ as a tensor of bytes of that name, in a file of any kind."""
 
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library."""
+
+PROGRAM = "constants.pkl"
+"""A record that TorchScript programs have, and files of weights do not."""
+REPEATED = 2**20
+"""Bytes that a tensor may need beyond those in the file, for a number that is repeated along an axis."""
 
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
@@ -59,13 +64,7 @@ def read(path: str | PathLike[str]) -> File:
     a download, when it would execute code, or when it holds no named tensors.
     """
     path = expanded(path)
-    _check_exists(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    _check_download(path, head)
+    head = _head(path)
     if head[:4] == b"PK\x03\x04":
         return _unwrapped(path, _read_zip(path), mapped=True)
     if _is_safetensors(head):
@@ -77,14 +76,27 @@ def read_list(path: str | PathLike[str]) -> list[Tensor] | None:
     """The tensors of a file that is a list without names (T2V-Turbo's LoRA); None for every other file. Raises
     UserError as `read` does for what cannot be read at all."""
     path = expanded(path)
-    _check_exists(path)
-    with path.open("rb") as file:
-        head = file.read(64)
-    _check_download(path, head)
+    head = _head(path)
     if _is_safetensors(head):
         return None
     data = _read_zip(path) if head[:4] == b"PK\x03\x04" else _read_old_pickle(path)
-    return list(data) if _is_nameless(data) else None
+    if not _is_nameless(data):
+        return None
+    for number, tensor in enumerate(data):
+        _check_plain(path, str(number), tensor)
+    return list(data)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file that can be a model."""
+    _check_exists(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    _check_download(path, head)
+    return head
 
 
 def _is_nameless(data: Any) -> bool:
@@ -92,11 +104,11 @@ def _is_nameless(data: Any) -> bool:
 
 
 def _check_exists(path: Path) -> None:
-    if path.is_dir():
+    if is_folder(path):
         inside = _models_in(path)
         hint = f" It holds {', '.join(inside[:5])}: name one of them." if inside else ""
         raise UserError(f"{path} is a folder, not a model file.{hint}")
-    if path.exists():
+    if is_file(path):
         return
     near = _models_in(path.parent)
     hint = f" In that folder there are: {', '.join(near[:5])}." if near else ""
@@ -104,7 +116,7 @@ def _check_exists(path: Path) -> None:
 
 
 def _models_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.suffix in ENDINGS) if folder.is_dir() else []
+    return sorted(entry.name for entry in folder.iterdir() if entry.suffix in ENDINGS) if is_folder(folder) else []
 
 
 def _check_download(path: Path, head: bytes) -> None:
@@ -139,8 +151,8 @@ def _read_safetensors(path: Path) -> File:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise _truncated(path, str(error).splitlines()[0]) from error
+    except (*DAMAGED, SafetensorError) as error:
+        raise _truncated(path, reason(error)) from error
     return File(path, tensors, {**_spec_of(path, tensors), **metadata})
 
 
@@ -169,28 +181,48 @@ def _check_safetensors_size(path: Path) -> None:
         if 8 + length > actual or length > MAX_HEADER:
             raise _truncated(path, f"its header alone should have {length:,}")
         try:
-            header = json.loads(file.read(length))
+            header = parse(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             promised = 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except DAMAGED as error:
             raise _truncated(path, "its header cannot be read") from error
     if actual != promised:
         raise _truncated(path, f"its header says {promised:,}")
 
 
 def _read_zip(path: Path) -> Any:
-    if not zipfile.is_zipfile(path):
-        raise _truncated(path, "the end of the archive is missing")
+    _check_records(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise _executes_code(path, error) from error
-    except (RuntimeError, ValueError, OSError, EOFError) as error:
-        if "TorchScript" in str(error):
-            raise UserError(
-                f"{path} is a TorchScript program, not a file of weights. Give the model's .ckpt or .safetensors file."
-            ) from error
-        raise _truncated(path, str(error).splitlines()[0]) from error
+    except DAMAGED as error:
+        raise _truncated(path, reason(error)) from error
+
+
+def _check_records(path: Path) -> None:
+    """Compare the sizes of the archive's records with the file: `torch.save` compresses nothing, and what is compressed
+    can neither be mapped nor be trusted to fit into memory."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise _truncated(path, "the end of the archive is missing")
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except UserError:
+        raise
+    except (*DAMAGED, zipfile.BadZipFile) as error:
+        raise _truncated(path, f"the list of its records cannot be read: {reason(error)}") from error
+    if any(PurePosixPath(record.filename).name == PROGRAM for record in records):
+        raise UserError(
+            f"{path} is a TorchScript program, not a file of weights. Give the model's .ckpt or .safetensors file."
+        )
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise UserError(
+            f"{path} is a compressed archive, which PyTorch does not write. Unpack it and give the .ckpt or "
+            ".safetensors file inside, or ask for the original file."
+        )
+    if sum(record.file_size for record in records) > path.stat().st_size:
+        raise _truncated(path, "its records are larger than the file")
 
 
 def _read_old_pickle(path: Path) -> Any:
@@ -205,9 +237,9 @@ def _read_old_pickle(path: Path) -> Any:
         if _has_pickle_head(path):
             raise _executes_code(path, error) from error
         raise _not_a_model(path) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except DAMAGED as error:
         if _has_pickle_head(path):
-            raise _truncated(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+            raise _truncated(path, reason(error)) from error
         raise _not_a_model(path) from error
 
 
@@ -240,7 +272,7 @@ def _unsafe_names(path: Path) -> list[str]:
         return []
     try:
         return [str(name) for name in find(path)][:5]
-    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError):
+    except (*DAMAGED, pickle.UnpicklingError):
         return []
 
 
@@ -257,10 +289,25 @@ def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
     entries = _flattened(entries)
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     left_over += [name for name in entries if name not in tensors]
+    for name, tensor in tensors.items():
+        _check_plain(path, name, tensor)
     if not tensors:
         names = ", ".join(left_over[:8]) or "none"
         raise UserError(f"{path} holds no tensors (its entries: {names}). Give a model file.")
     return File(path, tensors, _spec_of(path, tensors), tuple(left_over), mapped)
+
+
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise UserError for a tensor that is no plain array of numbers in the file: one that is sparse, quantized or on
+    no device, or repeats few numbers so often that it needs more memory than the file has bytes."""
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    if not plain or tensor.device.type != "cpu":
+        raise UserError(
+            f"{path}: the tensor {name} is not a plain array of numbers ({tensor.layout}, {tensor.dtype}, "
+            f"{tensor.device.type}). Save the weights of the model as ordinary tensors."
+        )
+    if tensor.nbytes > max(tensor.untyped_storage().nbytes(), REPEATED):
+        raise _truncated(path, f"the tensor {name} claims {tensor.nbytes:,} bytes, which the file does not hold")
 
 
 def _entries(data: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from ..json_text import parse
 from .freetraj_path import Keyframe, Path, check_keyframes, path_of_centres, path_of_keyframes
 from .tracks import tracks_of
 
@@ -42,7 +42,7 @@ def paths_of(text: str, canvas: Canvas) -> list[Path]:
         blocks = [part for part in re.split(r"\n\s*\n", stripped) if part.strip()]
         return [path_of_keyframes(_keyframes(block), canvas.frames) for block in blocks]
     try:
-        found = json.loads(stripped)
+        found = parse(stripped)
     except ValueError as error:
         raise UserError(f"The boxes of FreeTraj are not JSON ({error}). Give {FORMS}.") from error
     boxes = _boxes_of(found)
@@ -106,7 +106,7 @@ def _is_box(found: Any) -> bool:
 def _box(found: Any) -> Box:
     try:
         return {side: float(found[side]) for side in SIDES}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{str(found)[:60]!r} is not a box. Give {FORMS}.") from error
 
 

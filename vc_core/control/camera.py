@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..json_text import parse
 
 POSE = 12
 DISTANCE = 1.5
@@ -154,9 +154,9 @@ def scaled(poses: Tensor, speed: float) -> Tensor:
 
 def _from_json(text: str) -> list[list[float]]:
     try:
-        found = json.loads(text)
+        found = parse(text)
         return [[float(number) for number in pose] for pose in found]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"The camera poses are not a JSON list of lists of {POSE} numbers: {error}.") from error
 
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ..errors import UserError
 
+MOST_FRAMES = 10_000
+"""The highest frame of a keyframe; there is a box for each frame up to it."""
+
 
 @dataclass(frozen=True)
 class Keyframe:
@@ -118,15 +121,8 @@ def check_keyframes(keyframes: Sequence[Keyframe]) -> None:
     """Raises UserError for keyframes that give no path."""
     if not keyframes:
         raise UserError("FreeTraj was given no keyframe of a box. Give at least one: frame, top, bottom, left, right.")
-    for one, other in itertools.pairwise(keyframes):
-        if other.frame <= one.frame:
-            raise UserError(
-                f"A keyframe of FreeTraj is at frame {other.frame}, but the one before it at frame {one.frame}. Give "
-                "keyframes in the order of their frames, and one for a frame."
-            )
+    _check_frames(keyframes)
     first = keyframes[0]
-    if first.frame < 0:
-        raise UserError(f"The first keyframe of FreeTraj is at frame {first.frame}. Frames are counted from 0.")
     if not all(math.isfinite(side) for one in keyframes for side in one.sides):
         raise UserError("A keyframe of FreeTraj is not a finite number. Give fractions of the image, such as 0.25.")
     size = first.bottom - first.top, first.right - first.left
@@ -145,3 +141,18 @@ def object_map(paths: Sequence[Path], height: int, width: int) -> Tensor:
         for frame, cells in zip(found, path.cells(height, width), strict=True):
             frame[cells.seen(height, width)] = number
     return found
+
+
+def _check_frames(keyframes: Sequence[Keyframe]) -> None:
+    """Raises UserError for frames that are not in order, or not of a clip."""
+    for one, other in itertools.pairwise(keyframes):
+        if other.frame <= one.frame:
+            raise UserError(
+                f"A keyframe of FreeTraj is at frame {other.frame}, but the one before it at frame {one.frame}. Give "
+                "keyframes in the order of their frames, and one for a frame."
+            )
+    for each in (keyframes[0], keyframes[-1]):
+        if not 0 <= each.frame <= MOST_FRAMES:
+            raise UserError(
+                f"A keyframe of FreeTraj is at frame {each.frame}. Frames are counted from 0, up to {MOST_FRAMES}."
+            )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from ..errors import UserError
+from ..json_text import parse
 
 Point = tuple[float, float]
 """x, y in pixels, from the upper left corner."""
@@ -32,11 +33,11 @@ def tracks_of(text: str) -> list[Track]:
     if not stripped.startswith("["):
         return _from_lines(stripped)
     try:
-        found = json.loads(stripped.replace("'", '"'))
+        found = parse(stripped.replace("'", '"'))
     except ValueError as error:
         raise UserError(f"The tracks are not JSON ({error}). Give {FORMS}.") from error
     if found and isinstance(found[0], list) and not _is_pair(found[0]):
-        return [[_point(point) for point in track] for track in found]
+        return [[_point(point) for point in _track(track)] for track in found]
     return [[_point(point) for point in found]]
 
 
@@ -49,6 +50,12 @@ def _from_lines(text: str) -> list[Track]:
     return tracks
 
 
+def _track(found: Any) -> list[Any]:
+    if not isinstance(found, list):
+        raise UserError(f"{str(found)[:60]!r} is not a track, a list of points. Give {FORMS}.")
+    return found
+
+
 def _is_pair(found: list[Any]) -> bool:
     return len(found) == 2 and all(isinstance(number, int | float) for number in found)
 
@@ -56,8 +63,11 @@ def _is_pair(found: list[Any]) -> bool:
 def _point(found: Any) -> Point:
     try:
         x, y = (found["x"], found["y"]) if isinstance(found, dict) else found
-        return float(x), float(y)
-    except (ValueError, TypeError, KeyError) as error:
+        point = float(x), float(y)
+        if isinstance(found, str) or not all(map(math.isfinite, point)):
+            raise ValueError
+        return point
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{str(found)[:60]!r} is not a point of a track. Give {FORMS}.") from error
 
 

@@ -5,17 +5,24 @@ Frames: `f h w 3`, float32 in 0..1. Networks: `f 3 h w` in -1..1. Files: `uint8`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import placed
+from ..errors import DAMAGED, UserError, reason
+from ..files import expanded, placed
 
 WHITE = 1.0
+MOST_PIXELS = 2**28 // 3
+"""Of an image or of a frame of a video: those that fill 256 MiB with 8 bits for each color. A small file may claim any
+size."""
+STARTS_PROGRAMS = frozenset({"EPS", "WMF"})
+"""Formats that are drawn by a program (Ghostscript) or by the system, as the file says."""
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -39,17 +46,49 @@ def load_image(path: str | Path) -> Tensor:
     """Loads an image file as h w 3, float32 in 0..1.
 
     The image is rotated according to its EXIF data; transparency is blended onto white; grey becomes RGB; 16 bits are
-    kept. Raises UserError if the file does not exist or is not an image.
+    kept. Raises UserError if the file does not exist, is not an image, or has more than `MOST_PIXELS` pixels.
     """
-    file = Path(path)
+    with opened_image(path) as opened:
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        image.load()
+        return _pixels(image)
+
+
+@contextmanager
+def opened_image(path: str | Path) -> Iterator[Image.Image]:
+    """An image file as Pillow opens it. Raises UserError if it does not exist, is not an image or is too large, and for
+    what is wrong with it while the block reads it."""
+    file = expanded(path)
     try:
-        with Image.open(file) as opened:
-            image: Image.Image = ImageOps.exif_transpose(opened)
-            image.load()
+        with Image.open(file, formats=_formats()) as opened:
+            check_pixels(file, *opened.size)
+            yield opened
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"Image {str(file)!r} not found. Check the name and the folder.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{str(file)!r} cannot be read as an image ({error}). Save it again as PNG or JPEG.") from error
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{str(file)!r} cannot be read as an image ({reason(error)}). Save it again as PNG or JPEG."
+        ) from error
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads on its own."""
+    Image.init()
+    return [name for name in Image.ID if name not in STARTS_PROGRAMS]
+
+
+def check_pixels(file: str | Path, width: int, height: int) -> None:
+    """Raises UserError for images and frames that are too large to decode."""
+    if width * height > MOST_PIXELS:
+        raise UserError(
+            f"{str(file)!r} has {width} x {height} pixels; at most {MOST_PIXELS:,} are supported. Scale it down first."
+        )
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """h w 3, float32 in 0..1, of a decoded image."""
     if image.mode.startswith(("I", "F")):
         return _grey(image)
     if image.has_transparency_data:
@@ -61,7 +100,7 @@ def load_image(path: str | Path) -> Tensor:
 
 def _grey(image: Image.Image) -> Tensor:
     """h w 3 of a single-channel image with more than 8 bits; floating point values are assumed to be in 0..1."""
-    values = torch.from_numpy(np.array(image).astype(np.float32))
+    values = torch.nan_to_num(torch.from_numpy(np.array(image).astype(np.float32)), nan=0.0)
     top = 1.0 if image.mode.startswith("F") else 65535.0
     return values.div(top).clamp(0.0, 1.0)[..., None].expand(-1, -1, 3).contiguous()
 

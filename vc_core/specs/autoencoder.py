@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .bounds import bounded
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSpec:
@@ -11,7 +13,7 @@ class AutoencoderSpec:
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
+    num_res_blocks: int = bounded(2, most=16)
     latent_channels: int = 4
     norm_groups: int = 32
     scale_factor: float = 0.18215

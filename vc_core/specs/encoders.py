@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .bounds import bounded
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderSpec:
@@ -11,7 +13,7 @@ class TextEncoderSpec:
 
     width: int = 1024
     heads: int = 16
-    layers: int = 24
+    layers: int = bounded(24, most=100)
     context_length: int = 77
     vocab_size: int = 49408
     embed_dim: int = 1024
@@ -25,7 +27,7 @@ class ImageEncoderSpec:
     patch_size: int = 14
     width: int = 1280
     head_width: int = 80
-    layers: int = 32
+    layers: int = bounded(32, most=100)
     embed_dim: int = 1024
     text_width: int = 1024
     """Width of the unused text tensors that the published file keeps beside the image encoder."""
@@ -43,7 +45,7 @@ class ResamplerSpec:
     """The image tokens made by learned queries that attend to the image encoder's tokens (a Perceiver resampler)."""
 
     dim: int = 1024
-    depth: int = 4
+    depth: int = bounded(4, most=100)
     head_channels: int = 64
     heads: int = 12
     queries: int = 16

@@ -8,6 +8,7 @@ import typing
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union
 
+from ..json_text import parse
 from .model import ModelSpec
 
 Spec = TypeVar("Spec")
@@ -21,8 +22,8 @@ def to_json(spec: ModelSpec) -> str:
 def from_json(text: str) -> ModelSpec:
     """The inverse of `to_json`. Raises ValueError when the text is not a spec, naming the field at fault."""
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = parse(text)
+    except ValueError as error:
         raise ValueError(f"The model's spec is not JSON: {error}") from error
     return _from_dict(ModelSpec, data, "spec")
 

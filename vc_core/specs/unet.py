@@ -18,10 +18,10 @@ class UNetSpec:
     out_channels: int = 4
     model_channels: int = 320
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
+    num_res_blocks: int = bounded(2, most=16)
     attention_levels: tuple[int, ...] = (0, 1, 2)
     head_channels: int = 64
-    transformer_depth: int = 1
+    transformer_depth: int = bounded(1, most=16)
     context_dim: int = 1024
     norm_groups: int = 32
     temporal_conv: bool = True

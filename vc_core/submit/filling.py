@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 from ..batch.lines import NO, YES
 from ..batch.reading import name_of
 from ..errors import UserError
-from ..files import expanded
+from ..files import expanded, is_file
+from ..json_text import parse
 
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 
@@ -78,13 +78,12 @@ class Workflow:
 def load_workflow(path: Path, nodes: Mapping[str, Any]) -> Workflow:
     """A workflow from its file. Raises UserError for what is not one in the API format, or needs missing nodes."""
     try:
-        prompt = json.loads(expanded(path).read_text(encoding="utf-8"))
+        prompt = parse(expanded(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"The workflow {str(path)!r} cannot be read ({error}). Check the name and the folder."
         ) from error
-    nodes_of = prompt.values() if isinstance(prompt, dict) else [None]
-    if not all(isinstance(node, dict) and {"class_type", "inputs"} <= set(node) for node in nodes_of) or not prompt:
+    if not isinstance(prompt, dict) or not prompt or not all(map(_is_node, prompt.values())):
         raise UserError(
             f"{str(path)!r} is not a workflow in the API format. Choose one of workflows/api, or export it: File > "
             "Export (API) in ComfyUI."
@@ -95,6 +94,16 @@ def load_workflow(path: Path, nodes: Mapping[str, Any]) -> Workflow:
             f"The server has no node {', '.join(missing)}, which {str(path)!r} needs. Install its pack there."
         )
     return Workflow(prompt, nodes)
+
+
+def _is_node(found: Any) -> bool:
+    """Whether a value has what the API format says about a node."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("class_type"), str)
+        and isinstance(found.get("inputs"), dict)
+        and isinstance(found.get("_meta", {}), dict)
+    )
 
 
 def _about(spec: list[Any]) -> Mapping[str, Any]:
@@ -108,7 +117,7 @@ def _choices(spec: list[Any]) -> list[Any]:
 
 def _local(name: str, value: Any) -> Path:
     path = expanded(str(value))
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{name} is {value!r}, which is neither a file here nor one in the server's input folder.")
     return path
 

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageSequence
+from PIL import ImageSequence
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import expanded
-from ..frames.pixels import load_image
+from ..errors import DAMAGED, UserError, reason
+from ..files import expanded, is_file, is_folder
+from ..frames.pixels import MOST_PIXELS, check_pixels, load_image, opened_image
 from .formats import require_av
 
+OPENS_OTHERS = frozenset({"concat", "dash", "hls", "imf", "rtsp", "sdp", "vobsub", "webm_dash_manifest"})
+"""Formats of lists whose entries are other files or addresses on the network."""
 STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """How the names of image files end; other files are taken for videos."""
 
@@ -72,7 +74,7 @@ def open_frames(path: str | Path) -> Opened:
     """The frames of `load_images`, and those of an animated image, one after the other. Raises UserError if there is
     none, or if the file is no video; one that breaks off raises it when it is read that far."""
     file = expanded(path)
-    if file.is_dir():
+    if is_folder(file):
         files = sorted(found for found in file.iterdir() if found.suffix.lower() in STILLS)
         if not files:
             raise UserError(f"There are no images in {str(path)!r}. Give a folder of images, or a video.")
@@ -93,11 +95,11 @@ def _is_still(path: str | Path) -> bool:
 def _open_image(path: str | Path) -> Opened:
     """The frames of an image file, which is one unless it is animated; transparency is left out of animations."""
     first = load_image(path)
-    with Image.open(expanded(path)) as image:
+    with opened_image(path) as image:
         count = getattr(image, "n_frames", 1)
     if count == 1:
         return Opened(iter([first]), count=1)
-    with Image.open(expanded(path)) as image:
+    with opened_image(path) as image:
         image.seek(1)
         image.load()  # which reads the duration
         duration = image.info.get("duration", 0)
@@ -105,7 +107,7 @@ def _open_image(path: str | Path) -> Opened:
 
 
 def _animation(path: str | Path) -> Iterator[Tensor]:
-    with Image.open(expanded(path)) as image:
+    with opened_image(path) as image:
         for frame in ImageSequence.Iterator(image):
             yield torch.from_numpy(np.array(frame.convert("RGB"))).float().div(255.0)
 
@@ -118,8 +120,12 @@ def _read(path: str | Path, convert: Callable[[np.ndarray], Tensor], frames: int
 def _decoded(path: str | Path) -> Iterator[np.ndarray]:
     """The frames of a video file, bytes h w 3."""
     with _opened(path) as container:
+        empty = True
         for frame in container.decode(video=0):
+            empty = False
             yield _upright(frame)
+        if empty:
+            raise UserError(f"{str(path)!r} has no frames that can be read. Save it again as mp4.")
 
 
 @contextmanager
@@ -127,15 +133,21 @@ def _opened(path: str | Path) -> Iterator[Any]:
     """A video file as PyAV opens it. Raises UserError if it does not exist, is not a video or breaks off."""
     av = require_av()
     file = expanded(path)
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"Video {str(path)!r} not found. Check the name and the folder.")
     try:
-        with av.open(str(file)) as container:
+        formats = ",".join(av.formats_available - OPENS_OTHERS)
+        with av.open(str(file), options={"format_whitelist": formats}) as container:
             if not container.streams.video:
                 raise UserError(f"{str(path)!r} has no video stream. Use a video file.")
+            context = container.streams.video[0].codec_context
+            check_pixels(path, context.width, context.height)
+            context.options = {"max_pixels": str(MOST_PIXELS)}  # a stream may say another size than its container
             yield container
-    except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as a video ({error}). Save it again as mp4.") from error
+    except UserError:
+        raise
+    except (*DAMAGED, av.error.FFmpegError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a video ({reason(error)}). Save it again as mp4.") from error
 
 
 def _upright(frame: Any) -> np.ndarray:

@@ -14,8 +14,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 Fields = dict[str, Any]
 
 
+MOST = 10**6
+"""No size that is measured is larger; the largest published one is the 49408 words of the vocabulary."""
+DIGITS = 4
+"""Of the number of a layer."""
+MISSING = 8
+"""How many numbered layers may be missing in a row, in addition to as many as are there, for them to be counted."""
+
+
 class MissingTensorError(ValueError):
-    """A part lacks a tensor that its numbers are read from, or the tensor has the wrong number of dimensions."""
+    """A part lacks a tensor that its numbers are read from, or the tensor has a shape that no model has."""
 
 
 def size(shapes: Shapes, name: str, axis: int) -> int:
@@ -25,13 +33,19 @@ def size(shapes: Shapes, name: str, axis: int) -> int:
     shape = shapes[name]
     if len(shape) <= axis:
         raise MissingTensorError(f"the tensor {name} has shape {list(shape)}: too few dimensions")
+    if not 0 < shape[axis] <= MOST:
+        raise MissingTensorError(f"the tensor {name} has shape {list(shape)}, which no model has")
     return shape[axis]
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the highest number that the pattern's group finds; 0 where it never matches."""
-    found = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    """One more than the highest number that the pattern's group finds; 0 where it never matches. Raises
+    MissingTensorError where a name claims many more layers than there are."""
+    found = {match[1] for name in shapes if (match := re.match(pattern, name))}
+    longest = max(found, key=len, default="")
+    if len(longest) > DIGITS or max(map(int, found), default=0) > 2 * len(found) + MISSING:
+        raise MissingTensorError(f"layers are numbered up to {longest[:DIGITS]}, but there are only {len(found)}")
+    return max(map(int, found), default=-1) + 1
 
 
 def levels(shapes: Shapes) -> tuple[list[int], int, tuple[int, ...]]:

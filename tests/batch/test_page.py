@@ -65,7 +65,7 @@ def test_texts_are_escaped_and_links_are_relative() -> None:
 
 def test_names_that_are_no_text_are_linked(tmp_path: Path) -> None:
     """A shell passes bytes that are not UTF-8 as single surrogates."""
-    save_page(tmp_path / "index.html", "\udcff", [entry("\udcff.mp4")], sheet=False)
+    save_page(tmp_path / "index.html", "\udcff", [entry("\udcff.mp4"), entry("\ud83d.mp4")], sheet=False)
     written = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'src="./%FF.mp4"' in written
     assert "<h1>\\udcff</h1>" in written

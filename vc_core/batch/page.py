@@ -98,4 +98,7 @@ def _link(file: str, text: str) -> str:
 
 def _address(file: str) -> str:
     """A relative address; the dot keeps a name with a colon from being read as one with a scheme."""
-    return "./" + quote(os.fsencode(file))
+    try:
+        return "./" + quote(os.fsencode(file))
+    except UnicodeEncodeError:  # no file can have this name
+        return "./" + quote(file, errors="replace")

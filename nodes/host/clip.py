@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ...vc_core import bundled
-from ...vc_core.checkpoint.building import Checkpoint, check_finite, compare_shapes
+from ...vc_core.checkpoint.building import Checkpoint, compare_shapes
+from ...vc_core.checkpoint.finite import check_finite
 from ...vc_core.checkpoint.foreign import some
 from ...vc_core.checkpoint.reading import File
 from ...vc_core.conditioning.tokenizer import checked_text
@@ -207,13 +208,7 @@ def _from_host_names(file: File, prefix: str) -> tuple[TextEncoderSpec, dict[str
     }
     for name, tensor in tensors.items():
         check_finite(tensor, name)
-    for name in ("token_embedding.weight", "positional_embedding"):
-        found = tensors.get(towers.TEXT_NAMES[name])
-        if found is None or found.ndim != MATRIX:
-            raise UserError(
-                f"{file.path} is a text encoder without {name}, or not with the usual shape. The file is damaged: "
-                "download it again."
-            )
+    _check_embeddings(file, tensors)
     embedding = tensors[towers.TEXT_NAMES["token_embedding.weight"]]
     positions = tensors[towers.TEXT_NAMES["positional_embedding"]]
     layers = sum(name.endswith(".layer_norm1.weight") for name in tensors)
@@ -233,6 +228,17 @@ def _from_host_names(file: File, prefix: str) -> tuple[TextEncoderSpec, dict[str
         vocab_size=int(embedding.shape[0]),
     )
     return spec, tensors
+
+
+def _check_embeddings(file: File, tensors: dict[str, Tensor]) -> None:
+    """Raise UserError where the tensors that the sizes are read from are missing, or are no matrices."""
+    for name in ("token_embedding.weight", "positional_embedding"):
+        found = tensors.get(towers.TEXT_NAMES[name])
+        if found is None or found.ndim != MATRIX:
+            raise UserError(
+                f"{file.path} is a text encoder without {name}, or not with the usual shape. The file is damaged: "
+                "download it again."
+            )
 
 
 def _config(spec: TextEncoderSpec) -> dict[str, Any]:

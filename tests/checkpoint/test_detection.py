@@ -266,3 +266,27 @@ def test_a_unet_that_lacks_a_tensor_its_numbers_come_from_is_refused() -> None:
     del tensors["model.diffusion_model.time_embed.0.weight"]
     with pytest.raises(UserError, match=r"video UNet in this file is not complete.*time_embed\.0\.weight"):
         detect(tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("model.diffusion_model.input_blocks.99999999.0.in_layers.0.weight", (1,), "layers are numbered up to"),
+        ("cond_stage_model.model.transformer.resblocks.900.ln_1.weight", (1,), "layers are numbered up to"),
+        ("model.diffusion_model.time_embed.0.weight", (128, 0), "which no model has"),
+        ("model.diffusion_model.time_embed.0.weight", (128, 10**9), "which no model has"),
+    ],
+)
+def test_names_and_shapes_that_claim_too_much_are_refused_before_anything_is_built(
+    name: str, shape: tuple[int, ...], said: str
+) -> None:
+    tensors = {**published(TEXT_MODEL), name: torch.empty(shape, device="meta")}
+    with pytest.raises(UserError, match=said):
+        detect(tensors)
+
+
+def test_widths_that_are_no_multiples_are_refused() -> None:
+    tensors = published(TEXT_MODEL)
+    tensors["model.diffusion_model.time_embed.0.weight"] = torch.empty(128, 512, device="meta")
+    with pytest.raises(UserError, match=r"No VideoCrafter model has the shapes.*channel_mult"):
+        detect(tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tarfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,25 @@ def make_ring(path: Path) -> None:
     torch.save(first, path)
 
 
+def make_compressed(path: Path) -> None:
+    """100 MB of zeros in a file of 100 kB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**8))
+
+
+def make_overlapping(path: Path) -> None:
+    """Records that all claim the same bytes."""
+    torch.save(TENSORS, path)
+    data = bytearray(path.read_bytes())
+    place = data.rfind(b"PK\x01\x02") + 20
+    data[place : place + 8] = (10**9).to_bytes(4, "little") * 2
+    path.write_bytes(data)
+
+
+def with_tensor(tensor: Tensor) -> Callable[[Path], None]:
+    return lambda path: torch.save({**TENSORS, "w": tensor}, path)
+
+
 def with_spec(spec: Tensor) -> Callable[[Path], None]:
     return lambda path: save_file({**TENSORS, METADATA_KEY: spec}, str(path))
 
@@ -208,6 +228,15 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "ring": ("m.ckpt", make_ring, "holds no tensors"),
     "spec of floats": ("m.safetensors", with_spec(torch.tensor([0.5])), "is not text"),
     "spec of negative bytes": ("m.safetensors", with_spec(torch.tensor([-1], dtype=torch.int8)), "is not text"),
+    "compressed": ("m.ckpt", make_compressed, "compressed archive"),
+    "records that overlap": ("m.ckpt", make_overlapping, "records are larger than the file"),
+    "archive of several disks": ("m.ckpt", write(b"PK\x03\x04" + bytes(60) + b"PK\x05\x06" + b"\1" * 18), "records"),
+    "sparse tensor": ("m.ckpt", with_tensor(torch.eye(3).to_sparse()), "not a plain array"),
+    "tensor without numbers": ("m.ckpt", with_tensor(torch.empty(2, device="meta")), "not a plain array"),
+    "complex tensor": ("m.safetensors", lambda p: save_file({"w": torch.ones(2) * 1j}, str(p)), "not a plain array"),
+    "repeated number": ("m.ckpt", with_tensor(torch.ones(1).expand(10**9)), "claims 4,000,000,000 bytes"),
+    "name of two lines": ("m.ckpt", lambda path: torch.save({"a\nb": 1}, path), "holds no tensors"),
+    "name too long": ("m" * 300, lambda path: None, "There is no file"),
     "missing": ("m.ckpt", lambda path: None, "There is no file"),
 }
 

@@ -35,6 +35,23 @@ class Bounds:
     allowed: tuple[type[BaseException], ...] = ()
 
 
+@dataclass(frozen=True)
+class Fuzzed:
+    """A fuzzed test, for other programs that draw its inputs."""
+
+    test: Callable[..., object]
+    strategy: SearchStrategy[Any]
+    bounds: Bounds
+
+    def drawn(self, examine: Callable[[Any], object]) -> Any:
+        """A function of hypothesis that gives its inputs to `examine`."""
+
+        def example(case: Any) -> None:
+            examine(case)
+
+        return _settings(ROUND)(hypothesis.given(case=self.strategy)(example))
+
+
 @dataclass
 class Counted:
     """What was tried in one test."""
@@ -77,11 +94,12 @@ class Fuzz:
 
     def _kept(self, examine: Callable[[Any], object], case: Any, bounds: Bounds) -> None:
         try:
-            self._one(examine, case, bounds)
+            self.one(examine, case, bounds)
         except UnsatisfiedAssumption:  # the strategy does not draw it any more
             return
 
-    def _one(self, examine: Callable[[Any], object], case: Any, bounds: Bounds) -> None:
+    def one(self, examine: Callable[[Any], object], case: Any, bounds: Bounds) -> None:
+        """Runs one input. Raises what it raises beside a refusal."""
         self.counted.inputs += 1
         try:
             try:
@@ -110,7 +128,7 @@ class Fuzz:
             if not failing and until is not None and time.monotonic() > until:
                 return
             try:
-                self._one(examine, case, bounds)
+                self.one(examine, case, bounds)
             except UnsatisfiedAssumption:
                 raise
             except Exception:
@@ -163,7 +181,7 @@ def fuzzed(
         first = inspect.Parameter("fuzz", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         run.__signature__ = inspect.Signature([first, *asked])  # type: ignore[attr-defined]
         run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
-        run.fuzzed = True  # type: ignore[attr-defined]
+        run.fuzzed = Fuzzed(test, strategy, bounds)  # type: ignore[attr-defined]
         return run
 
     return decorate

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from vc_core.checkpoint import METADATA_KEY, read
-from vc_core.checkpoint.building import check_finite, inspect_checkpoint
+from vc_core.checkpoint.building import inspect_checkpoint
+from vc_core.checkpoint.finite import check_finite
 from vc_core.checkpoint.reading import read_list
 from vc_core.checkpoint.report import describe, table
 from vc_core.errors import UserError

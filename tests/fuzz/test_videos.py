@@ -16,6 +16,8 @@ from fuzz.guards import Folder
 from hypothesis import strategies as st
 
 from vc_core.errors import UserError
+from vc_core.frames import pixels
+from vc_core.video import clips
 from vc_core.video.clips import load_clip, load_views, open_frames
 
 CODECS = {
@@ -36,18 +38,26 @@ def video(suffix: str) -> bytes:
     """A small video file."""
     import tempfile
 
-    codec, pixels = CODECS[suffix]
+    codec, colors = CODECS[suffix]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"video.{suffix}"
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=25)
             stream.width = stream.height = SIZE
-            stream.pix_fmt = pixels
+            stream.pix_fmt = colors
             for number in range(FRAMES):
                 values = np.random.default_rng(number).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(values, format="rgb24")))
             container.mux(stream.encode())
         return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a decoded file may take in memory beside its own size is bounded by the pixels that are allowed; fewer keep
+    the bound of the tests low."""
+    for module in (pixels, clips):
+        monkeypatch.setattr(module, "MOST_PIXELS", 2**21)
 
 
 def look(path: Path) -> None:

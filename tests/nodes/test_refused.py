@@ -214,3 +214,13 @@ def test_other_kinds_of_model_are_refused_by_our_schedule(comfy, text_model):
     (model,) = comfy.call("ModelSamplingDiscrete", model=text_model.model, sampling="eps", zsnr=False).values
     refused(comfy, "VideoCrafterScheduler", "noise schedule", model=model)
     refused(comfy, "VideoCrafterKSampler", "noise schedule", **given(text_model, model=model))
+
+
+@pytest.mark.parametrize("missing", ["token_embedding", "position_embedding"])
+def test_a_text_encoder_without_its_embeddings_is_refused(comfy, base, missing):
+    """In the layout that is usual in ComfyUI."""
+    names = {"encoder.layers.0.layer_norm1.weight": (8,), "embeddings.token_embedding.weight": (9, 8)}
+    names["embeddings.position_embedding.weight"] = (7, 8)
+    tensors = {f"text_model.{name}": torch.ones(shape) for name, shape in names.items() if missing not in name}
+    save_file(tensors, base.model("text_encoders", f"{missing}.safetensors"))
+    refused(comfy, "VideoCrafterCLIPLoader", "is a text encoder without", clip_name=f"{missing}.safetensors")

@@ -28,6 +28,7 @@ from ..network.fused import Fused
 from ..network.unet import VideoUNet
 from ..specs import ModelSpec
 from .detection import AUTO, IN_MODEL, Detection, detect_contents
+from .finite import check_finite
 from .foreign import some
 from .keys import Contents, sort_tensors
 from .parts import PARTS, Part, Shapes
@@ -173,7 +174,15 @@ class Checkpoint:
         module = _built(record, spec, operations, attention)
         wanted = module if operations is nn else _built(record, spec)
         refuse(compare(wanted, self.detection.contents.parts[part]), part)
-        module.load_state_dict(self.weights(part, device=device, dtype=dtype), strict=True, assign=True)
+        weights = self.weights(part, device=device, dtype=dtype)
+        try:
+            module.load_state_dict(weights, strict=True, assign=True)
+        except RuntimeError as error:  # only the types can still be wrong
+            raise UserError(
+                f"The weights of the {record.title} are of a type that its network cannot have "
+                f"({', '.join(sorted({str(each.dtype) for each in weights.values()}))}). Load them as fp32, fp16 or "
+                "bf16, or give the original file."
+            ) from error
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:
             raise RuntimeError(f"{record.title}: no values were loaded for {some(left)}")
@@ -390,16 +399,3 @@ def _groups(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
             group, size = [], 0
     if group:
         yield group
-
-
-def check_finite(tensor: Tensor, name: str, dtype: torch.dtype | None = None) -> None:
-    """Raise UserError when a value is NaN or infinite, naming the tensor. `dtype` is the type that it was, or will be,
-    cast to, if any: the values must be finite in that type."""
-    if tensor.numel() == 0 or not tensor.is_floating_point() or tensor.is_meta:
-        return
-    values = tensor.float() if tensor.element_size() == 1 else tensor
-    extremes = torch.stack(torch.aminmax(values)).to(dtype or tensor.dtype).float()
-    if bool(torch.isfinite(extremes).all()):
-        return
-    cure = "" if dtype in (None, torch.float32) else ", or load it as fp32 or bf16: some numbers are too large for fp16"
-    raise UserError(f"A weight is not a finite number ({name}). The file is damaged: download it again{cure}.")

@@ -24,7 +24,8 @@ from ..files import expanded
 from ..json_text import parse
 from ..network.unet import VideoUNet
 from ..specs import T2V_TURBO, ModelSpec, UNetSpec
-from .building import Parts, check_finite
+from .building import Parts
+from .finite import check_finite
 from .foreign import some
 from .reading import read, read_list
 

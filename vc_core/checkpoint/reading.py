@@ -153,6 +153,8 @@ def _read_safetensors(path: Path) -> File:
             metadata = dict(file.metadata() or {})
     except (*DAMAGED, SafetensorError) as error:
         raise _truncated(path, reason(error)) from error
+    for name, tensor in tensors.items():
+        _check_plain(path, name, tensor)
     return File(path, tensors, {**_spec_of(path, tensors), **metadata})
 
 
@@ -298,9 +300,11 @@ def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:
 
 
 def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
-    """Raise UserError for a tensor that is no plain array of numbers in the file: one that is sparse, quantized or on
-    no device, or repeats few numbers so often that it needs more memory than the file has bytes."""
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    """Raise UserError for a tensor that is not a plain array of numbers in the file: one that is sparse, quantized,
+    complex or on no device, or that repeats a few numbers so often that they need more memory than the file has."""
+    plain = (
+        tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested and not tensor.is_complex()
+    )
     if not plain or tensor.device.type != "cpu":
         raise UserError(
             f"{path}: the tensor {name} is not a plain array of numbers ({tensor.layout}, {tensor.dtype}, "

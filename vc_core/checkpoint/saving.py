@@ -21,8 +21,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import Place, check_target, existing_folder, expanded, placed
 from ..specs import ModelSpec, to_json
-from .building import Checkpoint, check_finite, open_checkpoint, refuse, torch_dtype
+from .building import Checkpoint, open_checkpoint, refuse, torch_dtype
 from .detection import AUTO
+from .finite import check_finite
 from .parts import PARTS, Part
 from .parts.part import CHANGED
 from .reading import METADATA_KEY

@@ -195,7 +195,7 @@ def forget_folders(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("_placed")
-@fuzzed(calls(), examples=40, seconds=20, memory=1024)
+@fuzzed(calls(), examples=30, seconds=20, memory=1024)
 def test_nodes_give_a_result_or_our_error(case: dict[str, Any], comfy: Comfy, inputs: Inputs, folder: Folder) -> None:
     node, kind = case["node"], case["kind"]
     groups = SCHEMAS[node]["input"]

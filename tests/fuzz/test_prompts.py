@@ -52,7 +52,7 @@ def encoder() -> TextEncoder:
     return TextEncoder(small_models.TEXT_MODEL.text_encoder)
 
 
-@fuzzed(st.tuples(st.lists(prompts(), min_size=1, max_size=5), st.integers(1, 40)), examples=60, seconds=5)
+@fuzzed(st.tuples(st.lists(prompts(), min_size=1, max_size=5), st.integers(1, 40)), examples=60, seconds=10)
 def test_prompts_become_tokens_and_conditionings(case: tuple[list[str], int], encoder: TextEncoder) -> None:
     texts, frames = case
     for text in texts:
@@ -83,7 +83,7 @@ def clip(comfy: Comfy, base: Base) -> Any:
     return loaded
 
 
-@fuzzed(prompts(), examples=40, seconds=5)
+@fuzzed(prompts(), examples=25, seconds=10)
 def test_prompts_are_encoded_by_the_node(case: str, comfy: Comfy, clip: Any) -> None:
     ((text, _),) = comfy.call("CLIPTextEncode", clip=clip, text=case).values[0]
     assert text.shape == (1, 77, 48)

@@ -14,7 +14,7 @@ from ..errors import UserError
 from .openclip import open_clip
 
 START, END, PADDING = 49406, 49407, 0
-LONGEST = 5000
+LONGEST = 20_000
 """Characters of a word. The time of byte-pair encoding grows with the square of its length."""
 
 log = logging.getLogger(__name__)

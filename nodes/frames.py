@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..vc_core.errors import UserError
+from ..vc_core.request import MOST_FRAMES
 from .host.compat import advanced, aliases
 from .host.sampling import Progress
 from .host.vae import check_vae, decode_frames, looks_at_ends
@@ -134,7 +135,7 @@ class VideoCrafterDecode(io.ComfyNode):
             ends = references_of(samples) if references is None else given_references(references)
             frames = _gather(decode_sections(latents, vae, ends), len(latents))
         else:
-            parts = (decode_frames(vae, part) for part in latents.split(frames_per_chunk))
+            parts = (decode_frames(vae, part) for part in latents.split(min(frames_per_chunk, len(latents))))
             frames = _gather(parts, len(latents))
         return io.NodeOutput(frames[:-1] if drop_last_frame else frames)
 
@@ -145,6 +146,8 @@ def empty_latent(width: int, height: int, frames: int) -> dict[str, Any]:
     _check_size("height", height)
     if frames < 1:
         raise UserError(f"frames is {frames}; it must be at least 1. The models were trained on 16.")
+    if frames > MOST_FRAMES:
+        raise UserError(f"frames is {frames}; it must be at most {MOST_FRAMES}. The models were trained on 16.")
     samples = torch.zeros(frames, CHANNELS, height // DOWNSCALE, width // DOWNSCALE)
     return {"samples": samples, "downscale_ratio_spacial": DOWNSCALE}
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -33,6 +35,7 @@ from .terminal import log_to_terminal, printable, say
 
 log = logging.getLogger(__name__)
 
+NO_VALUE = re.compile(r"(--[\w-]+=|-\w)--")
 INTERRUPTED = 130
 UNUSABLE = 2
 
@@ -48,7 +51,8 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(_words(parser, sys.argv[1:] if arguments is None else arguments))
     log_to_terminal(logging.INFO if options.verbose else logging.WARNING)
     try:
         options.run(options)
@@ -66,13 +70,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _words(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments. Raises SystemExit for `--option=--`, of which older releases of Python make an empty list."""
+    for word in arguments:
+        if NO_VALUE.fullmatch(word):
+            parser.error(f"argument {word.removesuffix('--').removesuffix('=')}: '--' is not a value")
+    return arguments
+
+
 def _complain(text: str, status: int) -> int:
     sys.stderr.write("error: " + printable(" ".join(text.split())) + "\n")
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line below the usage, whatever characters an argument has."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(" ".join(message.split())))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m vc_core",
         description="Make videos with VideoCrafter and its relatives, measure them, look into files, convert them.",
         epilog=EXAMPLES,
@@ -100,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     text: str,
     run: Callable[[argparse.Namespace], None],

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .control import Control
 
 
+MOST_FRAMES = 1_000_000
+"""Of a video: eleven hours at 24 per second."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked of a model. None takes the model's own default.
@@ -135,6 +139,8 @@ class Request:
         check_side("Height", settings.height, spec.size_multiple)
         if settings.frames < 1:
             raise UserError(f"{settings.frames} frames were asked for; give 1 or more. The models were trained on 16.")
+        if settings.frames > MOST_FRAMES:
+            raise UserError(f"{settings.frames} frames were asked for; at most {MOST_FRAMES} are allowed.")
         if not (math.isfinite(settings.fps) and settings.fps > 0):
             raise UserError(f"The fps condition is {settings.fps:g}; it should be above 0, usually 4 to 30.")
 

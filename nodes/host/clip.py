@@ -21,7 +21,7 @@ from ...vc_core.checkpoint.building import Checkpoint, compare_shapes
 from ...vc_core.checkpoint.finite import check_finite
 from ...vc_core.checkpoint.foreign import some
 from ...vc_core.checkpoint.reading import File
-from ...vc_core.conditioning.tokenizer import whole_characters
+from ...vc_core.conditioning.tokenizer import checked_text
 from ...vc_core.errors import UserError
 from ...vc_core.specs import TextEncoderSpec
 from . import files, towers
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 START, END, PAD = 49406, 49407, 0
 HOST_MARK = "text_model.encoder.layers.0.layer_norm1.weight"
 HEAD_WIDTH = 64
+LARGEST_WEIGHT = 1e30
+"""Of a token. Larger ones give infinite values in fp32."""
 MATRIX = 2
 
 Tokens = list[list[tuple[Any, ...]]]
@@ -102,11 +104,15 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
         """As ComfyUI's: rows of (token or embedding, weight[, number of the word])."""
-        text = whole_characters(text)  # ComfyUI's tokenizer ends with a TypeError at half a character
+        text = checked_text(text)  # ComfyUI's tokenizer ends with a TypeError at half a character
         unknown = bundled.warning(self.model, text)
         if unknown:
             log.warning("%s", unknown)
-        row: list[tuple[Any, ...]] = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
+        try:
+            row: list[tuple[Any, ...]] = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
+        except RecursionError as error:
+            raise UserError("The prompt has parentheses within parentheses too many times. Leave some out.") from error
+        _check_weights(row)
         too_many = len(row) - self.length
         if too_many > 0:
             log.warning(
@@ -120,10 +126,24 @@ class WordTokenizer(comfy.sd1_clip.SDTokenizer):
         filler = (PAD, 1.0, 0) if return_word_ids else (PAD, 1.0)
         return [row + [filler] * (self.length - len(row))]
 
+    def _try_get_embedding(self, embedding_name: str) -> Any:
+        """As ComfyUI's, which fails where no name follows `embedding:`."""
+        return super()._try_get_embedding(embedding_name) if embedding_name.strip() else (None, "", "")
+
     def _readable(self, row: list[tuple[Any, ...]]) -> str:
         return "".join(str(self.inv_vocab.get(item[0], "")) for item in row if isinstance(item[0], int)).replace(
             "</w>", " "
         )
+
+
+def _check_weights(row: list[tuple[Any, ...]]) -> None:
+    """Raises UserError for a weight of a token that would give NaN or infinite values."""
+    for weight in {item[1] for item in row}:
+        if not abs(weight) <= LARGEST_WEIGHT:
+            raise UserError(
+                f"The prompt has the weight {weight:g}, and a finite number is needed, usually 0.5 to 1.5. "
+                "Change it, or write \\( and \\) for parentheses that are text."
+            )
 
 
 def load_clip(checkpoint: Checkpoint, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:

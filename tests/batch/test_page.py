@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vc_core.batch.manifest import DONE, FAILED, Entry
-from vc_core.batch.page import page
+from vc_core.batch.page import page, save_page
 from vc_core.batch.sheet import save_sheet
 from vc_core.video import write
 
@@ -61,6 +61,14 @@ def test_texts_are_escaped_and_links_are_relative() -> None:
     assert seen.texts.count(EVIL) > len(entries)
     assert not re.search(r"https?:|//", text)
     assert "3 videos, 1 failed" in text
+
+
+def test_names_that_are_no_text_are_linked(tmp_path: Path) -> None:
+    """A shell passes bytes that are not UTF-8 as single surrogates."""
+    save_page(tmp_path / "index.html", "\udcff", [entry("\udcff.mp4"), entry("\ud83d.mp4")], sheet=False)
+    written = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'src="./%FF.mp4"' in written
+    assert "<h1>\\udcff</h1>" in written
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.webp", "clip.png", "folder"])

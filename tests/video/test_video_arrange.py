@@ -161,7 +161,8 @@ def test_grey_frames_become_rgb_and_nan_values_are_reported(tmp_path):
     [
         (Options(quality=101), "between 0 and 100"),
         (Options(multiplier=0), "at least 1"),
-        (Options(plays=-1), "0 or more"),
+        (Options(plays=-1), "between 0 and 65535"),
+        (Options(plays=10**30), "between 0 and 65535"),
         (Options(fade=-1), "at least 0"),
         (Options(audio_length="long"), "trim and pad"),
         (Options(odd_size="stretch"), "pad, crop"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -37,7 +38,8 @@ summary { cursor: pointer; font-size: .85rem; }
 def save_page(path: Path, title: str, entries: Sequence[Entry], *, sheet: bool) -> None:
     """Writes the page in place of an earlier one. sheet: whether there is a contact sheet to link to."""
     with placed(path, overwrite=True) as place:
-        place.part.write_text(page(title, entries, sheet=sheet), encoding="utf-8", errors="replace")
+        text = page(title, entries, sheet=sheet)
+        place.part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files can be any bytes
 
 
 def page(title: str, entries: Sequence[Entry], *, sheet: bool = False) -> str:
@@ -96,4 +98,7 @@ def _link(file: str, text: str) -> str:
 
 def _address(file: str) -> str:
     """A relative address; the dot keeps a name with a colon from being read as one with a scheme."""
-    return "./" + quote(file, errors="replace")
+    try:
+        return "./" + quote(os.fsencode(file))
+    except UnicodeEncodeError:  # no file can have this name
+        return "./" + quote(file, errors="replace")

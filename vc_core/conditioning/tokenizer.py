@@ -14,6 +14,8 @@ from ..errors import UserError
 from .openclip import open_clip
 
 START, END, PADDING = 49406, 49407, 0
+LONGEST = 20_000
+"""Characters of a word. The time of byte-pair encoding grows with the square of its length."""
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def _what(value: Any) -> str:
 
 def _row(prompt: str, context_length: int) -> list[int]:
     tokenizer = _byte_pairs()
-    words: list[int] = tokenizer.encode(whole_characters(prompt))
+    words: list[int] = tokenizer.encode(checked_text(prompt))
     room = context_length - 2
     if len(words) > room:
         log.warning(
@@ -63,6 +65,17 @@ def _row(prompt: str, context_length: int) -> list[int]:
             tokenizer.decode(words[room : room + 8]).strip(),
         )
     return [START, *words[:room], END]
+
+
+def checked_text(prompt: str) -> str:
+    """A prompt of whole characters. Raises UserError for a word that would take minutes."""
+    text = whole_characters(prompt)
+    longest = max(map(len, text.split()), default=0)
+    if longest > LONGEST:
+        raise UserError(
+            f"The prompt has a word of {longest} characters, and {LONGEST} are allowed. Give it as text with spaces."
+        )
+    return text
 
 
 def whole_characters(text: str) -> str:

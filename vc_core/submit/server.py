@@ -33,9 +33,10 @@ class Server:
     """A ComfyUI server. patience: seconds that a server which does not answer is waited for, as while it restarts."""
 
     def __init__(self, url: str, patience: float) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if not _is_address(url):
             raise UserError(f"{url!r} is not the address of a server. Give one such as http://127.0.0.1:8188.")
+        if not patience >= 0:
+            raise UserError(f"The patience is {patience:g} seconds; it should be 0 or more (--patience).")
         self.url, self.patience = url.rstrip("/"), patience
 
     def nodes(self) -> dict[str, Any]:
@@ -105,6 +106,16 @@ class Server:
                 log.warning("%s does not answer; waiting for it.", self.url)
                 said = True
             time.sleep(PAUSE)
+
+
+def _is_address(url: str) -> bool:
+    """Whether requests can be made of it: a scheme, the name of a host, a port that is a number, a path of ASCII."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and host != b"" and (parts.path + parts.query).isascii()
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:

@@ -16,6 +16,10 @@ Dither = Literal["sierra2_4a", "floyd_steinberg", "bayer", "none"]
 DITHERS: tuple[Dither, ...] = ("sierra2_4a", "floyd_steinberg", "bayer", "none")
 
 
+MOST_PLAYS = 65_535
+"""The largest loop count that a GIF holds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The user's choices."""

@@ -22,7 +22,7 @@ from .audio import Audio, check_length
 from .formats import DEFAULT_QUALITY, Format, find_format, format_of, require_av
 from .gif import GifWriter
 from .metadata import as_text
-from .options import DEFAULTS, Encoding, Options
+from .options import DEFAULTS, MOST_PLAYS, Encoding, Options
 from .rate import frame_rate
 from .still import ApngWriter, PngWriter, WebpWriter
 from .stream import StreamWriter, top_of
@@ -310,8 +310,8 @@ def _check(options: Options) -> None:
         )
     if options.multiplier < 1:
         raise UserError(f"The frame rate multiplier is {options.multiplier}; it must be at least 1.")
-    if options.plays < 0:
-        raise UserError(f"The loop count is {options.plays}; it must be 0 or more.")
+    if not 0 <= options.plays <= MOST_PLAYS:
+        raise UserError(f"The loop count is {options.plays}; it must be between 0 and {MOST_PLAYS}.")
     check_length(options.audio_length)
 
 

@@ -11,7 +11,7 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 class File:
     """One file's tensors by the names they have in it. `left_over` are the names of its other entries.
 
-    `mapped` says that the tensors are in the file's memory map, so that reading it again is free.
+    `mapped` says that the tensors are in the file's memory map, so that reading it again is free. `stamp` tells the
+    file from what other programs make of it later, see `stamp_of`.
     """
 
     path: Path
@@ -45,11 +46,43 @@ class File:
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_over: tuple[str, ...] = ()
     mapped: bool = True
+    stamp: tuple[int, int, int] | None = None
 
     @property
     def size(self) -> int:
         """Bytes on the disk."""
         return self.path.stat().st_size
+
+    def check_not_cut(self) -> None:
+        """Raises UserError where the file was cut since it was opened. To read a mapped tensor that is no longer in the
+        file ends the process."""
+        now = stamp_of(self.path)
+        if self.stamp is not None and now is not None and now[0] == self.stamp[0] and now[1] < self.stamp[1]:
+            raise changed(self.path)
+
+    def again(self) -> File:
+        """The file, mapped once more. Raises UserError where it was changed since it was opened."""
+        opened = read(self.path)
+        if opened.stamp != self.stamp:
+            raise changed(self.path)
+        return opened
+
+
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """The number of a file in its file system, its bytes and the time of its last change; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def changed(path: Path) -> UserError:
+    """What to say of a file that another program writes to."""
+    return UserError(
+        f"{path} was changed by another program while it was read. Wait until its download or copy is complete, and "
+        "load it again."
+    )
 
 
 def read(path: str | PathLike[str]) -> File:
@@ -66,10 +99,11 @@ def read(path: str | PathLike[str]) -> File:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     _check_download(path, head)
+    stamp = stamp_of(path)
     if head[:4] == b"PK\x03\x04":
-        return _unwrapped(path, _read_zip(path), mapped=True)
+        return replace(_unwrapped(path, _read_zip(path), mapped=True), stamp=stamp)
     if _is_safetensors(head):
-        return _read_safetensors(path)
+        return replace(_read_safetensors(path), stamp=stamp)
     return _unwrapped(path, _read_old_pickle(path), mapped=False)
 
 

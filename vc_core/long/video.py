@@ -20,6 +20,7 @@ from ..denoising.windows import ContextWindows
 from ..errors import UserError
 from ..features import Feature, Use, uses_of_model, uses_of_request, uses_of_start
 from ..frames.fitting import fit
+from ..network.memory import enough_memory
 from ..network.replay import Replay
 from ..pipeline import Request, VideoCrafter, released
 from ..request import Settings
@@ -101,7 +102,8 @@ def frames(
     )
     ends = [shown for shown in (image, end_image) if shown is not None]
     made = (frame for part in running.run(engine) for frame in _decoded(engine, part, ends))
-    yield from islice(made, wanted - request.loop)
+    with enough_memory():
+        yield from islice(made, wanted - request.loop)
 
 
 def _decoded(engine: PipelineEngine, part: Part, ends: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -142,9 +144,10 @@ def key_frames(
 
 
 def _sections(engine: PipelineEngine, row: KeyFrames) -> Iterator[Tensor]:
-    for part in row.run(engine):
-        ends = [image for image in engine.images[part.number] if image is not None]
-        yield from engine.crafter.decode(part.latents, ends)[: part.keep]
+    with enough_memory():
+        for part in row.run(engine):
+            ends = [image for image in engine.images[part.number] if image is not None]
+            yield from engine.crafter.decode(part.latents, ends)[: part.keep]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

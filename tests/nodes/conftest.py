@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import small_models as small
+from loaded_models import Loaded
 
 from comfyui.base import Base
 from comfyui.inprocess import Comfy
-from comfyui.loaded import Loaded
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import re
 
 import pytest
 import torch
+from combined_nodes import COMPANIONS, LONG, Host, started
 from control.combining import BASES, EXAMPLES, FRAMES, PROMPT, bases_of, control_of, reason_against
 
-from comfyui.combined import COMPANIONS, LONG, Host, started
 from comfyui.controlnet import random_controlnet
 from vc_core.denoising import Sampling
 from vc_core.network.layers import to_frames

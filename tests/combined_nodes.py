@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import small_models as small
 import torch
 from control.combining import BASES, EXAMPLES, FRAMES, IMAGE, PROMPT, control_of, lora_of
+from loaded_models import Loaded
 from safetensors.torch import save_file
 
-from comfyui.loaded import Loaded
 from vc_core.control.control import WeightedControl
 from vc_core.parameters import Kind
 
@@ -108,7 +110,7 @@ def _input(item, value):
     return "none" if item.kind is Kind.FILE and not value else value
 
 
-COMPANIONS = {
+COMPANIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "LoRA": ("LoraLoaderModelOnly", {"strength_model": 1.0}, {}),
     "caches": ("VideoCrafterStepCache", {"quality": "fast"}, CACHED),
     "FreeNoise": ("VideoCrafterFreeNoise", {"window": 4, "stride": 2}, {"frames": LONG}),

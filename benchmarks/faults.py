@@ -1,12 +1,14 @@
-"""Tries faults in every kind of run: Cancel at each step, interruptions inside of passes, allocations that fail.
+"""Tries faults in every kind of run: Cancel at each step, interruptions inside of passes, allocations that fail, kills.
 
-python -m benchmarks.faults                               # everything, in vc_core and in ComfyUI
+python -m benchmarks.faults                               # everything, in vc_core, in ComfyUI and with processes
 python -m benchmarks.faults --only vc_core --allocations 50
 python -m benchmarks.faults --only comfyui --runs "method continue" "key frames"
+python -m benchmarks.faults --only processes --kills 100
 
 After each fault the same run must give what it gives on freshly loaded models, bit for bit, and nothing may be left on
 the networks. A run without memory must fall back to smaller parts and give the same video, or say what to lower; in
-ComfyUI it may also leave the error to ComfyUI. Weights are at random, and networks are small.
+ComfyUI it may also leave the error to ComfyUI. Processes are killed while they convert and split a model, and write the
+same name at once. Weights are at random, and networks are small.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 import random
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -39,7 +43,8 @@ from vc_core.network import parts
 
 log = logging.getLogger(__name__)
 
-PLACES = ("vc_core", "comfyui")
+PROCESSES = "processes"
+PLACES = ("vc_core", "comfyui", PROCESSES)
 KINDS = ("cancelled", "interrupted", "without_memory")
 SMALLEST = 64
 """The smallest parts, in values, where a device with little memory is tried: these networks have small maps."""
@@ -53,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--only", choices=PLACES, default=None, help="where to try them (default: in both)")
     options.add_argument("--runs", nargs="+", default=None, metavar="NAME", help="runs by name (default: all)")
     options.add_argument("--allocations", type=int, default=200, help="that fail, in each place (default: %(default)s)")
+    options.add_argument("--kills", type=int, default=100, help="of each kind of process (default: %(default)s)")
     options.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     options.add_argument("--output", type=Path, default=RESULTS / "faults.json", help="the JSON file (%(default)s)")
     return options
@@ -141,6 +147,17 @@ def in_comfyui(folder: Path, options: argparse.Namespace) -> Trials:
     return Trials(HostRuns(comfy, base), InterruptProcessingException, options, host=True)
 
 
+def with_processes(kills: int) -> dict[str, Any]:
+    """What processes leave that are killed, write the same name at once, or read a file that is cut."""
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "faults.killing", folder, str(kills)]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def main() -> int:
     """Tries everything, and writes the result; returns 1 if something went wrong."""
     options = parser().parse_args()
@@ -148,16 +165,19 @@ def main() -> int:
     torch.set_num_threads(1)
     kept: dict[str, Any] = json.loads(options.output.read_text("utf-8")) if options.output.exists() else {}
     versions = {"torch": torch.__version__, "python": platform.python_version(), "system": platform.system()}
-    for place, work in zip(PLACES, (in_core, in_comfyui), strict=True):
+    about = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "revision": revision(ROOT), **versions}
+    for place, work in (("vc_core", in_core), ("comfyui", in_comfyui)):
         if options.only in (None, place):
-            about = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "revision": revision(ROOT), **versions}
             runs = dict(kept.get(place, {}).get("each", {}))
             with tempfile.TemporaryDirectory() as folder:
                 for name, found in work(Path(folder), options).all():
                     runs[name] = found
                     kept[place] = {**about, "seed": options.seed, **totals(runs), "each": runs}
                     options.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    return int(any(kept[place]["wrong"] for place in kept))
+    if options.only in (None, PROCESSES):
+        kept[PROCESSES] = {**about, **with_processes(options.kills)}
+        options.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return int(any(found.get("wrong", 0) for found in kept.values()))
 
 
 if __name__ == "__main__":

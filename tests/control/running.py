@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import small_models as small
 import torch
 from control.combining import BASES, END, EXAMPLES, FRAMES, IMAGE, PROMPT, Companion, control_of, lora_of, method_of
@@ -86,15 +87,14 @@ class Bench:
         request = replace(REQUEST, controls=controls, **changes)
         crafter, image = self.crafter(base, "lora" in given), IMAGE if base == "continuing" else None
         if "keys" in given:
-            return torch.stack(list(key_frames(crafter, [PROMPT], [IMAGE, END], request=request, on_step=on_step)))
+            return stacked(key_frames(crafter, [PROMPT], [IMAGE, END], request=request, on_step=on_step))
         more = {
             "source": self.source(size, given, changes.get("frames", FRAMES)),
             "end_image": END if "end" in given else None,
         }
         if wanted.method or wanted.rounds:
             method = method_of(wanted if on else NOTHING)
-            made = frames(crafter, PROMPT, image, request=request, method=method, on_step=on_step, **more)
-            return torch.stack(list(made))
+            return stacked(frames(crafter, PROMPT, image, request=request, method=method, on_step=on_step, **more))
         for step in crafter.steps(PROMPT, image, request=request, **more):
             if on_step is not None:
                 on_step(step)
@@ -109,3 +109,8 @@ class Bench:
         mask[:, :2, :2] = 0
         until = given.get("kept_until", 0.0)
         return Source(latents, strength=given["strength"], mask=mask if until else None, kept_until=until)
+
+
+def stacked(made: Iterable[Tensor]) -> Tensor:
+    """Frames h w 3 as f h w 3, without an operation of torch: those that are watched are all of the run."""
+    return torch.from_numpy(np.stack([frame.numpy() for frame in made]))

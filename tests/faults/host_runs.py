@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import small_models as small
 import torch
@@ -61,6 +62,7 @@ class HostRuns:
 
         def made(on_step: OnStep | None) -> Tensor:
             import comfy.model_management as management
+            import comfy.utils
 
             last: list[int] = [0]
 
@@ -72,7 +74,8 @@ class HostRuns:
                 except management.InterruptProcessingException:
                     management.interrupt_current_processing()
 
-            with self.comfy.progress(tell):
+            unthrottled = patch.object(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, create=True)
+            with unthrottled, self.comfy.progress(tell):
                 return run()
 
         return made

@@ -21,6 +21,7 @@ from vc_core.network.unet import VideoUNet
 from vc_core.pipeline import VideoCrafter
 
 STEPS: dict[str, Any] = {"sampling": Sampling(steps=3, spacing="trailing")}
+VIDEO = torch.rand(9, 32, 32, 3, generator=torch.Generator().manual_seed(1))
 Made = Callable[["OnStep | None"], Tensor]
 
 
@@ -80,8 +81,7 @@ class CoreRuns:
 
     def _autoencoder(self, on_step: OnStep | None) -> Tensor:
         crafter = self.bench.crafter("text")
-        frames = torch.rand(9, 32, 32, 3, generator=torch.Generator().manual_seed(1))
-        return crafter.decode(crafter.encode(frames))
+        return crafter.decode(crafter.encode(VIDEO))
 
 
 def _with(sampler: str) -> dict[str, Any]:

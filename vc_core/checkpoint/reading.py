@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import expanded
+from ..network.memory import is_out_of_memory
 from .keys import WRAPPERS
 
 METADATA_KEY = "videocrafter.spec"
@@ -174,6 +175,8 @@ def _read_safetensors(path: Path) -> File:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = dict(file.metadata() or {})
     except (SafetensorError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise _truncated(path, str(error).splitlines()[0]) from error
     return File(path, tensors, {**_spec_of(path, tensors), **metadata})
 
@@ -220,6 +223,8 @@ def _read_zip(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise _executes_code(path, error) from error
     except (RuntimeError, ValueError, OSError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         if "TorchScript" in str(error):
             raise UserError(
                 f"{path} is a TorchScript program, not a file of weights. Give the model's .ckpt or .safetensors file."
@@ -240,6 +245,8 @@ def _read_old_pickle(path: Path) -> Any:
             raise _executes_code(path, error) from error
         raise _not_a_model(path) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         if _has_pickle_head(path):
             raise _truncated(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         raise _not_a_model(path) from error

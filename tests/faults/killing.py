@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -71,13 +72,13 @@ def killed(model: Path, folder: Path, kills: int, *, split: bool) -> dict[str, A
 
 def at_once(folder: Path) -> dict[str, Any]:
     """What processes leave that write the same names at the same time, without and with `overwrite`."""
-    start = time.time() + 0.2
+    together = multiprocessing.get_context("fork").Barrier(WRITERS)
 
     def work(index: int) -> None:
         for overwrite in (False, True):
             with placed(folder / f"{overwrite}.txt", overwrite=overwrite) as place:
                 place.part.write_text(str(index) * 10000)
-                time.sleep(max(0.0, start + 0.2 * overwrite - time.time()))
+                together.wait(60)
 
     children = [forked(lambda index=index: work(index)) for index in range(WRITERS)]  # type: ignore[misc]
     ended = [status_of(child) for child in children]

@@ -28,7 +28,8 @@ from .errors import UserError
 from .evaluating import add_evaluate_options, evaluate
 from .job import check_output, checked, resolve_names
 from .machine import choose_device
-from .making import is_out_of_memory, load_model, made, out_of_memory, threads_for
+from .making import load_model, made, out_of_memory, threads_for
+from .network.memory import is_out_of_memory
 from .options import add_preset
 from .submit import add_submit_options, run_submit
 from .terminal import log_to_terminal, printable, say

@@ -34,10 +34,11 @@ STALE = 24 * 60 * 60
 @dataclass
 class Place:
     """`part` is the temporary path to write to; `final` the path it gets, which changes if the requested one is
-    taken."""
+    taken. `is_new` says that it has got it, and that no other file was replaced."""
 
     part: Path
     final: Path
+    is_new: bool = False
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -110,13 +111,10 @@ def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -
     are never overwritten. Missing parent folders are created, and removed again if the block fails.
     """
     final = check_target(path, overwrite=overwrite, folder=folder)
-    with _made(final.parent):
+    with made(final.parent):
         _sweep(final.parent)
         place = Place(final.parent / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}", final)
-        if folder:
-            place.part.mkdir()
-        else:
-            place.part.touch(exist_ok=False)
+        _create(place, folder=folder)
         try:
             with _held(place.part):
                 yield place
@@ -127,8 +125,22 @@ def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -
             raise
 
 
+def _create(place: Place, *, folder: bool) -> None:
+    """Creates the part, empty. Raises UserError where the system refuses it."""
+    try:
+        if folder:
+            place.part.mkdir()
+        else:
+            place.part.touch(exist_ok=False)
+    except OSError as error:
+        raise UserError(
+            f"Nothing can be written to {str(place.final.parent)!r} ({error.strerror or error}). Check the space and "
+            "the permissions there, or choose another folder."
+        ) from error
+
+
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def made(folder: Path) -> Iterator[None]:
     """Creates a folder and its parents; removes those that are new and empty if the block fails."""
     new = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
@@ -161,12 +173,15 @@ def _held(part: Path) -> Iterator[None]:
 
 def _commit(place: Place, *, overwrite: bool) -> None:
     if overwrite:
+        is_new = not os.path.lexists(place.final)
         place.part.replace(place.final)
+        place.is_new = is_new
         return
     wanted, number = place.final, 2
     while not _rename_new(place.part, place.final):
         place.final = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
         number += 1
+    place.is_new = True
 
 
 def _rename_new(part: Path, final: Path) -> bool:

@@ -18,6 +18,7 @@ from .long import frames, key_frames
 from .long.off import Off
 from .long.video import applied
 from .machine import choose_device, choose_dtype
+from .network.memory import first_line
 from .options import is_row
 from .pipeline import VideoCrafter
 from .recipe import tags
@@ -26,23 +27,16 @@ from .video.writing import writing
 
 log = logging.getLogger(__name__)
 
-NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
-"""What torch says of a GPU, of the CPU on Linux and macOS, and of the CPU on Windows."""
 SMALL = 10**7
 """Parameters of a UNet up to which a second thread costs more on a CPU than it gains."""
 
 OnStep = Callable[[Step], None]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
-
-
 def out_of_memory(error: BaseException) -> str:
     """What is said of it, and what to try."""
-    first = str(error).partition("\n")[0] or "out of memory"
-    return f"There is not enough memory ({first}). Try --dtype fp16, smaller --width and --height, or fewer --frames."
+    said = first_line(error)
+    return f"There is not enough memory ({said}). Try --dtype fp16, smaller --width and --height, or fewer --frames."
 
 
 def load_model(options: argparse.Namespace) -> VideoCrafter:

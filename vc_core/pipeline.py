@@ -43,7 +43,7 @@ from .network.adapter import Adapter, Recording
 from .network.adapters.contexts import KeptContexts
 from .network.adapters.deep import KeepDeep
 from .network.call import Deep, Pass
-from .network.memory import free_bytes
+from .network.memory import enough_memory, free_bytes
 from .network.replay import Replay, recorder_for
 from .network.unet import VideoUNet
 from .request import PLAIN, Request, Settings
@@ -61,6 +61,7 @@ class VideoCrafter:
         self.graphs = True  # whether passes are replayed where that is possible, see `replay`
 
     @classmethod
+    @enough_memory()
     def load(
         cls,
         path: str | PathLike[str] | Sequence[str | PathLike[str]],
@@ -95,6 +96,7 @@ class VideoCrafter:
         schedule = self.parts.schedule.until(request.start)
         return schedule if keep == schedule.keep_last_scale else replace(schedule, keep_last_scale=keep)
 
+    @enough_memory()
     def generate(
         self,
         prompt: str,
@@ -128,6 +130,7 @@ class VideoCrafter:
         ends = [shown for shown in (image, end_image) if shown is not None]
         return self.decode(latents, ends, request.fit)[: -1 if request.loop else None]
 
+    @enough_memory()
     def steps(
         self,
         prompt: str,
@@ -304,12 +307,14 @@ class VideoCrafter:
             tokens = tokens_of_images(parts.image_encoder, parts.image_tokens, pixels)
         return Conditioning(text=text, image=tokens, fps=torch.tensor([fps], device=text.device))
 
+    @enough_memory()
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
         """The latents, 1 c f h/8 w/8, of a video f h w 3 in 0..1, to start from."""
         assert self.parts.autoencoder is not None
         return self.parts.autoencoder.encode(self._pixels(frames)).float().transpose(0, 1)[None]
 
+    @enough_memory()
     @torch.inference_mode()
     def decode(self, latents: Tensor, ends: Sequence[Tensor] = (), how: Fit = "crop") -> Tensor:
         """The frames, f h w 3 in 0..1, of latents 1 c f h w. `ends` are the images, h w 3 in 0..1, that the clip
@@ -367,9 +372,11 @@ T = TypeVar("T")
 
 
 def released(steps: Iterator[T], replay: Replay | None) -> Iterator[T]:
-    """The steps of a run. Its recordings are released when it ends, or when no more steps are asked for."""
+    """The steps of a run. Its recordings are released when it ends, or when no more steps are asked for. Raises
+    UserError where memory runs out."""
     try:
-        yield from steps
+        with enough_memory():
+            yield from steps
     finally:
         if replay is not None:
             replay.release()

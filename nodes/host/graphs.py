@@ -36,9 +36,11 @@ def with_switch(model: Any, wanted: bool) -> Any:
 def _replayed(
     executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **more: Any
 ) -> Any:
-    """A run of ComfyUI whose passes find a `HostReplay`."""
+    """A run of ComfyUI whose passes find a `HostReplay`, and may be as large as memory allows whatever an earlier run
+    has found."""
     guider = executor.class_obj
     patcher, before = guider.model_patcher, guider.model_options
+    patcher.model.diffusion_model.budget.restart()
     wanted = before.get("transformer_options", {}).get(SWITCH, True) and len(sigmas) > WORTH_RECORDING
     recorder = recorder_for(patcher.load_device) if wanted else None
     if recorder is None:

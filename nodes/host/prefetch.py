@@ -27,5 +27,11 @@ def prefetch(blocks: Sequence[nn.Module], device: torch.device, options: dict[st
     return lambda: host.prefetch_queue_pop(queue, device, next(coming))
 
 
+def release() -> None:
+    """Lets go of the weights that a pass which failed has fetched ahead."""
+    if host is not None:
+        host.cleanup_prefetch_queues()
+
+
 def _nothing() -> None:
     return None

@@ -20,13 +20,14 @@ from ...vc_core.network.adapter import Adapter
 from ...vc_core.network.adapters.deep import KeepDeep
 from ...vc_core.network.call import Deep, Pass
 from ...vc_core.network.layers import to_clips, to_frames
+from ...vc_core.network.memory import until_it_fits
 from ...vc_core.network.unet import VideoUNet
 from ...vc_core.specs import UNetSpec
 from .branches import branches_of, step_of
 from .deep import STEP_CACHE, StepRun, shallow_control
 from .operations import weights_of
 from .patches import BlockEntry, ControlResiduals, CorePatches, host_attention
-from .prefetch import prefetch
+from .prefetch import prefetch, release
 from .replay import REPLAY, HostReplay
 
 WINDOWS = "videocrafter_windows"
@@ -141,15 +142,27 @@ class NativeUNet(VideoUNet):
         evaluation: Evaluation = SINGLE,
         /,
     ) -> Tensor:
+        """A pass, replayed or working on less where memory runs out; ComfyUI's own error where it still does not
+        fit."""
         run = replace(settings, evaluation=evaluation)
         replay: HostReplay | None = None if torch.compiler.is_compiling() else options.get(REPLAY)
         replayed = None if replay is None else replay.attempt(self, options, (x, when, conditioning, run))
         if replayed is not None:
             return replayed
-        entry = BlockEntry(options, prefetch(self._blocks(settings.deep), x.device, options))
-        out = super().forward(x, when, conditioning, replace(run, adapters=(entry, *settings.adapters)))
-        entry.fetch()
-        return out
+
+        def attempt() -> Tensor:
+            entry = BlockEntry(options, prefetch(self._blocks(settings.deep), x.device, options))
+            out = VideoUNet.forward(self, x, when, conditioning, replace(run, adapters=(entry, *settings.adapters)))
+            entry.fetch()
+            return out
+
+        def fewer() -> bool:
+            release()
+            return self.budget.halve()
+
+        if torch.compiler.is_compiling() or any(isinstance(each, ControlResiduals) for each in settings.adapters):
+            return attempt()  # residuals of a ControlNet are used up by a pass that fails
+        return until_it_fits(attempt, fewer, None)
 
     def _blocks(self, deep: Deep | None) -> list[nn.Module]:
         """The blocks that a pass runs, in order."""

@@ -274,3 +274,17 @@ def test_a_missing_file_names_the_models_beside_it(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "videocrafter2.ckpt")
     with pytest.raises(UserError, match=r"videocrafter2\.ckpt"):
         read(tmp_path / "videocrafter.ckpt")
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+def test_a_file_for_which_memory_runs_out_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool
+) -> None:
+    torch.save({"a.weight": torch.zeros(2)}, tmp_path / "model.ckpt", _use_new_zipfile_serialization=new)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        read(tmp_path / "model.ckpt")

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import small_models as small
 import torch
 from control.combining import (
     BASES,
     COMPANIONS,
-    END,
     EXAMPLES,
     FRAMES,
     IMAGE,
@@ -28,109 +24,26 @@ from control.combining import (
     bases_of,
     control_of,
     lacks,
-    lora_of,
     markdown,
-    method_of,
     pairs,
     reason_against,
     reason_against_both,
     shared_bases,
 )
-from safetensors.torch import save_file
+from control.running import REQUEST, Bench, Chosen
 from torch import Tensor
 
 from vc_core.conditions import POSITIVE, Conditioning, Evaluation
-from vc_core.control import CONTROLS, Control
-from vc_core.denoising import Sampling, Source
+from vc_core.control import CONTROLS
 from vc_core.denoising.denoiser import Estimate
 from vc_core.denoising.draft import Opening
 from vc_core.errors import UserError
-from vc_core.long import frames
-from vc_core.long.video import key_frames
 from vc_core.pipeline import VideoCrafter
-from vc_core.request import Request
 from vc_core.specs import Windows
 
 DOCS = Path(__file__).parents[2] / "docs" / "control.md"
-REQUEST = Request(frames=FRAMES, seed=3, cfg=5.0, sampling=Sampling(steps=1))
 ROUNDING = 1e-5
-NOTHING = Companion()
 CONCAT = torch.randn(1, 4, FRAMES, 8, 8, generator=torch.Generator().manual_seed(7))
-Chosen = tuple[tuple[str, str], ...]
-"""Controls by name, each "active", "neutral" or "timed"."""
-
-
-class Bench:
-    """Small models, files of their controls, and the results of runs, each made once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.loaded: dict[tuple[str, bool], VideoCrafter] = {}
-        self.results: dict[tuple[Any, ...], Tensor] = {}
-
-    def crafter(self, base: str, lora: bool = False) -> VideoCrafter:
-        """A small model, perhaps with a LoRA."""
-        if (base, lora) not in self.loaded:
-            spec, path = BASES[base].spec, self.folder / f"{base}.safetensors"
-            if not path.exists():
-                small.save(spec, path)
-                save_file(lora_of(spec), self.folder / f"{base}_lora.safetensors")
-            files = [path, self.vision()] if base == "style" else [path]
-            loras = [(self.folder / f"{base}_lora.safetensors", 1.0)] if lora else []
-            self.loaded[base, lora] = VideoCrafter.load(files, loras=loras)
-        return self.loaded[base, lora]
-
-    def vision(self) -> Path:
-        """An image encoder, as its published file has it."""
-        path, start = self.folder / "vision.pt", "embedder.model."
-        if not path.exists():
-            whole = small.state_dict(small.IMAGE_MODEL)
-            torch.save({name.removeprefix(start): each for name, each in whole.items() if name.startswith(start)}, path)
-        return path
-
-    def control(self, base: str, name: str, how: str = "active") -> Control:
-        """The control of an example, with its file for this model."""
-        example, path = EXAMPLES[name], self.folder / f"{name}_{base}.pt"
-        if example.weights is not None and not path.exists():
-            torch.save(example.weights(BASES[base].spec), path)
-        changes = {"active": {}, "neutral": example.neutral, "timed": example.timed}[how]
-        return control_of(name, None if example.weights is None else path, **changes)
-
-    def run(self, base: str, chosen: Chosen, wanted: Companion = NOTHING, *, on: bool = True) -> Tensor:
-        """What a run with these controls makes: latents, or of long videos the frames. on: with the companion, or in
-        its setting without it."""
-        decoded = bool(wanted.method or wanted.rounds)
-        key = (base, chosen, repr(wanted) if on else repr((wanted.setting, wanted.always)), decoded)
-        if key not in self.results:
-            controls = tuple(self.control(base, *each) for each in chosen)
-            self.results[key] = self.made(base, controls, wanted, on)
-        return self.results[key]
-
-    def made(self, base: str, controls: tuple[Control, ...], wanted: Companion, on: bool = True) -> Tensor:
-        size, given = BASES[base].size, {**wanted.always, **(wanted.given if on else {})}
-        changes = {"width": size, "height": size, **wanted.setting, **(wanted.change if on else {})}
-        request = replace(REQUEST, controls=controls, **changes)
-        crafter, image = self.crafter(base, "lora" in given), IMAGE if base == "continuing" else None
-        if "keys" in given:
-            return torch.stack(list(key_frames(crafter, [PROMPT], [IMAGE, END], request=request)))
-        more = {
-            "source": self.source(size, given, changes.get("frames", FRAMES)),
-            "end_image": END if "end" in given else None,
-        }
-        if wanted.method or wanted.rounds:
-            method = method_of(wanted if on else NOTHING)
-            return torch.stack(list(frames(crafter, PROMPT, image, request=request, method=method, **more)))
-        return list(crafter.steps(PROMPT, image, request=request, **more))[-1].x
-
-    def source(self, size: int, given: Mapping[str, Any], frames: int) -> Source | None:
-        """The video that a run starts from, if it does."""
-        if "strength" not in given:
-            return None
-        latents = torch.randn(1, 4, frames, size // 8, size // 8, generator=torch.Generator().manual_seed(6))
-        mask = torch.ones(frames, size // 8, size // 8)
-        mask[:, :2, :2] = 0
-        until = given.get("kept_until", 0.0)
-        return Source(latents, strength=given["strength"], mask=mask if until else None, kept_until=until)
 
 
 @pytest.fixture(scope="module")

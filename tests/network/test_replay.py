@@ -65,6 +65,17 @@ def test_every_pass_of_a_kind_gives_what_the_network_gives(network):
 
 
 @torch.no_grad()
+def test_without_memory_beside_the_graphs_passes_run_one_launch_at_a_time(network, caplog):
+    recorder = StandIn(full_at=2)
+    replay = Replay(network, recorder)
+    for call in (given(network, seed) for seed in range(1, 6)):
+        torch.testing.assert_close(replay(*call), network(*call), atol=0, rtol=0)
+    assert (recorder.recorded, recorder.replayed, recorder.released) == (1, 2, 1)
+    assert network.budget.held == 0
+    assert "Memory ran out beside the CUDA graphs" in caplog.text
+
+
+@torch.no_grad()
 def test_what_changes_the_launches_is_recorded_by_itself(network):
     recorder = StandIn()
     replay = Replay(network, recorder)

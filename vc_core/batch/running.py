@@ -15,7 +15,8 @@ from ..denoising import Step
 from ..errors import UserError
 from ..job import checked
 from ..machine import choose_device
-from ..making import is_out_of_memory, load_model, made, out_of_memory, settings_of, threads_for
+from ..making import load_model, made, out_of_memory, settings_of, threads_for
+from ..network.memory import is_out_of_memory
 from ..pipeline import VideoCrafter
 from ..terminal import say
 from ..video import Written, is_disk_full

@@ -140,17 +140,19 @@ class Checkpoint:
     ) -> Iterator[tuple[str, Tensor]]:
         """The tensors one by one, unchecked. Those that need no copy are the memory map itself.
 
-        `passing` says that the caller keeps none of them, so that the map can be released in between.
+        `passing` says that the caller keeps none of them, so that the map can be released in between. Raises UserError
+        where the file was changed since it was opened.
         """
-        tensors = self.detection.contents.parts[part]
+        tensors, source = self.detection.contents.parts[part], self.sources[part]
         where = torch.device(device)
+        source.check_not_cut()
         kept = not passing and all(_kept(tensor, where, dtype) for tensor in tensors.values())
-        if kept or not self.sources[part].mapped:
+        if kept or not source.mapped:
             for name, tensor in tensors.items():
                 yield name, _moved(tensor, where, dtype)
             return
         for group in _groups(tensors):
-            fresh = sort_tensors(read(self.sources[part].path).tensors).parts[part]
+            fresh = sort_tensors(source.again().tensors).parts[part]
             for name in group:
                 yield name, _moved(fresh[name], where, dtype, copy=not passing)
 

@@ -10,7 +10,7 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import DAMAGED, UserError, reason
 from ..files import expanded, is_file, is_folder
 from ..json_text import parse
+from ..network.memory import is_out_of_memory
 from .keys import WRAPPERS
 
 METADATA_KEY = "videocrafter.spec"
@@ -42,7 +43,8 @@ ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 class File:
     """One file's tensors by the names they have in it. `left_over` are the names of its other entries.
 
-    `mapped` says that the tensors are in the file's memory map, so that reading it again is free.
+    `mapped` says that the tensors are in the file's memory map, so that reading it again is free. `stamp` tells the
+    file from what other programs make of it later, see `stamp_of`.
     """
 
     path: Path
@@ -50,11 +52,43 @@ class File:
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_over: tuple[str, ...] = ()
     mapped: bool = True
+    stamp: tuple[int, int, int] | None = None
 
     @property
     def size(self) -> int:
         """Bytes on the disk."""
         return self.path.stat().st_size
+
+    def check_not_cut(self) -> None:
+        """Raises UserError where the file was cut since it was opened. To read a mapped tensor that is no longer in the
+        file ends the process."""
+        now = stamp_of(self.path)
+        if self.stamp is not None and now is not None and now[0] == self.stamp[0] and now[1] < self.stamp[1]:
+            raise changed(self.path)
+
+    def again(self) -> File:
+        """The file, mapped once more. Raises UserError where it was changed since it was opened."""
+        opened = read(self.path)
+        if opened.stamp != self.stamp:
+            raise changed(self.path)
+        return opened
+
+
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """The number of a file in its file system, its bytes and the time of its last change; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def changed(path: Path) -> UserError:
+    """What to say of a file that another program writes to."""
+    return UserError(
+        f"{path} was changed by another program while it was read. Wait until its download or copy is complete, and "
+        "load it again."
+    )
 
 
 def read(path: str | PathLike[str]) -> File:
@@ -65,10 +99,11 @@ def read(path: str | PathLike[str]) -> File:
     """
     path = expanded(path)
     head = _head(path)
+    stamp = stamp_of(path)
     if head[:4] == b"PK\x03\x04":
-        return _unwrapped(path, _read_zip(path), mapped=True)
+        return replace(_unwrapped(path, _read_zip(path), mapped=True), stamp=stamp)
     if _is_safetensors(head):
-        return _read_safetensors(path)
+        return replace(_read_safetensors(path), stamp=stamp)
     return _unwrapped(path, _read_old_pickle(path), mapped=False)
 
 
@@ -152,6 +187,8 @@ def _read_safetensors(path: Path) -> File:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = dict(file.metadata() or {})
     except (*DAMAGED, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise _truncated(path, reason(error)) from error
     for name, tensor in tensors.items():
         _check_plain(path, name, tensor)
@@ -199,6 +236,8 @@ def _read_zip(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise _executes_code(path, error) from error
     except DAMAGED as error:
+        if is_out_of_memory(error):
+            raise
         raise _truncated(path, reason(error)) from error
 
 
@@ -240,6 +279,8 @@ def _read_old_pickle(path: Path) -> Any:
             raise _executes_code(path, error) from error
         raise _not_a_model(path) from error
     except DAMAGED as error:
+        if is_out_of_memory(error):
+            raise
         if _has_pickle_head(path):
             raise _truncated(path, reason(error)) from error
         raise _not_a_model(path) from error

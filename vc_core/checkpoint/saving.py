@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import Place, check_target, existing_folder, expanded, placed
+from ..files import Place, check_target, existing_folder, expanded, made, placed
 from ..specs import ModelSpec, to_json
 from .building import Checkpoint, open_checkpoint, refuse, torch_dtype
 from .detection import AUTO
@@ -176,17 +176,31 @@ def _check_space(target: Path, needed: int) -> None:
 
 @contextmanager
 def _all_or_none(targets: Sequence[Path], overwrite: bool) -> Iterator[list[Place]]:
-    """A place beside each target; together they get their names at the end, or none does. Raises UserError for what
-    the system refuses."""
+    """A place beside each target; together they get their names at the end, or none does, except for those that replace
+    a file. Raises UserError for what the system refuses."""
+    places: list[Place] = []
     try:
-        with ExitStack() as stack:
-            yield [stack.enter_context(placed(target, overwrite=overwrite)) for target in targets]
+        with made(targets[0].parent), _undone(places), ExitStack() as stack:
+            places += [stack.enter_context(placed(target, overwrite=overwrite)) for target in targets]
+            yield places
     except OSError as error:
         names = ", ".join(str(target) for target in targets)
         raise UserError(
             f"Writing {names} failed: {error.strerror or error}. Nothing was left behind. Check the space and the "
             "permissions there, or choose another folder."
         ) from error
+
+
+@contextmanager
+def _undone(places: Sequence[Place]) -> Iterator[None]:
+    """Removes the new files that have their names already if the block fails."""
+    try:
+        yield
+    except BaseException:
+        for place in places:
+            if place.is_new:
+                place.final.unlink(missing_ok=True)
+        raise
 
 
 def _write(place: Path, entries: Sequence[_Entry], metadata: dict[str, str], checkpoint: Checkpoint) -> Iterator[int]:

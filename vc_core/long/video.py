@@ -20,6 +20,7 @@ from ..denoising.windows import ContextWindows
 from ..errors import UserError
 from ..features import Feature, Use, uses_of_model, uses_of_request, uses_of_start
 from ..frames.fitting import fit
+from ..network.memory import enough_memory
 from ..network.replay import Replay
 from ..pipeline import Request, VideoCrafter, released
 from ..request import Settings
@@ -85,23 +86,24 @@ def frames(
     raises stops the run, and so does asking for no more frames. source, end_image: as `VideoCrafter.generate` takes
     them. Raises UserError as `VideoCrafter.generate`, and for what the method does not support.
     """
-    spec = crafter.parts.spec
-    request = request or Request()
-    check_method(method, request, spec, uses_of_start(source, end_image))
-    request = applied(method, request, spec)
-    wanted = request.settle(spec).frames
-    running = settled(method, trained=spec.unet.temporal_length, frames=wanted)
-    engine = PipelineEngine(
-        crafter=crafter,
-        texts=(prompt, *request.then),
-        images=[(image, end_image)],
-        request=request,
-        source=source,
-        on_step=on_step,
-    )
-    ends = [shown for shown in (image, end_image) if shown is not None]
-    made = (frame for part in running.run(engine) for frame in _decoded(engine, part, ends))
-    yield from islice(made, wanted - request.loop)
+    with enough_memory():
+        spec = crafter.parts.spec
+        request = request or Request()
+        check_method(method, request, spec, uses_of_start(source, end_image))
+        request = applied(method, request, spec)
+        wanted = request.settle(spec).frames
+        running = settled(method, trained=spec.unet.temporal_length, frames=wanted)
+        engine = PipelineEngine(
+            crafter=crafter,
+            texts=(prompt, *request.then),
+            images=[(image, end_image)],
+            request=request,
+            source=source,
+            on_step=on_step,
+        )
+        ends = [shown for shown in (image, end_image) if shown is not None]
+        made = (frame for part in running.run(engine) for frame in _decoded(engine, part, ends))
+        yield from islice(made, wanted - request.loop)
 
 
 def _decoded(engine: PipelineEngine, part: Part, ends: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -113,6 +115,7 @@ def _decoded(engine: PipelineEngine, part: Part, ends: Sequence[Tensor]) -> Iter
         yield from crafter.decode(some, shown, engine.request.fit)
 
 
+@enough_memory()
 def key_frames(
     crafter: VideoCrafter,
     prompts: Sequence[str],
@@ -142,9 +145,10 @@ def key_frames(
 
 
 def _sections(engine: PipelineEngine, row: KeyFrames) -> Iterator[Tensor]:
-    for part in row.run(engine):
-        ends = [image for image in engine.images[part.number] if image is not None]
-        yield from engine.crafter.decode(part.latents, ends)[: part.keep]
+    with enough_memory():
+        for part in row.run(engine):
+            ends = [image for image in engine.images[part.number] if image is not None]
+            yield from engine.crafter.decode(part.latents, ends)[: part.keep]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

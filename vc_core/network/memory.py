@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,9 @@ import torch
 from ..errors import UserError
 
 T = TypeVar("T")
+
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+"""What torch says of a GPU, of the CPU on Linux and macOS, and of the CPU on Windows."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -25,12 +29,41 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free, allowed - reserved) + reserved - torch.cuda.memory_allocated(device)
 
 
-def until_it_fits(work: Callable[[], T], less: Callable[[], bool], cure: str) -> T:
-    """work(), once more whenever memory runs out and `less` could make it need less. Raises UserError with the cure
-    where it could not."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, on any device, or Python ran out of memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+def until_it_fits(work: Callable[[], T], less: Callable[[], bool], cure: str | None) -> T:
+    """work(), once more whenever memory runs out and `less` could make it need less. Where it could not, raises
+    UserError with the cure, or without one the error itself."""
     while True:
         try:
             return work()
-        except torch.OutOfMemoryError as error:
-            if not less():
-                raise UserError(cure) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if less():
+                continue
+            if cure is None:
+                raise
+            raise UserError(cure) from error
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises UserError, which says what to lower, where memory runs out within the block."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"There is not enough memory ({first_line(error)}). Make fewer frames or a smaller video, load the model "
+            "in fp16 or bf16, or close other programs that use the device."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what torch says when memory runs out."""
+    return str(error).partition("\n")[0] or "out of memory"

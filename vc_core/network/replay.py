@@ -20,7 +20,7 @@ from torch import Tensor
 from ..conditions import Conditioning
 from .adapter import Adapter, Recording
 from .call import PLAIN, Pass
-from .memory import free_bytes
+from .memory import free_bytes, is_out_of_memory
 from .unet import VideoUNet
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,16 @@ class Replay:
             return None
         self.weights, known = weights, self.passes[key]
         with torch.inference_mode(False), torch.no_grad():
-            return self._first(key, tensors, run) if known is None else known(tensors, self.CONSTANT)
+            if known is None:
+                return self._first(key, tensors, run)
+            try:
+                return known(tensors, self.CONSTANT)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+        log.warning("Memory ran out beside the CUDA graphs of this run; its passes run one launch at a time.")
+        self._stop()
+        return None
 
     def _first(self, key: Any, tensors: dict[str, Tensor], run: Pass) -> tuple[Tensor, ...] | None:
         """Records a pass of a kind, and runs it."""

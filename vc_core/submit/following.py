@@ -165,9 +165,10 @@ def _reason(status: Mapping[str, Any]) -> str:
 
 
 def _seconds(status: Mapping[str, Any]) -> float:
+    """How long a prompt ran, by the clock of the server, which may have been set meanwhile."""
     times = {kind: about.get("timestamp") for kind, about in status.get("messages", [])}
     start, end = times.get("execution_start"), times.get("execution_success")
-    return (end - start) / 1000 if start and end else 0.0
+    return max(0.0, (end - start) / 1000) if start and end else 0.0
 
 
 def _entry(line: Line, prompt_id: str, names: Sequence[str], size: int, seconds: float) -> Entry:

@@ -53,7 +53,10 @@ EVERY, INTERRUPTED, REPLACED = 10, 7, 25
 """Runs between two measurements, interrupted runs, and replaced files."""
 SETTLED = 50
 """Runs after which memory must not grow any more."""
-SIZES = ((40, 24), (24, 40), (64, 64), (32, 48))
+SIZES = ((40, 24), (24, 40), (32, 32), (32, 48))
+SIZED = ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo")
+STEPS, FRAMES, LONG = 3, 8, 16
+"""Sampling steps, frames of what is no long video, and more frames than which are one."""
 SAMPLERS = (("ddim_exact", "uniform"), ("euler", "normal"), ("dpmpp_2m", "karras"))
 METHODS = ("freelong", "windows", "windows_fast", "continue", "fifo")
 MODEL = "videocrafter2_512.ckpt"
@@ -151,7 +154,7 @@ class Soak:
     def one(self, name: str, number: int) -> None:
         """One changed workflow."""
         prompt = changed(self.workflows[name], self.chance, self.defaults)
-        at = self.chance.randint(1, 3) if number % INTERRUPTED == 0 else 0
+        at = self.chance.randint(1, STEPS - 1) if number % INTERRUPTED == 0 else 0
 
         def cancel(event: Event) -> None:
             if at and event.type == "progress" and event.data["value"] >= at:
@@ -200,8 +203,11 @@ def changed(prompt: dict[str, Any], chance: random.Random, defaults: dict[str, d
         inputs = node["inputs"]
         if "seed" in inputs:
             inputs["seed"] = chance.getrandbits(32)
-        if node["class_type"] == "VideoCrafterEmptyLatent" and not kinds & set(stand_ins.LARGER):
+        if node["class_type"] in SIZED and not kinds & set(stand_ins.LARGER):
             inputs.update(width=width, height=height)
+            inputs["frames"] = min(inputs["frames"], FRAMES) if inputs["frames"] <= LONG else inputs["frames"]
+        if "steps" in inputs:
+            inputs["steps"] = STEPS
         if node["class_type"] == "VideoCrafterKSampler":
             _sampled(inputs, chance)
     sampler = next((node for node in prompt.values() if node["class_type"] == "VideoCrafterKSampler"), None)

@@ -53,13 +53,13 @@ def test_nothing_is_left_of_runs(server: Server, text_prompt, probe: Probe, kind
     """Of controls, caches and methods for long videos; of runs that end with an error, and of interrupted ones."""
 
     def prompts(seed: int) -> list[dict]:
-        options = {"seed": seed, "steps": 4, "frames": 20, "size": (24, 16), "eta": 0.0}
+        options = {"seed": seed, "steps": 3, "frames": 18, "size": (24, 16), "eta": 0.0}
         if kind == "errors":
             return [text_prompt(seed=seed + each, steps=27) for each in range(4)]
         changed = [with_node(server, text_prompt(**options), each) for each in CONTROLS]
         return [*changed, *(text_prompt(**options, long_video=each) for each in LONG)]
 
-    at = 2 if kind == "interrupted" else 0
+    at = 1 if kind == "interrupted" else 0
     before = held(server, probe, prompts(1), at)
     after = held(server, probe, prompts(2), at)
     assert_no_more(after, before, runs=8)

@@ -55,7 +55,7 @@ SETTLED = 50
 """Runs after which memory must not grow any more."""
 SIZES = ((40, 24), (24, 40), (32, 32), (32, 48))
 SIZED = ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo")
-STEPS, FRAMES, LONG = 3, 8, 16
+STEPS, FRAMES, LONG = 2, 8, 16
 """Sampling steps, frames of what is no long video, and more frames than which are one."""
 SAMPLERS = (("ddim_exact", "uniform"), ("euler", "normal"), ("dpmpp_2m", "karras"))
 METHODS = ("freelong", "windows", "windows_fast", "continue", "fifo")
@@ -154,7 +154,7 @@ class Soak:
     def one(self, name: str, number: int) -> None:
         """One changed workflow."""
         prompt = changed(self.workflows[name], self.chance, self.defaults)
-        at = self.chance.randint(1, STEPS - 1) if number % INTERRUPTED == 0 else 0
+        at = 1 if number % INTERRUPTED == 0 else 0
 
         def cancel(event: Event) -> None:
             if at and event.type == "progress" and event.data["value"] >= at:
@@ -211,7 +211,7 @@ def changed(prompt: dict[str, Any], chance: random.Random, defaults: dict[str, d
         if node["class_type"] == "VideoCrafterKSampler":
             _sampled(inputs, chance)
     sampler = next((node for node in prompt.values() if node["class_type"] == "VideoCrafterKSampler"), None)
-    if sampler is not None and chance.random() < 0.5:
+    if sampler is not None and sampler["inputs"].get("long_video") != "fifo" and chance.random() < 0.5:
         kind = chance.choice(list(defaults))
         prompt["soak"] = {"class_type": kind, "inputs": {**defaults[kind], "model": sampler["inputs"]["model"]}}
         sampler["inputs"]["model"] = ["soak", 0]

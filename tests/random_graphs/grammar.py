@@ -16,9 +16,9 @@ OURS = "VideoCrafter"
 
 LEFT_OUT = re.compile(
     r"^(Checkpoint|Model|CLIP|VAE|Lora|ImageOnlyCheckpoint|LoraModel)Save$|^Save(LoRA|Lora|Training)|Train|Data[Ss]et|"
-    r"DiffControlNet|Webcam|^Load3D|^Preview3D|^(Wan|LTX|Hunyuan|Cosmos|Kling)"
+    r"DiffControlNet|TorchCompile|Webcam|^Load3D|^Preview3D|^(Wan|LTX|Hunyuan|Cosmos|Kling)"
 )
-"""Nodes that write models, train them, wait for a page, or are for one family of other
+"""Nodes that write models, train or compile them, wait for a page, or are for one family of other
 models."""
 OTHERS = frozenset({"MODEL", "CLIP", "VAE", "CLIP_VISION", "CONTROL_NET", "STYLE_MODEL"})
 """ComfyUI's own loaders of these do not read our files, and a graph with one of them would end there."""

@@ -35,7 +35,8 @@ def frames(count: int) -> Iterator[np.ndarray]:
 
 
 def by_vc_core(folder: Path, seconds: float) -> dict[str, Any]:
-    """Writes frames from a generator, and reads the file."""
+    """Writes frames from a generator, and reads the file. What grows with it is the index of the mp4 file, which the
+    muxer holds until the end."""
     import psutil
 
     count = round(RATE * seconds)
@@ -58,6 +59,7 @@ def by_vc_core(folder: Path, seconds: float) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "resident": resident,
         "growth": round(resident[-1] / resident[0] - 1, 5),
+        "growth_bytes_per_frame": round((resident[-1] - resident[0]) / count, 1),
     }
 
 
@@ -67,11 +69,13 @@ def by_node(server: Server, seconds: float) -> dict[str, Any]:
     ComfyUI holds all images of a batch, so `extra_bytes` is what the server takes at most beyond them.
     """
     times = round(RATE * seconds / BATCH)
-    server.run(_prompt(1))  # loads what it needs
+    specs = server.object_info()["VideoCrafterVideoCombine"]["input"]["required"]
+    defaults = {name: spec[1]["default"] for name, spec in specs.items() if "default" in spec[1]}
+    server.run(_prompt(1, defaults))  # loads what it needs
     with Watch(server.rss, card=False) as watch:
         before = watch.peaks()["host_peak_bytes"]
         begun = time.monotonic()
-        run = server.run(_prompt(times), timeout=3600)
+        run = server.run(_prompt(times, defaults), timeout=3600)
         took, peak = time.monotonic() - begun, watch.peaks()["host_peak_bytes"]
     if run.status != "success":
         raise RuntimeError(f"the node did not write the video: {run.error}")
@@ -87,13 +91,13 @@ def by_node(server: Server, seconds: float) -> dict[str, Any]:
     }
 
 
-def _prompt(times: int) -> dict[str, Any]:
+def _prompt(times: int, defaults: dict[str, Any]) -> dict[str, Any]:
     image = {"width": NODE_SIDE, "height": NODE_SIDE, "batch_size": BATCH, "color": 0xC08040}
-    combine = {"images": ["2", 0], "fps": float(RATE), "format": "mp4 h264", "quality": 50, "filename_prefix": "long"}
+    combine = {**defaults, "images": ["2", 0], "fps": float(RATE), "format": "mp4 h264", "filename_prefix": "long"}
     return {
         "1": {"class_type": "EmptyImage", "inputs": image},
         "2": {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": times}},
-        "3": {"class_type": "VideoCrafterVideoCombine", "inputs": {**combine, "save_output": True}},
+        "3": {"class_type": "VideoCrafterVideoCombine", "inputs": combine},
     }
 
 

@@ -30,7 +30,7 @@ from .machine import processor
 sys.path.insert(0, str(ROOT / "tests"))
 
 from random_graphs.files import Graphs, put
-from random_graphs.judging import Judge, Verdict
+from random_graphs.judging import SLOW_CORE, Judge, Verdict
 from random_graphs.making import Prompt
 from random_graphs.shrinking import keep, shrink
 
@@ -39,8 +39,9 @@ from comfyui.server import Server
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 5
-"""How many messages of each kind of end a result has."""
+EXAMPLES, SAVED, CHECKED = 5, 10, 4
+"""How many messages of each kind of end a result has; graphs after which it is written, and after which the fixed run
+follows."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--only", type=int, nargs="+", help="seeds of graphs to run, and no others")
     options.add_argument("--show", action="store_true", help="print each graph as JSON")
     options.add_argument("--keep", action="store_true", help="keep failing graphs, made small, in tests/fuzz/corpus")
+    options.add_argument("--more", action="store_true", help="go on after the graphs that the JSON file has")
     options.add_argument("--limit", type=float, default=7200.0, help="total time limit in seconds")
     options.add_argument("--output", type=Path, default=RESULTS / "random_graphs.json", help="the JSON file")
     return options
@@ -64,15 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 1 if a graph failed."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    seeds = options.only or range(options.seed, options.seed + options.graphs)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options)
         try:
-            bench.run(seeds)
+            first = options.seed + sum(bench.ends.values())
+            bench.run(options.only or range(first, options.seed + options.graphs))
         finally:
             bench.server.close()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(bench.result(), indent=1) + "\n", encoding="utf-8")
+            bench.save()
     return 1 if bench.failures else 0
 
 
@@ -89,11 +90,23 @@ class Bench:
         self.said: dict[str, Counter[str]] = {}
         self.failures: list[dict[str, Any]] = []
         self.begun = time.monotonic()
+        if options.more:
+            self.add(json.loads(options.output.read_text(encoding="utf-8")))
+
+    def add(self, earlier: dict[str, Any]) -> None:
+        """Goes on with an earlier result."""
+        self.ends.update(earlier["ends"])
+        for seed in range(earlier["first_seed"], earlier["first_seed"] + earlier["graphs"]):
+            self.nodes.update({node["class_type"] for node in self.graphs[seed].values()})
+        self.said = {kind: Counter(said) for kind, said in earlier["messages"].items()}
+        self.failures = list(earlier["failures"])
+        self.begun -= earlier["seconds"]
+        self.options.seed = earlier["first_seed"]
 
     def start(self) -> None:
         """A new server."""
         self.server = Server(self.base).__enter__()
-        self.judge = Judge(self.server)
+        self.judge = Judge(self.server, every=CHECKED)
 
     def run(self, seeds: Sequence[int]) -> None:
         """Runs the graphs of these seeds."""
@@ -110,11 +123,18 @@ class Bench:
             log.info("%d: %s, %.1f s %s %s", seed, verdict.kind, time.monotonic() - start, verdict.place, verdict.said)
             if verdict.failed:
                 self.fail(seed, prompt, verdict)
+            if sum(self.ends.values()) % SAVED == 0:
+                self.save()
+
+    def save(self) -> None:
+        """Writes the result so far."""
+        self.options.output.parent.mkdir(parents=True, exist_ok=True)
+        self.options.output.write_text(json.dumps(self.result(), indent=1) + "\n", encoding="utf-8")
 
     def judged(self, prompt: Prompt) -> Verdict:
         """Runs one graph; after one that ends the server, or hangs, another is started."""
         verdict = self.judge.judge(prompt)
-        if verdict.kind in ("gone", "slow", "changed"):
+        if verdict.kind in ("gone", "slow", "changed", SLOW_CORE):
             self.server.close()
             self.start()
         return verdict
@@ -153,7 +173,7 @@ class Bench:
             "ends": dict(self.ends.most_common()),
             "failures": self.failures,
             "nodes_of_ours": {name: self.nodes[name] for name in sorted(ours)},
-            "nodes_of_comfyui": sum(not name.startswith("VideoCrafter") for name in self.nodes),
+            "nodes_of_comfyui": sum(name not in ours for name in self.nodes),
             "messages": {kind: dict(said.most_common(EXAMPLES)) for kind, said in sorted(self.said.items())},
         }
 

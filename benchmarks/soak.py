@@ -58,7 +58,7 @@ SIZED = ("VideoCrafterEmptyLatent", "VideoCrafterPictureToVideo")
 STEPS, FRAMES, LONG = 2, 8, 16
 """Sampling steps, frames of what is no long video, and more frames than which are one."""
 SAMPLERS = (("ddim_exact", "uniform"), ("euler", "normal"), ("dpmpp_2m", "karras"))
-METHODS = ("freelong", "windows", "windows_fast", "continue", "fifo")
+METHODS = ("freelong", "windows", "windows_fast", "continue", "freenoise")
 MODEL = "videocrafter2_512.ckpt"
 CONTROLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("VideoCrafterFreeUControl", {}),

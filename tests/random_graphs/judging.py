@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from comfyui.base import ROOT, Base, comfy_path
-from comfyui.server import Run, Server
+from comfyui.server import Event, Run, Server
 
 from .making import Prompt
 
@@ -23,6 +23,8 @@ FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 USER_ERROR = "videocrafter.UserError"
 OURS = ("/custom_nodes/videocrafter/", f"{ROOT.as_posix()}/vc_core/", f"{ROOT.as_posix()}/nodes/")
 LIBRARIES = ("/site-packages/", "/lib/python")
+
+SLOW_CORE = "core, slow"
 
 KNOWN = {
     r"Boolean value of Tensor with more than one value is ambiguous": "RenormCFG, TemporalScoreRescaling; see "
@@ -36,8 +38,8 @@ class Verdict:
     """How the run of a graph ended.
 
     kind: "success"; "refused" before the run, by ComfyUI's checks; "user error", one of ours; "core", an error of one
-    of ComfyUI's nodes. Failures are "ours", "under ours" (ComfyUI's code, called by ours), "slow", "changed" (the next
-    fixed run gives other frames), "stray files" and "gone" (the server ended).
+    of ComfyUI's nodes, or "core, slow", one without an end. Failures are "ours", "under ours" (ComfyUI's code, called
+    by ours), "slow", "changed" (the next fixed run gives other frames), "stray files" and "gone" (the server ended).
     """
 
     kind: str
@@ -48,28 +50,28 @@ class Verdict:
     @property
     def failed(self) -> bool:
         """Whether the graph showed a defect."""
-        return self.kind not in ("success", "refused", "user error", "core")
+        return self.kind not in ("success", "refused", "user error", "core", SLOW_CORE)
 
 
 class Judge:
-    """Runs graphs on one server. After each comes the same short video, whose frames must not change.
-
-    The files of `stand_ins.put` must be in its folders.
+    """Runs graphs on one server. After each, or after every few, comes the same short video, whose frames must not
+    change. The files of `stand_ins.put` must be in its folders.
     """
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.count = 0
+    def __init__(self, server: Server, every: int = 1) -> None:
+        self.server, self.every = server, every
+        self.count = self.runs = 0
         self.files = _files(server.base)
         self.frames = self._fixed()
 
     def judge(self, prompt: Prompt) -> Verdict:
         """Runs a graph, and the fixed one after it."""
         verdict = self._run(prompt)
-        if verdict.failed:
+        self.runs += 1
+        if verdict.failed or verdict.kind == SLOW_CORE:
             return verdict
         try:
-            same = np.array_equal(self._fixed(), self.frames)
+            same = self.runs % self.every > 0 or np.array_equal(self._fixed(), self.frames)
         except (OSError, RuntimeError) as error:
             return Verdict("gone", str(error)[-500:])
         stray = sorted(_files(self.server.base) - self.files)
@@ -80,22 +82,27 @@ class Judge:
 
     def _run(self, prompt: Prompt) -> Verdict:
         late = threading.Event()
+        running: list[str] = [""]
 
         def stop() -> None:
             late.set()
             self.server.interrupt()
 
+        def follow(event: Event) -> None:
+            if event.type == "executing" and event.data.get("node") in prompt and not late.is_set():
+                running[:] = [prompt[event.data["node"]]["class_type"]]
+
         timer = threading.Timer(SECONDS, stop)
         timer.start()
         try:
-            run = self.server.run(prompt, timeout=SECONDS + GRACE)
+            run = self.server.run(prompt, on_event=follow, timeout=SECONDS + GRACE)
         except TimeoutError:
-            return Verdict("slow", f"no end {GRACE:.0f} s after Cancel")
+            return _slow(running[0], f"no end {GRACE:.0f} s after Cancel")
         except (OSError, RuntimeError) as error:
             return Verdict("gone", str(error)[-500:])
         finally:
             timer.cancel()
-        return Verdict("slow", f"over {SECONDS:.0f} s") if late.is_set() else verdict_of(run)
+        return _slow(running[0], f"over {SECONDS:.0f} s") if late.is_set() else verdict_of(run)
 
     def _fixed(self) -> np.ndarray:
         """The frames of the fixed video: f h w c."""
@@ -104,6 +111,11 @@ class Judge:
         if run.status != "success" or "5" in run.cached:
             raise RuntimeError(f"the fixed run ended with {run.status}: {run.error}")
         return np.stack([_pixels(self.server.view(file)) for file in run.files])
+
+
+def _slow(node: str, said: str) -> Verdict:
+    """What a run without an end is: ComfyUI's nodes have encoders that take minutes."""
+    return Verdict("slow" if node.startswith("VideoCrafter") else SLOW_CORE, f"{said} in {node}")
 
 
 def verdict_of(run: Run) -> Verdict:

@@ -14,13 +14,13 @@ from PIL import Image
 
 from comfyui.server import Server
 
-STEPS = 40
+STEPS = 25
 
 
 @pytest.mark.parametrize(("cut", "returns"), [(False, False), (True, True)], ids=["closed", "cut off, and returns"])
 def test_a_run_ends_without_its_page(server: Server, text_prompt, cut: bool, returns: bool) -> None:
     """Previews are on. The frames are those of a run that a page watched."""
-    settings = {"seed": 2**40 + 2 * returns + cut, "steps": STEPS, "size": (40, 24), "frames": 6}
+    settings = {"seed": 2**40 + 2 * returns + cut, "steps": STEPS, "size": (24, 16), "frames": 4}
     found, last = asyncio.run(_leave(server, text_prompt(**settings), returns, cut))
     assert found["status"]["status_str"] == "success", found["status"]
     assert last == ("executing" if returns else None), "the page that returns sees the rest of the run"

@@ -95,9 +95,12 @@ class VideoCrafterImageConditioning(io.ComfyNode):
         clip_vision_output: Any = None,
     ) -> io.NodeOutput:
         if (image is None) == (clip_vision_output is None):
+            given = (
+                "Neither image nor clip_vision_output is" if image is None else "Both image and clip_vision_output are"
+            )
             raise UserError(
-                f"{'Neither' if image is None else 'Both'} of image and clip_vision_output connected. Connect exactly "
-                "one: an image to image, or the output of CLIP Vision Encode to clip_vision_output."
+                f"{given} connected. Connect exactly one: an image to image, or the output of CLIP Vision Encode to "
+                "clip_vision_output."
             )
         pixels = None if image is None else to_network(checked_image(image)[None])
         tokens, grey = encode_image_tokens(model, clip_vision, pixels, clip_vision_output)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from comfyui import probe
 from comfyui.base import Base, make_base
 from comfyui.inprocess import Comfy, start
 from comfyui.server import Server
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dynamic-vram", action="store_true", help="run ComfyUI in this process with its dynamic VRAM, emulated"
     )
     parser.addoption("--fuzz-minutes", type=float, help="run tests/fuzz with random inputs, for so long in all")
+    parser.addoption("--fuzz-seed", type=int, help="run tests/fuzz/test_graphs.py with the graph of this seed alone")
     parser.addoption("--fuzz-report", metavar="FILE", help="write what was tried in tests/fuzz to a JSON file")
 
 
@@ -46,7 +48,8 @@ def comfy(base: Base, dynamic_vram: bool) -> Comfy:
 
 @pytest.fixture(scope="session")
 def server(base: Base) -> Iterator[Server]:
-    """A real ComfyUI server with our pack, for the whole session."""
+    """A real ComfyUI server with our pack, for the whole session, that `comfyui.probe` can ask what it holds."""
+    probe.add(base)
     with Server(base) as running:
         yield running
 

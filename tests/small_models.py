@@ -62,21 +62,23 @@ STYLE_MODEL = replace(
     diffusion=DiffusionSpec(rescale=None),
 )
 """In the layout of StyleCrafter's base, VideoCrafter1 T2V-512."""
+IMAGE_ENCODER = ImageEncoderSpec(
+    image_size=32, patch_size=8, width=64, head_width=16, layers=3, embed_dim=48, text_width=48
+)
+RESAMPLER = ResamplerSpec(dim=32, depth=1, head_channels=16, heads=2, queries=3, embedding_dim=64, output_dim=48)
 IMAGE_MODEL = replace(
     TEXT_MODEL,
     name="small_i2v",
     unet=replace(TEXT_MODEL.unet, image_attention=True),
-    image_encoder=ImageEncoderSpec(
-        image_size=32, patch_size=8, width=64, head_width=16, layers=3, embed_dim=48, text_width=48
-    ),
-    image_tokens=ResamplerSpec(dim=32, depth=1, head_channels=16, heads=2, queries=3, embedding_dim=64, output_dim=48),
+    image_encoder=IMAGE_ENCODER,
+    image_tokens=RESAMPLER,
 )
 CONTINUING_MODEL = replace(
     IMAGE_MODEL,
     name="small_dynamicrafter",
     unet=replace(IMAGE_MODEL.unet, in_channels=8, concat_channels=4, default_fps=24),
     diffusion=DiffusionSpec(prediction="v", zero_terminal_snr=True, keep_last_rescale=True),
-    image_tokens=replace(IMAGE_MODEL.image_tokens, frames=5),
+    image_tokens=replace(RESAMPLER, frames=5),
 )
 VIEWED_MODEL = replace(
     CONTINUING_MODEL,
@@ -142,7 +144,7 @@ def sketch_encoder(spec: SketchEncoderSpec = SKETCHES, seed: int = 9) -> dict[st
 
 
 STYLE_ADAPTER = StyleAdapterSpec(
-    image_width=IMAGE_MODEL.image_encoder.width,
+    image_width=IMAGE_ENCODER.width,
     text_width=STYLE_MODEL.unet.context_dim,
     tokens=4,
     layers=1,

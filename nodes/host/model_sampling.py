@@ -6,6 +6,7 @@ times sqrt(abar) * s, all of them are right for these models (`vc_core.denoising
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import comfy.model_sampling
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...vc_core.denoising import AnalyticInit, Level, NoiseSchedule
+from ...vc_core.errors import UserError
 from ...vc_core.network.layers import to_clips, to_frames
 
 SNAP = 1e-3
@@ -75,7 +77,10 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
         return noise * self.signal(sigma, noise.ndim).to(noise)
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
-        """Where sampling starts. At the very first level that is what the network was trained on as pure noise."""
+        """Where sampling starts. At the very first level that is what the network was trained on as pure noise.
+
+        Raises UserError for noise that does not fit the latents."""
+        check_noise(noise, latent_image)
         if self.init is not None and not bool(latent_image.any()):
             begun = self.init.noised(to_clips(noise, len(noise)), self.level(float(sigma.flatten()[0])))
             return to_frames(begun) / self.signal(sigma, noise.ndim).to(noise)
@@ -92,6 +97,16 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
         scale = float(self.scale_at(wanted.float())[0])
         signal = float(self.schedule.signal_of(wanted)[0])
         return Level(position, min(1.0, (signal / scale) ** 2), scale)
+
+
+def check_noise(noise: Tensor, latents: Tensor) -> None:
+    """Raises UserError unless noise has the shape of the latents, or one that broadcasts to it."""
+    sizes = zip_longest(reversed(noise.shape), reversed(latents.shape), fillvalue=1)
+    if any(one != other and 1 not in (one, other) for one, other in sizes):
+        raise UserError(
+            f"The noise has the shape {tuple(noise.shape)}, but the latent {tuple(latents.shape)}. Make the noise for "
+            "this latent, for example with Random Noise."
+        )
 
 
 class EpsSampling(RescaledSampling, comfy.model_sampling.EPS):

@@ -34,7 +34,14 @@ class OwnAutoencoder(Autoencoder):
         return self.moments(pixels)[0]
 
     def decode(self, latents: Tensor) -> Tensor:  # type: ignore[override]
-        """n c h w -> n 3 (8 h) (8 w)"""
+        """n c h w -> n 3 (8 h) (8 w). Raises UserError for latents of another kind of model."""
+        needed = self.spec.latent_channels
+        if latents.ndim != 4 or latents.shape[1] != needed:
+            raise UserError(
+                f"The latent has the shape {tuple(latents.shape)}, but this VAE decodes (frames, {needed}, height / "
+                f"{self.spec.downscale}, width / {self.spec.downscale}): it was made for another kind of model. Decode "
+                "it with that model's VAE, or sample the latent of VideoCrafter Empty Latent."
+            )
         return self.decode_unscaled(latents)
 
 

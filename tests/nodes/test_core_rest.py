@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from comfyui.limits import skip_without, skip_without_node
+from vc_core.errors import UserError
 
 from .test_core_patches import CFG, NOTHING, made, patched, relative
 
@@ -184,6 +185,15 @@ def test_noise_is_added_as_the_model_says(run):
     out = run(run.cfg(), noise=run.node("DisableNoise"), latent=noised)["samples"]
     assert torch.isfinite(out).all()
     assert relative(out, run(run.cfg())["samples"]) < 5e-3
+
+
+def test_noise_of_another_size_is_refused(run):
+    class Noise:
+        def generate_noise(self, latent):
+            return torch.zeros(2, 8)
+
+    with pytest.raises(UserError, match=r"The noise has the shape \(2, 8\), but the latent \("):
+        of(run.loaded, "AddNoise", run.loaded.model, Noise(), run.sigmas, run.latent)
 
 
 @pytest.mark.parametrize("node", ["SDTurboScheduler", "BetaSamplingScheduler"])

@@ -9,6 +9,7 @@ import small_models as small
 import torch
 
 from vc_core.autoencoder.autoencoder import Autoencoder
+from vc_core.errors import UserError
 from vc_core.specs import AutoencoderSpec
 
 WIDTHS = {
@@ -40,3 +41,12 @@ def test_core_nodes_encode_and_decode_as_vc_core(comfy, base, kind):
     for node, options in {"VAEDecode": {}, **tiles}.items():
         out = comfy.call(node, samples={"samples": latents}, vae=vae, **options).values[0]
         torch.testing.assert_close(out.cpu().float(), decoded, atol=2e-5, rtol=0)
+
+
+def test_latents_of_other_models_are_refused_by_core_nodes(comfy, base):
+    """ComfyUI passes them on as they are."""
+    small.save(small.TEXT_MODEL, base.model("vae", "small.safetensors"), prefixes=("first_stage_model.",))
+    vae = comfy.call("VideoCrafterVAELoader", vae_name="small.safetensors").values[0]
+    for shape in ((2, 16, 3, 5), (1, 12, 3, 5)):
+        with pytest.raises(UserError, match=rf"has the shape .*{shape[1]}, 3, 5\), but this VAE decodes \(frames, 4,"):
+            comfy.call("VAEDecode", samples={"samples": torch.zeros(shape)}, vae=vae)

@@ -73,7 +73,8 @@ def _check(frames: Iterable[Frame], ping_pong: bool, fade: int, plays: int) -> N
     count = count_of(frames)
     if count is not None and 2 * fade > count:
         raise UserError(
-            f"A clip of {count} frames cannot be cross-faded over {fade} frames; choose at most {count // 2}."
+            f"A clip of {count} {'frame' if count == 1 else 'frames'} cannot be cross-faded over {fade} frames; choose "
+            f"at most {count // 2}."
         )
 
 

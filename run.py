@@ -4,6 +4,8 @@
     python run.py video [...]   makes a video on this machine; arguments are passed to `python -m vc_core demo`
     python run.py test [...]    checks the code and runs all tests; arguments are passed to pytest, as in
                                 `test -k golden`, and skip the second run of the node tests with dynamic VRAM
+    python run.py fuzz --minutes N [...]   tries random inputs for so long; arguments are passed to pytest, as in
+                                           `fuzz --minutes 5 -k video --fuzz-report result.json`
     python run.py audit         asks for known vulnerabilities of the installed packages (needs a network connection)
 
 Requires Python 3.10 to 3.14, and a network connection for the first run. The environment is created once and updated
@@ -12,6 +14,7 @@ when its requirements change. `COMFYUI_PATH` sets a ComfyUI to test with, instea
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -51,6 +54,10 @@ TWO_AT_ONCE = ("--numprocesses=2", "--dist=worksteal")  # each has its own Comfy
 
 AUDITOR = "pip-audit==2.10.1"
 UNCHECKED = 3
+"""The exit status of an audit from which nothing was learned."""
+
+HANGS = 900
+"""Seconds after which a test without an end is stopped, in addition to the time for random inputs."""
 
 CHECKS = {
     "ruff check": ("ruff", "check", "."),
@@ -85,7 +92,7 @@ def say(text: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    commands = {"video": video, "test": test, "audit": audit}
+    commands = {"video": video, "test": test, "fuzz": fuzz, "audit": audit}
     if not words or words[0] not in commands:
         sys.stderr.write(f"{__doc__}\n")
         return 0 if words and words[0] in ("-h", "--help") else 2
@@ -105,15 +112,8 @@ def video(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    if not (ROOT / "tests").is_dir():
-        raise SetupError("there are no tests here; they are only in the repository, not in the package of the registry")
     comfyui = set_up_tests(own_comfyui())
-    environment = {
-        **os.environ,
-        "COMFYUI_PATH": str(comfyui),
-        "MYPYPATH": str(TYPED),
-        "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
-    }
+    environment = environment_of_tests(comfyui)
     tests = {"pytest": ["pytest", *TWO_AT_ONCE, *arguments]}
     if not arguments and comfyui.joinpath(*DYNAMIC_VRAM).is_file():
         tests["pytest with dynamic VRAM"] = ["pytest", *TWO_AT_ONCE, "--dynamic-vram", "tests/nodes"]
@@ -160,6 +160,24 @@ def found_by_audit(packages: Sequence[dict[str, Any]]) -> tuple[list[str], list[
     return found, [package["name"] for package in packages if "skip_reason" in package]
 
 
+def fuzz(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run.py fuzz", usage="%(prog)s --minutes N [arguments of pytest]")
+    parser.add_argument("--minutes", type=float, required=True, help="how long to try random inputs, in all")
+    given, passed_on = parser.parse_known_args(arguments)
+    environment = environment_of_tests(set_up_tests(own_comfyui()))
+    bounds = ["--fuzz-minutes", f"{given.minutes:g}", "-o", f"faulthandler_timeout={60 * given.minutes + HANGS:g}"]
+    return run([str(PYTHON), "-m", "pytest", "tests/fuzz", *bounds, *passed_on], environment)
+
+
+def environment_of_tests(comfyui: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "COMFYUI_PATH": str(comfyui),
+        "MYPYPATH": str(TYPED),
+        "VC_OPEN_CLIP_OLD": str(OLD_OPEN_CLIP),
+    }
+
+
 def check(words: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
     """Runs a linter or type checker beside the tests, and keeps what it writes."""
     command, pipe = [str(PYTHON), "-m", *words], subprocess.PIPE
@@ -175,6 +193,8 @@ def report(checked: dict[str, subprocess.CompletedProcess[bytes]]) -> list[str]:
 
 def set_up_tests(own: Path | None) -> Path:
     """Sets up everything that the tests need; `own` is a ComfyUI to use, None to download one. Returns its folder."""
+    if not (ROOT / "tests").is_dir():
+        raise SetupError("there are no tests here; they are only in the repository, not in the package of the registry")
     steps = [torch_step(), requirements_step()]
     if own is None:
         steps.append(Step("ComfyUI", COMFYUI_SHA256, fetch_comfyui))

@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--dynamic-vram", action="store_true", help="run ComfyUI in this process with its dynamic VRAM, emulated"
     )
+    parser.addoption("--fuzz-minutes", type=float, help="run tests/fuzz with random inputs, for so long in all")
+    parser.addoption("--fuzz-report", metavar="FILE", help="write what was tried in tests/fuzz to a JSON file")
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_an_unsuitable_python_is_named(monkeypatch: pytest.MonkeyPatch):
 def test_an_unknown_command_shows_all(capsys: pytest.CaptureFixture[str]):
     assert run.main(["vidio"]) == 2
     said = capsys.readouterr().err
-    assert all(f"run.py {command}" in said for command in ("video", "test", "audit"))
+    assert all(f"run.py {command}" in said for command in ("video", "test", "fuzz", "audit"))
 
 
 @pytest.fixture
@@ -155,6 +155,16 @@ def test_checks_that_have_not_begun_are_left_out_when_the_tests_are_stopped(
     monkeypatch.setattr(run, "check", check)
     assert run.main(["test"]) == 130
     assert len(commands) <= 1
+
+
+def test_fuzzing_takes_minutes_and_passes_other_arguments_on(
+    commands: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["fuzz", "--minutes", "30", "-k", "video"]) == 1
+    assert commands == ["pytest tests/fuzz --fuzz-minutes 30 -o faulthandler_timeout=2700 -k video"]
+    with pytest.raises(SystemExit):
+        run.main(["fuzz"])
+    assert "--minutes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

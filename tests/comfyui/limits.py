@@ -90,6 +90,7 @@ LIMITS = {
     "fresh noise of a seed of its own on the CPU": Limit("comfy/k_diffusion/sampling.py", "seed += 1"),
     "passes on several GPUs": Limit("comfy/model_patcher.py", "deepclone_multigpu"),
     "choices checked before the run": Limit("execution.py", "io.Combo.io_type"),
+    "bounding boxes and tracks": Limit("comfy_extras/nodes_images.py", '"PrimitiveBoundingBox"'),
     "blueprints": Limit("app/subgraph_manager.py", "global_subgraphs"),
     "combos with inputs of their own": Limit("comfy_api/latest/_io.py", "class DynamicCombo("),
     "replacement of renamed nodes": Limit("app/node_replace_manager.py", "class NodeReplaceManager"),

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from small_models import TEXT_MODEL, motionctrl_weights, state_dict
 
+from comfyui.limits import skip_without
 from vc_core.checkpoint import METADATA_KEY
 from vc_core.control import CONTROLS, FreeTraj, MotionCtrl
 from vc_core.denoising import Sampling
@@ -228,6 +229,7 @@ def test_freetraj_gives_what_vc_core_gives(comfy, base, checkpoints, text_model,
 
 def test_freetraj_takes_boxes_and_tracks_of_core_nodes(comfy, text_model):
     """Bounding boxes, and tracks with the size of a box: the same as their text."""
+    skip_without("bounding boxes and tracks")
     box = comfy.call("PrimitiveBoundingBox", x=2, y=2, width=8, height=12).values[0]
     given = text_model.sample(following(comfy, text_model, boxes=box))
     assert torch.equal(given, text_model.sample(following(comfy, text_model, boxes=json.dumps(box))))

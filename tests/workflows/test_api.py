@@ -11,6 +11,7 @@ import pytest
 import stand_ins
 from command_line.running import run
 
+from comfyui.limits import skip_without
 from comfyui.server import Server
 from comfyui.workflow import to_prompt
 from vc_core.batch.reading import Row
@@ -22,18 +23,40 @@ from vc_core.submit.server import Server as Client
 API = stand_ins.FOLDER / "api"
 
 
-def test_the_workflows_in_the_api_format_are_what_the_page_would_post(server: Server, files: None) -> None:
-    """VC_WRITE_API=1 writes them."""
-    info = server.get("/object_info")
-    for file in stand_ins.FILES:
-        prompt = to_prompt(stand_ins.load(file.stem), info)
-        text = json.dumps(prompt, indent=1, ensure_ascii=False) + "\n"
-        if os.environ.get("VC_WRITE_API"):
-            API.mkdir(exist_ok=True)
-            (API / file.name).write_text(text, encoding="utf-8")
-        assert (API / file.name).read_text(encoding="utf-8") == text, f"{file.name}: write it with VC_WRITE_API=1"
+@pytest.fixture(scope="module")
+def info(server: Server) -> dict[str, Any]:
+    return server.get("/object_info")
+
+
+@pytest.mark.parametrize("file", stand_ins.FILES, ids=lambda file: file.stem)
+def test_the_file_in_the_api_format_is_what_the_page_would_post(info: dict[str, Any], files: None, file: Path) -> None:
+    """VC_WRITE_API=1 writes it. Core's nodes may have other inputs in another release of ComfyUI."""
+    workflow = stand_ins.load(file.stem)
+    if any(stand_ins.nodes_of(workflow, "FrameInterpolate")):
+        skip_without("FrameInterpolate")
+    prompt = to_prompt(workflow, info)
+    twin = API / file.name
+    if os.environ.get("VC_WRITE_API"):
+        API.mkdir(exist_ok=True)
+        twin.write_text(json.dumps(prompt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    written = json.loads(twin.read_text(encoding="utf-8"))
+    assert _shared(written, prompt) == _shared(prompt, written), "write it with VC_WRITE_API=1"
+
+
+def test_every_workflow_has_a_file_in_the_api_format() -> None:
     assert {file.name for file in API.iterdir()} == {file.name for file in stand_ins.FILES}
     assert sum(file.stat().st_size for file in API.iterdir()) <= 200 * 2**10
+
+
+def _shared(prompt: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Without the inputs of core's nodes that the other prompt lacks."""
+    kept = {}
+    for name, node in prompt.items():
+        inputs = node["inputs"]
+        if name in other and not node["class_type"].startswith("VideoCrafter"):
+            inputs = {key: value for key, value in inputs.items() if key in other[name]["inputs"]}
+        kept[name] = {**node, "inputs": inputs}
+    return kept
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ TITLE_HEIGHT = 30
 BOTTOM = 15
 WIDEST, HIGHEST = 1760, 1140
 """Units of the canvas."""
+NARROW, LONGEST_TITLE = 300, 24
+"""In nodes below that width the page shortens titles above that number of characters."""
 GROUP_FONT_SIZES = range(16, 33)
 THUMBNAIL_BYTES = 60_000
 
@@ -58,10 +60,15 @@ def models(workflow):
     return [model for node in workflow["nodes"] for model in node["properties"].get("models", [])]
 
 
+def node_texts(kind):
+    """What the page displays of one of our nodes; empty for the nodes of others."""
+    return json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")).get(kind, {})
+
+
 def renamed(kind):
     """Inputs of one of our nodes that the page displays by another name: name -> display name."""
-    texts = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")).get(kind, {})
-    return {name: text["name"] for name, text in texts.get("inputs", {}).items() if text["name"] != name}
+    inputs = node_texts(kind).get("inputs", {})
+    return {name: text["name"] for name, text in inputs.items() if text["name"] != name}
 
 
 def notes(workflow):
@@ -142,6 +149,14 @@ def test_nodes_and_groups_do_not_overlap(file):
         assert node["type"] == "MarkdownNote" or len(holders) == 1
     assert len(workflow["groups"]) >= 3
     assert all(group["font_size"] in GROUP_FONT_SIZES for group in workflow["groups"])
+
+
+@each
+def test_titles_fit_their_nodes(file):
+    for node in read(file)["nodes"]:
+        if node["size"][0] < NARROW:
+            title = node.get("title") or node_texts(node["type"]).get("display_name", node["type"])
+            assert len(title) <= LONGEST_TITLE, title
 
 
 @each

@@ -65,8 +65,8 @@ def is_device(name: str) -> bool:
 
 
 def _check_windows(path: str, parts: Sequence[str]) -> None:
-    """Raises UserError for a name below the drive that Windows accepts and that no file has afterwards."""
-    for part in parts:
+    """Raises UserError, on Windows, for a name below the drive that Windows accepts and that no file has afterwards."""
+    for part in parts if WINDOWS else ():
         if is_device(part) or ":" in part:
             what = "names a device" if is_device(part) else "contains a colon"
             cure = f"Choose another one, for example {'_' + part.replace(':', '_')!r}."
@@ -88,8 +88,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False, folde
         raise UserError(
             f"{str(path)!r} is not a valid file name here ({error}). Choose another name or folder."
         ) from error
-    if WINDOWS:
-        _check_windows(str(path), file.parts[1:])
+    _check_windows(str(path), file.parts[1:])
     inside = f"name a file in it, for example {str(file / 'video.mp4')!r}."
     if folder and os.path.lexists(file):
         cure = f"Choose a new name, or {inside}" if file.is_dir() else "Choose a new name."

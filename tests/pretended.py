@@ -1,6 +1,7 @@
-"""A CUDA device for machines without one: shapes, types and devices are those of a run on it, values are not computed.
+"""Devices for machines without them: shapes, types and devices are those of a run on one, values are not computed.
 
-It shows what a CPU cannot: an operation over tensors of two devices, or of two types that do not go together.
+It shows what a CPU cannot: an operation over tensors of two devices, of two types that do not go together, or that the
+device does not have.
 """
 
 from __future__ import annotations
@@ -35,9 +36,61 @@ class PretendedCuda(FakeTensorMode):  # type: ignore[misc]
         if func is torch.ops.aten.equal.default:
             return True
         args, kwargs = tree_map_only(Tensor, self._without_values, (args, kwargs or {}))
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        self.check(func, [each for each in tree_leaves((args, kwargs, made)) if isinstance(each, Tensor)])
+        return made
+
+    def check(self, func: Any, tensors: Sequence[Tensor]) -> None:
+        """Raises for an operation, or for tensors that it takes or gives, that the device does not have."""
 
     def _without_values(self, tensor: Tensor) -> FakeTensor:
         fake: FakeTensor = tensor if isinstance(tensor, FakeTensor) else self.from_tensor(tensor, static_shapes=True)
         fake.constant = None
         return fake
+
+
+class PretendedMps(PretendedCuda):
+    """Apple's GPU, by what it lacks: no float64, nor some operations, those of older versions of PyTorch included. Its
+    name here is `cuda`, since PyTorch for other systems cannot even pretend a device of its own name.
+
+    frequencies: whether there are the complex numbers of Fourier transforms, as from macOS 14 on.
+    """
+
+    refused = (torch.float64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2)
+    missing = (
+        "_upsample_bicubic2d_aa",
+        "_upsample_bilinear2d_aa",
+        "adaptive_avg_pool3d",
+        "avg_pool3d",
+        "grid_sampler_3d",
+        "histc",
+        "linalg_eig",
+        "linalg_eigh",
+        "linalg_lstsq",
+        "linalg_qr",
+        "linalg_svd",
+        "max_pool3d",
+        "upsample_nearest3d",
+        "upsample_trilinear3d",
+    )
+
+    def __init__(self, *, frequencies: bool = True) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.ops.aten._to_copy.default and getattr(given.get("device"), "type", "") == "cuda":
+            args = (args[0].to(given.pop("dtype", None) or args[0].dtype),)  # converted before it is moved, as there
+        return super().__torch_dispatch__(func, types, args, given)
+
+    def check(self, func: Any, tensors: Sequence[Tensor]) -> None:
+        here = [each for each in tensors if each.device.type == "cuda"]
+        name = func.name().partition("::")[2].partition(".")[0]
+        if here and name.startswith(self.missing):
+            raise NotImplementedError(f"{name} is not implemented for the MPS device")
+        for tensor in here:
+            if tensor.dtype in self.refused or (tensor.is_complex() and not self.frequencies):
+                raise TypeError(f"{name}: MPS does not support {tensor.dtype}")

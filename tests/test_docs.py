@@ -19,7 +19,7 @@ from vc_core.specs import PRESETS
 ROOT = Path(__file__).resolve().parent.parent
 README, MODELS, GPU = ROOT / "README.md", ROOT / "docs" / "models.md", ROOT / "docs" / "gpu.md"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "web" / "docs").glob("*.md")),
 ]

@@ -109,7 +109,8 @@ def test_an_unsuitable_python_is_named(monkeypatch: pytest.MonkeyPatch):
 
 def test_an_unknown_command_shows_all(capsys: pytest.CaptureFixture[str]):
     assert run.main(["vidio"]) == 2
-    assert "run.py video" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert all(f"run.py {command}" in said for command in ("video", "test", "fuzz", "audit"))
 
 
 @pytest.fixture
@@ -180,3 +181,36 @@ def test_weightless_tests_are_left_out_with_dynamic_vram(dynamic: bool) -> None:
     conftest.pytest_collection_modifyitems(config, items)
     assert items == ([plain] if dynamic else [marked, plain])
     assert dropped == ([marked] if dynamic else [])
+
+
+KNOWN = {"name": "pillow", "version": "9.0.0", "vulns": [{"id": "CVE-2022-22817", "fix_versions": ["9.0.1"]}]}
+CLEAN = {"name": "av", "version": "14.0.0", "vulns": []}
+UNKNOWN = {"name": "torch", "skip_reason": "Dependency not found on PyPI"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ([CLEAN, UNKNOWN], 0, "1 packages checked, 0 known vulnerabilities; not known to the service: torch"),
+        ([CLEAN, KNOWN], 1, "pillow 9.0.0: CVE-2022-22817, fixed in 9.0.1"),
+        ([UNKNOWN], run.UNCHECKED, "nothing was checked"),
+        (None, run.UNCHECKED, "nothing was checked"),
+    ],
+    ids=["clean", "known", "all skipped", "offline"],
+)
+def test_an_audit_reports_vulnerabilities_and_never_takes_silence_for_safety(
+    answer: list[object] | None,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def asked(words: Sequence[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        assert words[2] == "pip_audit"
+        text = "" if answer is None else json.dumps({"dependencies": answer})
+        return subprocess.CompletedProcess(words, 1, text.encode())
+
+    monkeypatch.setattr(run, "set_up", lambda steps: None)
+    monkeypatch.setattr(run.subprocess, "run", asked)
+    assert run.main(["audit"]) == status
+    assert said in capsys.readouterr().err

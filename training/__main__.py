@@ -11,6 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from vc_core import bundled
+
+from . import sums
 from .stages import STAGES, Recipe, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         multiprocessing.spawn(work, args=(options,), nprocs=options.processes)
     else:
         work(0, options)
+    if options.models.resolve() == bundled.FOLDER:
+        sums.write()
     return 0
 
 

@@ -9,13 +9,15 @@ written to the same folder.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from .errors import UserError
 
@@ -24,11 +26,20 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 PREFIX, SUFFIX = ".videocrafter-", ".part"
 ABANDONED = 5 * 60
 """Seconds without a change after which an unlocked temporary file is considered abandoned."""
 STALE = 24 * 60 * 60
 """The same on systems without file locks."""
+WINDOWS = os.name == "nt"
+BUSY = 3.0 if WINDOWS else 0.0
+"""Seconds for which a file that is open elsewhere is waited for. Windows neither renames nor replaces one, and virus
+scanners open new files for a moment."""
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")})
 
 
 @dataclass
@@ -65,6 +76,20 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_device(name: str) -> bool:
+    """Whether a file or folder of this name is a device on Windows, whatever its ending."""
+    return name.split(".")[0].rstrip().lower() in _DEVICES
+
+
+def _check_windows(path: str, parts: Sequence[str]) -> None:
+    """Raises UserError, on Windows, for a name below the drive that Windows accepts and that no file has afterwards."""
+    for part in parts if WINDOWS else ():
+        if is_device(part) or ":" in part:
+            what = "names a device" if is_device(part) else "contains a colon"
+            cure = f"Choose another one, for example {'_' + part.replace(':', '_')!r}."
+            raise UserError(f"{path!r} is not a valid file name on Windows: {part!r} {what}. {cure}")
+
+
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False, folder: bool = False) -> Path:
     """`path` as an absolute path, checked to be writable; nothing is created yet.
 
@@ -80,6 +105,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False, folde
         raise UserError(
             f"{str(path)!r} is not a valid file name here ({error}). Choose another name or folder."
         ) from error
+    _check_windows(str(path), file.parts[1:])
     inside = f"name a file in it, for example {str(file / 'video.mp4')!r}."
     if folder and os.path.lexists(file):
         cure = f"Choose a new name, or {inside}" if file.is_dir() else "Choose a new name."
@@ -107,8 +133,9 @@ def placed(path: str | Path, *, overwrite: bool = False, folder: bool = False) -
     """Yields a `Place` whose `part` is renamed to `path` if the block succeeds, and removed if it fails.
 
     Without `overwrite`, a name that was taken in the meantime is not replaced: `-2`, `-3`, ... is appended to the new
-    one. `part` already exists, as an empty file to be written in place, or as an empty folder with `folder`; folders
-    are never overwritten. Missing parent folders are created, and removed again if the block fails.
+    one; the same where a file to be replaced is open in another program that prevents it. `part` already exists, as an
+    empty file to be written in place, or as an empty folder with `folder`; folders are never overwritten. Missing
+    parent folders are created, and removed again if the block fails.
     """
     final = check_target(path, overwrite=overwrite, folder=folder)
     with made(final.parent):
@@ -174,9 +201,15 @@ def _held(part: Path) -> Iterator[None]:
 def _commit(place: Place, *, overwrite: bool) -> None:
     if overwrite:
         is_new = not os.path.lexists(place.final)
-        place.part.replace(place.final)
-        place.is_new = is_new
-        return
+        try:
+            _waiting(lambda: place.part.replace(place.final))
+        except PermissionError:
+            if not place.final.is_file():
+                raise
+            log.warning("%s is open in another program and was not replaced.", place.final)
+        else:
+            place.is_new = is_new
+            return
     wanted, number = place.final, 2
     while not _rename_new(place.part, place.final):
         place.final = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
@@ -184,10 +217,23 @@ def _commit(place: Place, *, overwrite: bool) -> None:
     place.is_new = True
 
 
+def _waiting(work: Callable[[], T]) -> T:
+    """What `work` returns. While a file that is open in another program prevents it, it is tried again, for `BUSY`
+    seconds."""
+    end = time.monotonic() + BUSY
+    while True:
+        try:
+            return work()
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(BUSY / 30)
+
+
 def _rename_new(part: Path, final: Path) -> bool:
     """Renames without replacing; returns False if `final` exists."""
     try:
-        if part.is_dir() or os.name == "nt":
+        if part.is_dir() or WINDOWS:
             return _rename_checked(part, final)
         os.link(part, final)
     except FileExistsError:
@@ -202,7 +248,7 @@ def _rename_checked(part: Path, final: Path) -> bool:
     if os.path.lexists(final):
         return False
     try:
-        part.rename(final)
+        _waiting(lambda: part.rename(final))
     except OSError:
         if os.path.lexists(final):
             return False
@@ -247,7 +293,7 @@ def append_line(path: Path, text: str) -> None:
 
     An incomplete last line stays a line of its own.
     """
-    with path.open("ab+") as file:
+    with _waiting(lambda: path.open("ab+")) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         incomplete = file.read(1) not in (b"", b"\n")

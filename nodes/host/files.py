@@ -44,15 +44,33 @@ def choices(folder: str, control: str | None = None) -> list[str]:
     return there + [name for name in bundled_names(folder, control) if name not in there]
 
 
+def with_slashes(name: str) -> str:
+    """A name with the separators that every system understands: workflows that were saved on Windows have others."""
+    return name.replace("\\", "/")
+
+
+def check(folder: str, name: str | None, control: str | None = None) -> bool | str:
+    """Whether a list of files has a name, in which folders may be separated as on another system; else what is wrong.
+    A name that comes from another node is None here, and checked when it is there."""
+    if name is None or with_slashes(str(name)) in map(with_slashes, choices(folder, control)):
+        return True
+    try:
+        path = resolve(folder, str(name), control)
+    except UserError as error:
+        return str(error)
+    return f"{path} is not in the list of models. Press R in the page to refresh the list, and choose it."
+
+
 def resolve(folder: str, name: str, control: str | None = None) -> Path:
     """The path of a chosen file, perhaps for a control. Of a user's file and a bundled one of the same name it is the
     user's.
 
     Raises UserError when there is none, naming what there is.
     """
-    path = folder_paths.get_full_path(folder, name)
-    if path is not None:
-        return Path(path)
+    for given in dict.fromkeys((name, with_slashes(name))):
+        path = folder_paths.get_full_path(folder, given)
+        if path is not None:
+            return Path(path)
     if name in bundled_names(folder, control):
         return BUNDLED / name
     there = choices(folder, control)

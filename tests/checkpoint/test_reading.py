@@ -286,5 +286,5 @@ def test_a_file_for_which_memory_runs_out_is_not_called_damaged(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(torch, "load", full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"not enough memory to read .*model\.ckpt \(CUDA out of memory\.\)"):
         read(tmp_path / "model.ckpt")

@@ -116,7 +116,7 @@ class Run:
     @property
     def drawings(self) -> Path:
         """Where drawn clips wait: in memory where the system has a folder for that."""
-        memory = Path("/dev/shm")
+        memory = Path("/dev/shm")  # noqa: S108 - the folder inside has the number of this process
         name = f"storybook_{os.getpid()}"
         roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM
         return memory / name if roomy else self.folder / name

@@ -171,6 +171,13 @@ def _is_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
+def _no_memory(path: Path, error: BaseException) -> UserError:
+    return UserError(
+        f"There is not enough memory to read {path} ({reason(error)}). Close other programs, or download the file again "
+        "if it should be small."
+    )
+
+
 def _truncated(path: Path, detail: str) -> UserError:
     return UserError(
         f"{path} is damaged or not complete ({path.stat().st_size:,} bytes; {detail}). Compare its size with the "
@@ -188,7 +195,7 @@ def _read_safetensors(path: Path) -> File:
             metadata = dict(file.metadata() or {})
     except (*DAMAGED, SafetensorError) as error:
         if is_out_of_memory(error):
-            raise
+            raise _no_memory(path, error) from error
         raise _truncated(path, reason(error)) from error
     for name, tensor in tensors.items():
         _check_plain(path, name, tensor)
@@ -237,7 +244,7 @@ def _read_zip(path: Path) -> Any:
         raise _executes_code(path, error) from error
     except DAMAGED as error:
         if is_out_of_memory(error):
-            raise
+            raise _no_memory(path, error) from error
         raise _truncated(path, reason(error)) from error
 
 
@@ -280,7 +287,7 @@ def _read_old_pickle(path: Path) -> Any:
         raise _not_a_model(path) from error
     except DAMAGED as error:
         if is_out_of_memory(error):
-            raise
+            raise _no_memory(path, error) from error
         if _has_pickle_head(path):
             raise _truncated(path, reason(error)) from error
         raise _not_a_model(path) from error

@@ -155,8 +155,8 @@ def _schedule_entries(checkpoint: Checkpoint) -> list[_Entry]:
 
 
 def _check_targets(checkpoint: Checkpoint, files: dict[Path, list[_Entry]], overwrite: bool) -> None:
-    sources = {file.path.resolve() for file in checkpoint.files}
-    same = [path for path in files if path.resolve() in sources]
+    sources = [file.path for file in checkpoint.files]
+    same = [path for path in files if path.exists() and any(path.samefile(source) for source in sources)]
     if same:
         raise UserError(f"{same[0]} is the file that is read. Give the target another name or folder.")
     for path in files:

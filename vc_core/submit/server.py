@@ -37,7 +37,7 @@ class Server:
             raise UserError(f"{url!r} is not the address of a server. Give one such as http://127.0.0.1:8188.")
         if not patience >= 0:
             raise UserError(f"The patience is {patience:g} seconds; it should be 0 or more (--patience).")
-        self.url, self.patience = url.rstrip("/"), patience
+        self.url, self.patience, self._opener = url.rstrip("/"), patience, _opener()
 
     def nodes(self) -> dict[str, Any]:
         """The inputs of every node."""
@@ -70,7 +70,6 @@ class Server:
     def fetch(self, file: Mapping[str, str], path: Path) -> None:
         """Writes a file of the server's folders to `path`."""
         wanted = {key: file[key] for key in ("filename", "subfolder", "type") if key in file}
-        request = urllib.request.Request(f"{self.url}/view?{urllib.parse.urlencode(wanted)}")
 
         def copied(answer: Any) -> None:
             with path.open("wb") as out:
@@ -78,22 +77,23 @@ class Server:
             if answer.length:
                 raise http.client.IncompleteRead(b"", answer.length)
 
-        self._asked(request, copied)
+        self._asked(f"/view?{urllib.parse.urlencode(wanted)}", copied)
 
     def _json(self, path: str, body: bytes | None = None, kind: str = "") -> Any:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind} if kind else {})
-        data = self._asked(request, lambda answer: answer.read())
+        data = self._asked(path, lambda answer: answer.read(), body, kind)
         try:
             return json.loads(data)
         except ValueError as error:
             raise UserError(f"{self.url}{path} does not answer as ComfyUI does. Check the address.") from error
 
-    def _asked(self, request: urllib.request.Request, read: Callable[[Any], T]) -> T:
+    def _asked(self, path: str, read: Callable[[Any], T], body: bytes | None = None, kind: str = "") -> T:
         """What `read` makes of the answer; a server that does not answer, or not to the end, is asked again."""
+        headers = {"Content-Type": kind} if kind else {}
+        request = urllib.request.Request(self.url + path, body, headers)  # noqa: S310 - http or https, see __init__
         end, said = time.monotonic() + self.patience, False
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                with self._opener.open(request, timeout=TIMEOUT) as answer:
                     return read(answer)
             except urllib.error.HTTPError as error:
                 raise RefusedError(_refusal(error)) from error
@@ -118,10 +118,27 @@ def _is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and host != b"" and (parts.path + parts.query).isascii()
 
 
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens addresses of HTTP and HTTPS alone, through the proxy that the system names, without redirections: a server
+    that is named is the only one that is asked."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
 def _refusal(error: urllib.error.HTTPError) -> str:
     """What the server says of a prompt or a file that it refuses."""
     with error:
         text = error.read().decode("utf-8", "replace")
+    if error.headers.get("Location"):
+        return f"The server redirects to {error.headers['Location']!r}. Give the address that answers (--server)."
     try:
         said = json.loads(text)
         nodes = [

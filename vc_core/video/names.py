@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from ..files import is_device
+
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\ud800-\udfff]')
 _INVISIBLE = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³")})
 MAX_BYTES = 120
 """Maximum length of a folder or file name without counter and suffix; file systems allow 255."""
 MAX_FOLDERS = 8
@@ -35,6 +36,6 @@ def safe_name(name: str) -> tuple[str, str]:
 def _safe_part(part: str) -> str:
     clean = _INVISIBLE.sub("", _FORBIDDEN.sub("_", part)).strip().rstrip(" .")
     clean = clean.encode()[:MAX_BYTES].decode(errors="ignore").rstrip(" .")
-    if clean.split(".")[0].rstrip().lower() in _DEVICES:
+    if is_device(clean):
         clean = f"_{clean}"
     return clean or "_"

@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from faults.injecting import FULL, Allocations, StopAt, gpu_is_full
 from faults.runs import CoreRuns
 from faults.trying import Outcome, Trial
+
 from vc_core.network import parts
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,6 @@ def in_comfyui(folder: Path, options: argparse.Namespace) -> Trials:
     base = make_base(folder)
     comfy = start(base)
     from comfy.model_management import InterruptProcessingException
-
     from faults.host_runs import HostRuns
 
     return Trials(HostRuns(comfy, base), InterruptProcessingException, options, host=True)

@@ -173,8 +173,8 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _no_memory(path: Path, error: BaseException) -> UserError:
     return UserError(
-        f"There is not enough memory to read {path} ({reason(error)}). Close other programs, or download the file again "
-        "if it should be small."
+        f"There is not enough memory to read {path} ({reason(error)}). Close other programs; if the file is small, it is "
+        "damaged, so download it again."
     )
 
 

@@ -173,8 +173,8 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _no_memory(path: Path, error: BaseException) -> UserError:
     return UserError(
-        f"There is not enough memory to read {path} ({reason(error)}). Close other programs; if the file is small, it is "
-        "damaged, so download it again."
+        f"There is not enough memory to read {path} ({reason(error)}). Close other programs. A small file is damaged: "
+        "download it again."
     )
 
 

@@ -197,24 +197,23 @@ def widgets(server: Server, kind: str) -> dict[str, Any]:
 def changed(prompt: dict[str, Any], chance: random.Random, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A small version of a workflow with another seed, size, sampler and method, and perhaps one more node."""
     prompt = stand_ins.cut_down(prompt)
-    kinds = {node["class_type"] for node in prompt.values()}
+    larger = any(node["class_type"] in stand_ins.LARGER for node in prompt.values())
     width, height = chance.choice(SIZES)
-    for node in list(prompt.values()):
+    for node in prompt.values():
         inputs = node["inputs"]
         if "seed" in inputs:
             inputs["seed"] = chance.getrandbits(32)
-        if node["class_type"] in SIZED and not kinds & set(stand_ins.LARGER):
+        if node["class_type"] in SIZED and not larger:
             inputs.update(width=width, height=height)
             inputs["frames"] = min(inputs["frames"], FRAMES) if inputs["frames"] <= LONG else inputs["frames"]
         if "steps" in inputs:
             inputs["steps"] = STEPS
-        if node["class_type"] == "VideoCrafterKSampler":
-            _sampled(inputs, chance)
-    sampler = next((node for node in prompt.values() if node["class_type"] == "VideoCrafterKSampler"), None)
-    if sampler is not None and sampler["inputs"].get("long_video") != "fifo" and chance.random() < 0.5:
-        kind = chance.choice(list(defaults))
-        prompt["soak"] = {"class_type": kind, "inputs": {**defaults[kind], "model": sampler["inputs"]["model"]}}
-        sampler["inputs"]["model"] = ["soak", 0]
+    for node in [node for node in prompt.values() if node["class_type"] == "VideoCrafterKSampler"][:1]:
+        _sampled(node["inputs"], chance)
+        if node["inputs"].get("long_video") != "fifo" and chance.random() < 0.5:
+            kind = chance.choice(list(defaults))
+            prompt["soak"] = {"class_type": kind, "inputs": {**defaults[kind], "model": node["inputs"]["model"]}}
+            node["inputs"]["model"] = ["soak", 0]
     return prompt
 
 

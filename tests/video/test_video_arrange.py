@@ -45,7 +45,7 @@ def test_a_faded_loop_ends_where_it_began():
 
 def test_a_fade_that_does_not_fit_is_refused():
     for frames in (numbered(5), iter(numbered(5))):
-        with pytest.raises(UserError, match="A clip of 5 frames cannot be cross-faded"):
+        with pytest.raises(UserError, match=r"needs a clip of at least 6; this one has 5\. Choose at most 2"):
             order(frames, fade=3)
     assert order(numbered(4), fade=2) == pytest.approx([2 * 2 / 3, 3 / 3 + 2 / 3], abs=1e-3)
 

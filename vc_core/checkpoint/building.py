@@ -138,10 +138,10 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         passing: bool = False,
     ) -> Iterator[tuple[str, Tensor]]:
-        """The tensors one by one, unchecked. Those that need no copy are the memory map itself.
+        """The tensors one by one, unchecked. Those that need no copy are the memory map itself. Raises UserError where
+        the file was changed since it was opened.
 
-        `passing` says that the caller keeps none of them, so that the map can be released in between. Raises UserError
-        where the file was changed since it was opened.
+        `passing` says that the caller keeps none of them, so that the map can be released in between.
         """
         tensors, source = self.detection.contents.parts[part], self.sources[part]
         where = torch.device(device)
@@ -176,14 +176,11 @@ class Checkpoint:
         module = _built(record, spec, operations, attention)
         wanted = module if operations is nn else _built(record, spec)
         refuse(compare(wanted, self.detection.contents.parts[part]), part)
-        weights = self.weights(part, device=device, dtype=dtype)
         try:
-            module.load_state_dict(weights, strict=True, assign=True)
+            module.load_state_dict(self.weights(part, device=device, dtype=dtype), strict=True, assign=True)
         except RuntimeError as error:  # only the types can still be wrong
-            raise UserError(
-                f"The weights of the {record.title} are of a type that its network cannot have ({reason(error)}). Load "
-                "them as fp32, fp16 or bf16, or give the original file."
-            ) from error
+            cure = "Load them as fp32, fp16 or bf16, or give the original file."
+            raise UserError(f"The {record.title}'s weights have an unusable type ({reason(error)}). {cure}") from error
         left = [name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta]
         if left:
             raise RuntimeError(f"{record.title}: no values were loaded for {some(left)}")
@@ -320,9 +317,9 @@ def _built(
         )
     try:
         return part.build(spec, operations, attention)
-    except UserError:
-        raise
     except DAMAGED as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"The {part.title} cannot be built with the numbers {model} ({reason(error)}). The file is damaged or of "
             "another model; download it again."

@@ -73,7 +73,7 @@ def _check(frames: Iterable[Frame], ping_pong: bool, fade: int, plays: int) -> N
     count = count_of(frames)
     if count is not None and 2 * fade > count:
         raise UserError(
-            f"A clip of {count} {'frame' if count == 1 else 'frames'} cannot be cross-faded over {fade} frames; choose "
+            f"A cross-fade over {fade} frames needs a clip of at least {2 * fade}; this one has {count}. Choose "
             f"at most {count // 2}."
         )
 

@@ -3,9 +3,11 @@
 python -m benchmarks.soak                              # 300 runs, about half an hour on two cores, and the video
 python -m benchmarks.soak --only runs --runs 60
 
-Each run is one of the workflows in the API format with small models in place of the published ones, with another size,
-seed, method for long videos, sampler or control; every seventh one is interrupted while it samples, and model files
-are replaced by others of the same name. Every ten runs the server forgets all results, unloads its models, collects
+Each run is one of the workflows in the API format, in changing order, with small models in place of the published ones
+and another size, method for long videos, sampler or control; seeds are new each time, every seventh run is interrupted
+while it samples, and model files are replaced by others of the same name. After one round, which is over by run 50,
+nothing has a shape that the server has not seen: PyTorch's libraries keep what they prepare for each shape. Every ten
+runs the server forgets all results and its history, unloads its models, collects
 garbage and returns free memory to the system (malloc_trim); then its memory, tensors, objects, file handles, threads
 and files are counted. The video has 24 frames per second for 7200 s, written by `vc_core` from a generator, and by
 *VideoCrafter Video Combine* in a server. Figures go to `benchmarks/results/soak.json`, and as curves to `soak.png`.
@@ -60,12 +62,12 @@ STEPS, FRAMES, LONG = 2, 8, 16
 SAMPLERS = (("ddim_exact", "uniform"), ("euler", "normal"), ("dpmpp_2m", "karras"))
 METHODS = ("freelong", "windows", "windows_fast", "continue", "freenoise")
 MODEL = "videocrafter2_512.ckpt"
-CONTROLS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("VideoCrafterFreeUControl", {}),
-    ("VideoCrafterByTheWayControl", {}),
-    ("VideoCrafterMotionStrengthControl", {}),
-    ("VideoCrafterStepCache", {}),
-    ("VideoCrafterGuidanceCache", {}),
+CONTROLS = (
+    "VideoCrafterFreeUControl",
+    "VideoCrafterByTheWayControl",
+    "VideoCrafterMotionStrengthControl",
+    "VideoCrafterStepCache",
+    "VideoCrafterGuidanceCache",
 )
 """Nodes between a model and its sampler that work with every model, with their defaults."""
 
@@ -122,8 +124,9 @@ class Soak:
     def __init__(self, server: Server, options: argparse.Namespace) -> None:
         self.server, self.count = server, options.runs
         self.chance = random.Random(options.seed)
-        self.workflows = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in api()}
-        self.defaults = {kind: widgets(server, kind) for kind, _ in CONTROLS}
+        defaults = {kind: widgets(server, kind) for kind in CONTROLS}
+        workflows = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in api()}
+        self.workflows = {name: changed(prompt, self.chance, defaults) for name, prompt in workflows.items()}
         self.probe = probe.Probe(server)
         self.measured: list[dict[str, Any]] = []
         self.ends: Counter[str] = Counter()
@@ -153,7 +156,7 @@ class Soak:
 
     def one(self, name: str, number: int) -> None:
         """One changed workflow."""
-        prompt = changed(self.workflows[name], self.chance, self.defaults)
+        prompt = seeded(self.workflows[name], self.chance)
         at = 1 if number % INTERRUPTED == 0 else 0
 
         def cancel(event: Event) -> None:
@@ -195,19 +198,9 @@ def widgets(server: Server, kind: str) -> dict[str, Any]:
 
 
 def changed(prompt: dict[str, Any], chance: random.Random, defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A small version of a workflow with another seed, size, sampler and method, and perhaps one more node."""
+    """A small version of a workflow with another size, sampler and method, and perhaps one more node."""
     prompt = stand_ins.cut_down(prompt)
-    larger = any(node["class_type"] in stand_ins.LARGER for node in prompt.values())
-    width, height = chance.choice(SIZES)
-    for node in prompt.values():
-        inputs = node["inputs"]
-        if "seed" in inputs:
-            inputs["seed"] = chance.getrandbits(32)
-        if node["class_type"] in SIZED and not larger:
-            inputs.update(width=width, height=height)
-            inputs["frames"] = min(inputs["frames"], FRAMES) if inputs["frames"] <= LONG else inputs["frames"]
-        if "steps" in inputs:
-            inputs["steps"] = STEPS
+    _sized(prompt, chance)
     for node in [node for node in prompt.values() if node["class_type"] == "VideoCrafterKSampler"][:1]:
         _sampled(node["inputs"], chance)
         if node["inputs"].get("long_video") != "fifo" and chance.random() < 0.5:
@@ -215,6 +208,25 @@ def changed(prompt: dict[str, Any], chance: random.Random, defaults: dict[str, d
             prompt["soak"] = {"class_type": kind, "inputs": {**defaults[kind], "model": node["inputs"]["model"]}}
             node["inputs"]["model"] = ["soak", 0]
     return prompt
+
+
+def _sized(prompt: dict[str, Any], chance: random.Random) -> None:
+    """Few steps, and a small size unless an upscaler follows."""
+    larger = any(node["class_type"] in stand_ins.LARGER for node in prompt.values())
+    width, height = chance.choice(SIZES)
+    for inputs in (node["inputs"] for node in prompt.values() if node["class_type"] in SIZED and not larger):
+        inputs.update(width=width, height=height)
+        inputs["frames"] = min(inputs["frames"], FRAMES) if inputs["frames"] <= LONG else inputs["frames"]
+    for inputs in (node["inputs"] for node in prompt.values() if "steps" in node["inputs"]):
+        inputs["steps"] = STEPS
+
+
+def seeded(prompt: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """The workflow with other seeds."""
+    found = json.loads(json.dumps(prompt))
+    for inputs in (node["inputs"] for node in found.values() if "seed" in node["inputs"]):
+        inputs["seed"] = chance.getrandbits(32)
+    return found
 
 
 def _sampled(inputs: dict[str, Any], chance: random.Random) -> None:

@@ -47,7 +47,8 @@ class Probe:
         self.server, self.asked = server, 0
 
     def __call__(self) -> Held:
-        """What the server holds once it has forgotten all results and unloaded all models."""
+        """What the server holds once it has forgotten all results and its history, and unloaded all models."""
+        self.server.post("/history", {"clear": True})
         self.server.post("/free", {"unload_models": True, "free_memory": True})
         self._ask()  # ComfyUI forgets at the end of the next run
         return Held(

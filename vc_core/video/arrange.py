@@ -72,10 +72,14 @@ def _check(frames: Iterable[Frame], ping_pong: bool, fade: int, plays: int) -> N
         )
     count = count_of(frames)
     if count is not None and 2 * fade > count:
-        raise UserError(
-            f"A cross-fade over {fade} frames needs a clip of at least {2 * fade}; this one has {count}. Choose "
-            f"at most {count // 2}."
-        )
+        raise _too_short(count, fade)
+
+
+def _too_short(count: int, fade: int) -> UserError:
+    return UserError(
+        f"A cross-fade over {fade} frames needs a clip of at least {2 * fade}; this one has {count}. Choose at most "
+        f"{count // 2}."
+    )
 
 
 def back_and_forth(frames: Clip) -> Iterator[Frame]:
@@ -98,7 +102,7 @@ def seamless(frames: Iterator[Frame], fade: int) -> Iterator[Frame]:
         if len(tail) > fade:
             yield tail.popleft()
     if len(tail) < fade:
-        raise UserError(f"A clip of {len(head) + len(tail)} frames cannot be cross-faded over {fade} frames.")
+        raise _too_short(len(head) + len(tail), fade)
     for i, (ending, beginning) in enumerate(zip(tail, head, strict=True)):
         weight = (i + 1) / (fade + 1)
         yield _unit(ending) * (1.0 - weight) + _unit(beginning) * weight

@@ -23,6 +23,7 @@ from ..files import expanded, is_file, is_folder
 from ..json_text import parse
 from ..network.memory import is_out_of_memory
 from .keys import WRAPPERS
+from .pickles import has_endless_tuple, has_pickle_head, unsafe_names
 
 METADATA_KEY = "videocrafter.spec"
 """Where our own safetensors files keep the spec, as JSON: in the metadata, or, where another program wrote the file,
@@ -68,7 +69,7 @@ class File:
 
     def again(self) -> File:
         """The file, mapped once more. Raises UserError where it was changed since it was opened."""
-        opened = read(self.path)
+        opened = read(self.path, known=stamp_of(self.path) == self.stamp)
         if opened.stamp != self.stamp:
             raise changed(self.path)
         return opened
@@ -91,7 +92,7 @@ def changed(path: Path) -> UserError:
     )
 
 
-def read(path: str | PathLike[str]) -> File:
+def read(path: str | PathLike[str], *, known: bool = False) -> File:
     """Read a .ckpt, .pt, .pth or .safetensors file, memory-mapped where its format allows.
 
     Raises UserError when there is no such file, when it is truncated, empty, a web page or a pointer in the place of
@@ -101,7 +102,7 @@ def read(path: str | PathLike[str]) -> File:
     head = _head(path)
     stamp = stamp_of(path)
     if head[:4] == b"PK\x03\x04":
-        return replace(_unwrapped(path, _read_zip(path), mapped=True), stamp=stamp)
+        return replace(_unwrapped(path, _read_zip(path, known=known), mapped=True), stamp=stamp)
     if _is_safetensors(head):
         return replace(_read_safetensors(path), stamp=stamp)
     return _unwrapped(path, _read_old_pickle(path), mapped=False)
@@ -236,8 +237,11 @@ def _check_safetensors_size(path: Path) -> None:
         raise _truncated(path, f"its header says {promised:,}")
 
 
-def _read_zip(path: Path) -> Any:
-    _check_records(path)
+def _read_zip(path: Path, *, known: bool = False) -> Any:
+    """An archive of torch 1.6 or later."""
+    if not known:
+        _check_records(path)
+        _check_tuples(path, archive=True)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -273,30 +277,33 @@ def _check_records(path: Path) -> None:
         raise _truncated(path, "its records are larger than the file")
 
 
+def _check_tuples(path: Path, *, archive: bool) -> None:
+    if has_endless_tuple(path, archive=archive):
+        raise UserError(
+            f"{path} was refused: it has a tuple with more items than any model, which would keep Python busy for "
+            "years. Take the file from another source, as a .safetensors file if possible."
+        )
+
+
 def _read_old_pickle(path: Path) -> Any:
     """A file of torch before 1.6: one pickle and the numbers after it. It cannot be mapped, so it is read whole."""
     if tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive. Unpack it and give the .ckpt or .safetensors file inside.")
+    _check_tuples(path, archive=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _has_pickle_head(path):
+        if has_pickle_head(path):
             raise _executes_code(path, error) from error
         raise _not_a_model(path) from error
     except DAMAGED as error:
         if is_out_of_memory(error):
             raise _no_memory(path, error) from error
-        if _has_pickle_head(path):
+        if has_pickle_head(path):
             raise _truncated(path, reason(error)) from error
         raise _not_a_model(path) from error
-
-
-def _has_pickle_head(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(2)
-    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def _not_a_model(path: Path) -> UserError:
@@ -307,23 +314,12 @@ def _not_a_model(path: Path) -> UserError:
 
 
 def _executes_code(path: Path, error: Exception) -> UserError:
-    names = _unsafe_names(path)
+    names = unsafe_names(path)
     what = f"it asks to run {', '.join(names)}" if names else "its pickle asks for more than tensors"
     return UserError(
         f"{path} was refused: {what}, and a model file has no need to run code. Nothing in it was run. "
         "If you trust its source, ask there for a .safetensors file, or save only its state_dict."
     )
-
-
-def _unsafe_names(path: Path) -> list[str]:
-    """The functions and classes that a refused file asks for, found without running it."""
-    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
-    if find is None:
-        return []
-    try:
-        return [str(name) for name in find(path)][:5]
-    except (*DAMAGED, pickle.UnpicklingError):
-        return []
 
 
 def _unwrapped(path: Path, data: Any, *, mapped: bool) -> File:

@@ -121,7 +121,15 @@ def test_pictures_are_where_the_registry_looks_for_them(field: str, width: int, 
 def test_a_user_gets_what_runs_and_nothing_else():
     tops = {name.partition("/")[0] for name in published()}
     needed = {"__init__.py", "nodes", "vc_core", "models", "workflows", "subgraphs", "locales", "web", "docs", "run.py"}
-    needed |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"}
+    needed |= {
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "SECURITY.md",
+        "SHA256SUMS",
+        "pyproject.toml",
+        "requirements.txt",
+    }
     assert tops == needed
 
 

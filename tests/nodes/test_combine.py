@@ -220,7 +220,7 @@ def test_transparency_is_kept(comfy: Comfy, images):
 def test_wrong_input_is_refused(comfy: Comfy, images):
     with pytest.raises(UserError, match="at least one image"):
         run(comfy, images[:0])
-    with pytest.raises(UserError, match="choose at most 3"):
+    with pytest.raises(UserError, match=r"this one has 7\. Choose at most 3"):
         run(comfy, images, fade_frames=5)
 
 

@@ -96,7 +96,6 @@ OUT_OF_RANGE = {
     "sampler_name": ("5", {"sampler_name": "no_such_sampler"}),
     "scheduler": ("5", {"scheduler": "no_such_scheduler"}),
     "seed": ("5", {"seed": -1}),
-    "ckpt_name": ("1", {"ckpt_name": "no_such_file.ckpt"}),
     "frames_per_chunk": ("6", {"frames_per_chunk": 0}),
 }
 
@@ -111,6 +110,14 @@ def test_values_out_of_range_are_refused_by_name_before_the_run(server: Server, 
     (error,) = run.error["node_errors"][node]["errors"]
     assert error["extra_info"]["input_name"] == name
     assert error["extra_info"]["received_value"] == change[name]
+
+
+def test_a_file_that_is_not_there_is_refused_before_the_run(server: Server, text_prompt):
+    run = server.run(edited(text_prompt(), _1={"ckpt_name": "no_such_file.ckpt"}))
+    assert run.status == "refused"
+    (error,) = run.error["node_errors"]["1"]["errors"]
+    assert error["extra_info"]["input_name"] == "ckpt_name"
+    assert "no_such_file.ckpt" in error["details"]
 
 
 def test_latents_of_other_models(server: Server, text_prompt):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -46,11 +47,15 @@ def has_endless_tuple(path: Path, *, archive: bool) -> bool:
         if archive:
             with zipfile.ZipFile(path) as records:
                 programs = [name for name in records.namelist() if PurePosixPath(name).name == PROGRAM]
-                return any(_Sizes().exceeded(records.open(name)) for name in programs)
+                return any(_Sizes().exceeded(io.BytesIO(records.read(name))) for name in programs)
         with path.open("rb") as file:
             return any(_Sizes().exceeded(file) for _ in range(OLD_PICKLES))
     except (*DAMAGED, zipfile.BadZipFile):
         return False
+
+
+PUT, GET = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
+TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
 
 class _Sizes:
@@ -58,25 +63,28 @@ class _Sizes:
 
     def __init__(self) -> None:
         self.stack: list[int | None] = []
-        self.memo: dict[int, int] = {}
+        self.memo: dict[Any, int] = {}
 
     def exceeded(self, file: IO[bytes]) -> bool:
         """Whether the next pickle of the file builds a tuple of more than `MOST_ITEMS`."""
         for code, argument, _ in pickletools.genops(file):
-            if code.name == "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1] or 0
-            elif code.name.endswith("PUT"):
-                self.memo[int(argument or 0)] = self.stack[-1] or 0
-            elif code.name.endswith("GET"):
-                self.stack.append(self.memo[int(argument or 0)])
-            elif code.name == "MARK":
+            if code.name == "MARK":
                 self.stack.append(None)
-            else:
-                items = self._popped(code)
-                if code.name.startswith("TUPLE") and items > MOST_ITEMS:
-                    return True
-                self.stack += [min(items, MOST_ITEMS + 1)] * len(code.stack_after)
+            elif code.name == "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1] or 0
+            elif code.name in PUT:
+                self.memo[argument] = self.stack[-1] or 0
+            elif code.name in GET:
+                self.stack.append(self.memo[argument])
+            elif self._built(code):
+                return True
         return False
+
+    def _built(self, code: pickletools.OpcodeInfo) -> bool:
+        """Replaces what an operation takes by what it makes. Returns whether that is a tuple of too many items."""
+        items = self._popped(code)
+        self.stack += [min(items, MOST_ITEMS + 1)] * len(code.stack_after)
+        return items > MOST_ITEMS and code.name in TUPLES
 
     def _popped(self, code: pickletools.OpcodeInfo) -> int:
         """Takes what an operation takes; returns the number of items in it, and 1 for itself."""

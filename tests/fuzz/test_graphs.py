@@ -24,6 +24,7 @@ from random_graphs.shrinking import CORPUS, keep, shrink
 from random_graphs.values import Values
 
 from comfyui.base import Base, comfy_path
+from comfyui.limits import skip_without_node
 from comfyui.server import Run, Server
 
 SEEDS = range(7, 9)
@@ -73,6 +74,8 @@ test_random_graphs.fuzzed = True  # it takes its share of --fuzz-minutes
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*.json")), ids=lambda file: file.stem)
 def test_graphs_that_failed_once(graphs: files.Graphs, judge: Judge, file: Path) -> None:
     kept = json.loads(file.read_text(encoding="utf-8"))
+    for node in kept["prompt"].values():
+        skip_without_node(node["class_type"])
     verdict = judge.judge(kept["prompt"])
     assert not verdict.failed, verdict
     assert verdict.kind == kept["now"], verdict

@@ -300,7 +300,7 @@ def _peft_scale(path: Path) -> float:
 
 def _alpha(path: Path, module: str, alpha: Tensor) -> float:
     """The number in a tensor `alpha`. Raises UserError for anything else than one finite number."""
-    if alpha.numel() != 1 or not bool(torch.isfinite(alpha).all()):
+    if alpha.numel() != 1 or not math.isfinite(float(alpha)):
         raise UserError(
             f"{path}: the alpha of {module} is not one finite number. The file is damaged: download it again."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,6 +13,8 @@ from ..json_text import parse
 Point = tuple[float, float]
 """x, y in pixels, from the upper left corner."""
 Track = list[Point]
+FARTHEST = 1e9
+"""Pixels from the corner that a point may have. What is calculated with points of any distance ends at infinity."""
 
 FORMS = (
     'points "10, 20; 30, 40" or one on each line, with an empty line between tracks; or JSON, a list of points '
@@ -64,7 +65,7 @@ def _point(found: Any) -> Point:
     try:
         x, y = (found["x"], found["y"]) if isinstance(found, dict) else found
         point = float(x), float(y)
-        if isinstance(found, str) or not all(map(math.isfinite, point)):
+        if isinstance(found, str) or not all(abs(value) <= FARTHEST for value in point):
             raise ValueError
         return point
     except (ValueError, TypeError, KeyError, OverflowError) as error:

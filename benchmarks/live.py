@@ -22,7 +22,24 @@ FUSED_WIDTH = 256
 """The widest head supported by all fused attention kernels."""
 
 
-class LiveBytes(TorchDispatchMode):
+class NewTensors(TorchDispatchMode):
+    """While active, calls `made` with each tensor for which an operation needs new memory."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {item.untyped_storage()._cdata for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for item in tree_leaves(out):
+            if isinstance(item, Tensor) and item.untyped_storage()._cdata not in given:
+                self.made(item)
+        return out
+
+    def made(self, tensor: Tensor) -> None:
+        """Called after the operation; what it raises stands for its error."""
+
+
+class LiveBytes(NewTensors):
     """While active, counts the bytes of storages created by operations, current and peak, on one type of device or on
     all."""
 
@@ -32,21 +49,11 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.most = 0
         self.known: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = {item.untyped_storage()._cdata for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for item in tree_leaves(out):
-            if isinstance(item, Tensor) and self.device in (None, item.device.type):
-                self._count(item.untyped_storage(), given)
-        return out
-
-    def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        key = storage._cdata
-        if key in self.known or key in given:
+    def made(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known or self.device not in (None, tensor.device.type):
             return
-        size = storage.nbytes()
         self.known.add(key)
         self.now += size
         self.most = max(self.most, self.now)

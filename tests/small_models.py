@@ -109,6 +109,16 @@ TURBO_MODEL = replace(
     diffusion=DiffusionSpec(rescale=None),
     defaults=replace(TEXT_MODEL.defaults, steps=4, sampler="lcm", spacing="lcm", motion=0.05),
 )
+MODELS = {
+    "text": TEXT_MODEL,
+    "relative": RELATIVE_MODEL,
+    "image": IMAGE_MODEL,
+    "continuing": CONTINUING_MODEL,
+    "toon": TOON_MODEL,
+    "viewed": VIEWED_MODEL,
+    "turbo": TURBO_MODEL,
+}
+"""Kind of model -> its numbers, of those that most tests of nodes choose from."""
 
 
 def state_dict(spec: ModelSpec, seed: int = 5) -> dict[str, torch.Tensor]:

@@ -80,14 +80,14 @@ def checked_pixels(pixels: Tensor) -> Tensor:
     return pixels
 
 
-MOST_PIXELS = 65_536
-"""Of a side of a video."""
+LONGEST_SIDE = 65_536
+"""Pixels of a side of a video."""
 
 
 def check_side(name: str, pixels: int, multiple: int) -> None:
-    """Raises UserError, naming the two nearest sizes, unless `pixels` is a positive multiple of at most MOST_PIXELS."""
-    if pixels > MOST_PIXELS:
-        raise UserError(f"{name} is {pixels} pixels; at most {MOST_PIXELS} are allowed.")
+    """Raises UserError, naming the two nearest sizes, unless `pixels` is a positive multiple up to LONGEST_SIDE."""
+    if pixels > LONGEST_SIDE:
+        raise UserError(f"{name} is {pixels} pixels; at most {LONGEST_SIDE} are allowed.")
     if pixels > 0 and pixels % multiple == 0:
         return
     below = max(multiple, pixels // multiple * multiple)

@@ -32,7 +32,7 @@ from .making import load_model, made, out_of_memory, threads_for
 from .network.memory import is_out_of_memory
 from .options import add_preset
 from .submit import add_submit_options, run_submit
-from .terminal import log_to_terminal, printable, say
+from .terminal import log_to_terminal, one_line, say
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = _parser()
-    options = parser.parse_args(_words(parser, sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    _check_values(parser, words)
+    options = parser.parse_args(words)
     log_to_terminal(logging.INFO if options.verbose else logging.WARNING)
     try:
         options.run(options)
@@ -71,16 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _words(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Sequence[str]:
-    """The arguments. Raises SystemExit for `--option=--`, of which older releases of Python make an empty list."""
-    for word in arguments:
+def _check_values(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Raises SystemExit for `--option=--`, of which older releases of Python make an empty list."""
+    for word in words:
         if NO_VALUE.fullmatch(word):
             parser.error(f"argument {word.removesuffix('--').removesuffix('=')}: '--' is not a value")
-    return arguments
 
 
 def _complain(text: str, status: int) -> int:
-    sys.stderr.write("error: " + printable(" ".join(text.split())) + "\n")
+    sys.stderr.write("error: " + one_line(text) + "\n")
     return status
 
 
@@ -88,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
     """Its errors are one line below the usage, whatever characters an argument has."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(" ".join(message.split())))
+        super().error(one_line(message))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -46,9 +46,9 @@ class UserError(ValueError):
         super().__init__(CONTROLS.sub(_shown, message))
 
 
-def reason(error: BaseException) -> str:
-    """What an error of a library says, in a line; its kind where it says nothing."""
-    return next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+def reason(error: BaseException, otherwise: str = "") -> str:
+    """What an error of a library says, in a line. Where it says nothing, `otherwise`, or else its kind."""
+    return next(iter(str(error).splitlines()), "").strip() or otherwise or type(error).__name__
 
 
 def _shown(found: re.Match[str]) -> str:

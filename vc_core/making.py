@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from .denoising import AnalyticInit, Source, Step
+from .errors import reason
 from .job import STRENGTH, Job, recipe_of
 from .long import frames, key_frames
 from .long.off import Off
 from .long.video import applied
 from .machine import choose_device, choose_dtype
-from .network.memory import first_line
 from .options import is_row
 from .pipeline import VideoCrafter
 from .recipe import tags
@@ -35,7 +35,7 @@ OnStep = Callable[[Step], None]
 
 def out_of_memory(error: BaseException) -> str:
     """What is said of it, and what to try."""
-    said = first_line(error)
+    said = reason(error, "out of memory")
     return f"There is not enough memory ({said}). Try --dtype fp16, smaller --width and --height, or fewer --frames."
 
 

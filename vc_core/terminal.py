@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """The text as `printable`, with spaces in the place of line breaks."""
+    return printable(" ".join(text.split()))
+
+
 def log_to_terminal(level: int) -> None:
     """Sends this process's log messages of at least that level to stderr."""
     handler = logging.StreamHandler()

@@ -81,7 +81,7 @@ class Bench:
         on: bool = True,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """As `run`, made anew. on_step: called after each step; what it raises ends the run."""
+        """As `run`, without a look at earlier results. on_step: called after each step; what it raises ends the run."""
         size, given = BASES[base].size, {**wanted.always, **(wanted.given if on else {})}
         changes = {"width": size, "height": size, **wanted.setting, **(wanted.change if on else {})}
         request = replace(REQUEST, controls=controls, **changes)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.live import NewTensors
 from vc_core.denoising import Step
 
 
@@ -35,7 +33,7 @@ def mps_is_full() -> Exception:
 FULL = (gpu_is_full, cpu_is_full, mps_is_full)
 
 
-class Allocations(TorchDispatchMode):
+class Allocations(NewTensors):
     """While active, counts the tensors for which an operation needs new memory.
 
     at: the number of the one, from 0, in whose place `error` is raised. above: bytes from which on every one fails, as
@@ -50,17 +48,8 @@ class Allocations(TorchDispatchMode):
         self.sizes: list[int] = []
         self.failed = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = {item.untyped_storage()._cdata for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for item in tree_leaves(out):
-            if isinstance(item, Tensor) and item.untyped_storage()._cdata not in given:
-                self._count(item.untyped_storage().nbytes())
-        return out
-
-    def _count(self, size: int) -> None:
+    def made(self, tensor: Tensor) -> None:
+        size = tensor.untyped_storage().nbytes()
         self.sizes.append(size)
         if len(self.sizes) - 1 == self.at or size > self.above:
             self.failed += 1

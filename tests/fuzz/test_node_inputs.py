@@ -18,16 +18,7 @@ from safetensors.torch import save_file
 from comfyui.base import Base
 from comfyui.inprocess import Comfy
 
-SPECS = {
-    "text": small.TEXT_MODEL,
-    "relative": small.RELATIVE_MODEL,
-    "image": small.IMAGE_MODEL,
-    "continuing": small.CONTINUING_MODEL,
-    "toon": small.TOON_MODEL,
-    "viewed": small.VIEWED_MODEL,
-    "turbo": small.TURBO_MODEL,
-    "style": small.STYLE_MODEL,
-}
+SPECS = {**small.MODELS, "style": small.STYLE_MODEL}
 WIDTH = small.TEXT_MODEL.text_encoder.width
 FOLDERS = ("checkpoints", "clip_vision", "diffusion_models", "loras", "text_encoders", "vae")
 """Where a file of each loader lies; one in a wrong folder is chosen as well."""

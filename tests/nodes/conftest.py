@@ -13,18 +13,9 @@ from comfyui.inprocess import Comfy
 @pytest.fixture(scope="session")
 def checkpoints(base: Base) -> dict[str, str]:
     """Kind of model -> the name of its file in `checkpoints`."""
-    names = {
-        "text": small.TEXT_MODEL,
-        "relative": small.RELATIVE_MODEL,
-        "image": small.IMAGE_MODEL,
-        "continuing": small.CONTINUING_MODEL,
-        "toon": small.TOON_MODEL,
-        "viewed": small.VIEWED_MODEL,
-        "turbo": small.TURBO_MODEL,
-    }
-    for kind, spec in names.items():
+    for kind, spec in small.MODELS.items():
         small.save(spec, base.model("checkpoints", f"{kind}.safetensors"))
-    return {kind: f"{kind}.safetensors" for kind in names}
+    return {kind: f"{kind}.safetensors" for kind in small.MODELS}
 
 
 @pytest.fixture(scope="session")

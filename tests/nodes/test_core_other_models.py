@@ -283,10 +283,11 @@ def test_a_lora_trained_by_core_loads(text_model):
     assert relative(changed, plain) > 1e-4
 
 
-def test_the_difference_of_two_models_is_saved_and_loads(comfy, base, text_model, dynamic_vram):
+def test_the_difference_of_two_models_is_saved_and_loads(comfy, base, text_model, dynamic_vram, request):
     """As full weights. The other kind takes the singular values of every weight, which is slow."""
     if dynamic_vram:
-        pytest.skip("core's LoraSave patches the small weights again that dynamic VRAM has patched in place")
+        fault = "core's LoraSave patches the small weights again that dynamic VRAM has patched in place"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=fault))
     name = "diffusion_model.out.2.weight"
     other = text_model.model.clone()
     weight = dict(text_model.model.model.named_parameters())[name]

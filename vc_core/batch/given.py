@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import check_target, expanded
-from ..terminal import printable
+from ..terminal import one_line, printable
 from .manifest import LOCK
 from .reading import Problem, Read, Row, name_of
 
@@ -73,7 +73,7 @@ def report(file: Path, problems: Sequence[Problem], *, usable: int, skip_bad: bo
     """Writes all problems to stderr. Raises UserError if there are any, unless they are skipped and something is left.
     usable: the videos of other lines."""
     for problem in problems:
-        sys.stderr.write(printable(f"{file}, line {problem.line}: {' '.join(problem.message.split())}\n"))
+        sys.stderr.write(printable(f"{file}, line {problem.line}: ") + one_line(problem.message) + "\n")
     bad = len({problem.line for problem in problems})
     if bad and not (skip_bad and usable):
         cure = "Correct them, or leave them out (--skip-bad)." if usable else "Correct them."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-MOST_FRAMES = 10_000
+LAST_FRAME = 10_000
 """The highest frame of a keyframe; there is a box for each frame up to it."""
 
 
@@ -152,7 +152,7 @@ def _check_frames(keyframes: Sequence[Keyframe]) -> None:
                 "keyframes in the order of their frames, and one for a frame."
             )
     for each in (keyframes[0], keyframes[-1]):
-        if not 0 <= each.frame <= MOST_FRAMES:
+        if not 0 <= each.frame <= LAST_FRAME:
             raise UserError(
-                f"A keyframe of FreeTraj is at frame {each.frame}. Frames are counted from 0, up to {MOST_FRAMES}."
+                f"A keyframe of FreeTraj is at frame {each.frame}. Frames are counted from 0, up to {LAST_FRAME}."
             )

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, reason
 
 T = TypeVar("T")
 
@@ -58,12 +58,8 @@ def enough_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        said = reason(error, "out of memory")
         raise UserError(
-            f"There is not enough memory ({first_line(error)}). Make fewer frames or a smaller video, load the model "
-            "in fp16 or bf16, or close other programs that use the device."
+            f"There is not enough memory ({said}). Make fewer frames or a smaller video, load the model in fp16 or "
+            "bf16, or close other programs that use the device."
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what torch says when memory runs out."""
-    return str(error).partition("\n")[0] or "out of memory"

@@ -56,7 +56,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """`path` with `~` replaced by the home folder; other names that start with `~` are unchanged."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # no user of that name
+    except (RuntimeError, ValueError):  # no user of that name, or a name that no user can have
         return Path(path)
 
 

@@ -94,7 +94,7 @@ def _another(kind: str, tensor: Tensor, more: list[Any], most: int) -> Tensor:
         real = tensor.real if tensor.is_complex() else tensor
         return real.to(getattr(torch, more[0]))
     if kind == "fill":
-        filled = torch.full(tensor.shape, more[0])  # cast afterwards: not every type can be filled with infinity
+        filled = torch.full(tensor.shape, more[0], device=tensor.device)  # not every type can be filled with infinity
         return filled.to(tensor.dtype) if tensor.is_floating_point() else tensor
     shape = list(tensor.shape)
     if kind == "resize" and shape:

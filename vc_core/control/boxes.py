@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..json_text import parse
 from .freetraj_path import Keyframe, Path, check_keyframes, path_of_centres, path_of_keyframes
-from .tracks import tracks_of
+from .tracks import FARTHEST, tracks_of
 
 FORMS = (
     'lines "frame, top, bottom, left, right" in fractions of the image, of which later ones may be "frame, top, left", '
@@ -105,7 +105,10 @@ def _is_box(found: Any) -> bool:
 
 def _box(found: Any) -> Box:
     try:
-        return {side: float(found[side]) for side in SIDES}
+        box = {side: float(found[side]) for side in SIDES}
+        if not all(abs(value) <= FARTHEST for value in box.values()):
+            raise ValueError
+        return box
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{str(found)[:60]!r} is not a box. Give {FORMS}.") from error
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .tracks import FARTHEST
 
 LAST_FRAME = 10_000
 """The highest frame of a keyframe; there is a box for each frame up to it."""
@@ -123,8 +124,11 @@ def check_keyframes(keyframes: Sequence[Keyframe]) -> None:
         raise UserError("FreeTraj was given no keyframe of a box. Give at least one: frame, top, bottom, left, right.")
     _check_frames(keyframes)
     first = keyframes[0]
-    if not all(math.isfinite(side) for one in keyframes for side in one.sides):
-        raise UserError("A keyframe of FreeTraj is not a finite number. Give fractions of the image, such as 0.25.")
+    if not all(abs(side) <= FARTHEST for one in keyframes for side in one.sides):
+        raise UserError(
+            f"A side of a keyframe of FreeTraj is not a finite number of at most {FARTHEST:g}. Give fractions of the "
+            "image, such as 0.25."
+        )
     size = first.bottom - first.top, first.right - first.left
     if not all(0 < side <= 1 for side in size):
         raise UserError(
